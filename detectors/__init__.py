@@ -1,0 +1,1 @@
+"""Detectors over the observation stream, their alarm budget and the life cycle of their alerts."""

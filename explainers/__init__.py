@@ -1,0 +1,1 @@
+"""Explainers, their callback client and their server."""

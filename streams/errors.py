@@ -1,0 +1,53 @@
+"""Errors of the streams package.
+
+StreamError
+├── InvalidEvent        a message that is no CloudEvent, or not a valid one: never retried, goes to the dead letters
+├── UnknownPlugin       a name that no file carries
+├── MissingExtra        a name whose library is not installed
+└── PublishError        a record that did not reach the broker
+    ├── Unavailable     retry later: broker away, queue full, timeout
+    └── Refused         never: too large, not authorised, unknown topic
+"""
+
+from __future__ import annotations
+
+
+class StreamError(Exception):
+    """Anything that the streams package refuses."""
+
+
+class InvalidEvent(StreamError):
+    """A message is no valid CloudEvent. `reason` is a short word from a closed list, `detail` says what and where."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class UnknownPlugin(StreamError):
+    """No file of the folder carries this name."""
+
+    def __init__(self, kind: str, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"unknown {kind} {name!r}; known: {', '.join(known) or 'none'}")
+        self.kind, self.name, self.known = kind, name, known
+
+
+class MissingExtra(StreamError):
+    """A library that an optional part needs is not installed."""
+
+    def __init__(self, what: str, extra: str, module: str) -> None:
+        super().__init__(f"{what} needs {module!r}: pip install 'sidelight[{extra}]'")
+        self.what, self.extra, self.module = what, extra, module
+
+
+class PublishError(StreamError):
+    """A record did not reach the broker."""
+
+
+class Unavailable(PublishError):
+    """The broker cannot take the record now; the same record may be sent again."""
+
+
+class Refused(PublishError):
+    """The broker will never take this record."""

@@ -1,0 +1,114 @@
+"""The event envelope, and the event types, extensions and ids that every part shares.
+
+`data` is bytes plus a content type; nothing here looks inside. Event ↔ headers and bytes: `streams/bindings.py`.
+Sources: CloudEvents 1.0.2 core specification; KServe's payload logger for the type and extension names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import Final
+
+REQUEST_TYPE: Final = "org.kubeflow.serving.inference.request"
+RESPONSE_TYPE: Final = "org.kubeflow.serving.inference.response"
+OBSERVATIONS_TYPE: Final = "dev.sidelight.observations"
+ALERT_OPENED_TYPE: Final = "dev.sidelight.alert.opened"
+ALERT_UPDATED_TYPE: Final = "dev.sidelight.alert.updated"
+ALERT_RESOLVED_TYPE: Final = "dev.sidelight.alert.resolved"
+EXPLANATION_TYPE: Final = "dev.sidelight.explanation"
+
+# Extensions of a payload event. The first row is KServe's own; the others are ours.
+SERVICE: Final = "inferenceservicename"
+NAMESPACE: Final = "namespace"
+COMPONENT: Final = "component"
+ENDPOINT: Final = "endpoint"
+METADATA: Final = "metadata"
+ANNOTATIONS: Final = "annotations"
+RECORDED_TIME: Final = "recordedtime"
+CORRELATION_ID: Final = "correlationid"
+STATUS_CODE: Final = "statuscode"
+METHOD: Final = "method"
+PATH: Final = "path"
+MODEL_NAME: Final = "modelname"
+MODEL_VERSION: Final = "modelversion"
+LATENCY_US: Final = "latencyus"
+FIRST_BYTE_US: Final = "firstbyteus"
+TRUNCATED: Final = "truncated"
+ABORTED: Final = "aborted"
+SAMPLED_RATE: Final = "sampledrate"
+SYNTHETIC: Final = "synthetic"
+TRACEPARENT: Final = "traceparent"
+CONTENT_ENCODING: Final = "contentencoding"
+INFERENCE_HEADER_LENGTH: Final = "inferenceheaderlength"
+PROTOCOL: Final = "protocol"
+
+# HTTP header, and V2 request parameter, that mark an explainer's callback; its events come out `synthetic`.
+SYNTHETIC_HEADER: Final = "x-sidelight-synthetic"
+SYNTHETIC_PARAMETER: Final = "sidelight_synthetic"
+
+Value = str | int | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One CloudEvent. Immutable; `time` stays the RFC 3339 text that came in, so no precision is lost on the way."""
+
+    id: str
+    source: str
+    type: str
+    time: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    subject: str | None = None
+    extensions: Mapping[str, Value] = field(default_factory=lambda: MappingProxyType({}))
+    data: bytes | None = None
+
+    def text(self, extension: str) -> str:
+        """Give an extension as text, empty when absent; booleans and integers in CloudEvents' canonical spelling."""
+        value = self.extensions.get(extension)
+        return "" if value is None else canonical(value)
+
+    def service(self) -> str:
+        """Give the service's key, `namespace/name`; the key of the observations topic."""
+        return f"{self.text(NAMESPACE)}/{self.text(SERVICE)}"
+
+    def correlation(self) -> str:
+        """Give what request and response share: our extension, or for a KServe agent's events the id itself."""
+        return self.text(CORRELATION_ID) or self.id
+
+
+def canonical(value: Value) -> str:
+    """Spell an attribute value as CloudEvents 1.0.2 section 2.3 does (`true`, not `True`)."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def stable_id(*parts: str | int) -> str:
+    """Give the same 32 hex digits for the same parts, always: what makes a re-sent event recognisable."""
+    digest = blake2b("\x1f".join(str(part) for part in parts).encode(), digest_size=16)
+    return digest.hexdigest()
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def parse_time(text: str) -> int:
+    """Give microseconds since the epoch of an RFC 3339 text.
+
+    Raises:
+        ValueError: not RFC 3339, or without a zone.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"time {text!r} has no zone; expected RFC 3339 such as 2026-01-31T12:00:00Z")
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def format_time(micros: int) -> str:
+    """Give RFC 3339 text, in UTC and with six digits, of microseconds since the epoch."""
+    return (_EPOCH + timedelta(microseconds=micros)).isoformat(timespec="microseconds").replace("+00:00", "Z")
