@@ -1,0 +1,132 @@
+"""Kill -9 of assembler and detector workers at random points: the alerts, and their ids, stay what they were."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from deploy.kafka.topics import ensure_topics
+from streams.publishers.confluent import ConfluentPublisher, PublisherSettings, publish_all
+from streams.topics import FAMILIES, Topics
+from tests.e2e import traffic
+
+pytestmark = [pytest.mark.kafka, pytest.mark.e2e, pytest.mark.timeout(600)]
+
+CALLS: Final = 3_000
+PARTITIONS: Final = 3
+RUNS: Final = 10
+KILLS_PER_RUN: Final = 5
+QUIET_S: Final = 6.0
+
+
+class Worker:
+    """A worker process that is started again after each kill."""
+
+    def __init__(self, words: list[str], log: Path) -> None:
+        self._words, self._log = words, log
+        self._process = self._start()
+
+    def kill(self) -> None:
+        """End the process without any warning and start another."""
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        self._process = self._start()
+
+    def stop(self) -> None:
+        """Drain; a worker that does not exit cleanly fails the test."""
+        self._process.send_signal(signal.SIGTERM)
+
+        assert self._process.wait(30) == 0, self._log.read_text()[-4000:]
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as output:
+            return subprocess.Popen([sys.executable, "-m", "deploy.cli", *self._words], stdout=output, stderr=output)
+
+
+@contextmanager
+def pipeline(kafka: str, prefix: str, monitor: Path, folder: Path) -> Iterator[list[Worker]]:
+    """Run two assemblers and two detectors."""
+    common = ["--kafka", kafka, "--prefix", prefix, "--idle-after", "2"]
+    workers = [Worker(["assembler", *common], folder / f"{prefix}-assembler-{n}.log") for n in range(2)]
+    workers += [
+        Worker(["detector", *common, "--monitor", str(monitor)], folder / f"{prefix}-detector-{n}.log")
+        for n in range(2)
+    ]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def fill(kafka: str, topics: Topics) -> None:
+    """Create the topics and write the same payload log into them."""
+    ensure_topics(kafka, topics.declared(PARTITIONS))
+    publisher = ConfluentPublisher(PublisherSettings(bootstrap=kafka, client_id="traffic"))
+    publish_all(publisher, tuple(traffic.payloads(topics.payloads, CALLS)), timeout_s=60.0)
+    publisher.close()
+
+
+class AlertTopics:
+    """Reads everything on a prefix's alert topics."""
+
+    def __init__(self, kafka: str, topics: Topics) -> None:
+        self._consumer = Consumer({"bootstrap.servers": kafka, "group.id": f"{topics.prefix}-reader"})
+        names = [topics.alerts(family) for family in FAMILIES]
+        self._consumer.assign([TopicPartition(name, p, 0) for name in names for p in range(PARTITIONS)])
+        self.seen: dict[str, bytes] = {}
+
+    def read(self) -> bool:
+        """Take what has come; say whether an id was new. An id that comes again must carry the same content."""
+        before = len(self.seen)
+        for message in self._consumer.consume(500, timeout=0.5):
+            headers = dict(message.headers() or [])
+            identity, content = str(headers["ce_id"], "utf-8"), message.value() or b""
+
+            assert self.seen.setdefault(identity, content) == content, "one id, two contents"
+        return len(self.seen) > before
+
+    def settle(self) -> dict[str, bytes]:
+        """Read until nothing new has come for a while."""
+        last = time.monotonic()
+        while time.monotonic() - last < QUIET_S:
+            if self.read():
+                last = time.monotonic()
+        self._consumer.close()
+        return self.seen
+
+
+@pytest.fixture(scope="module")
+def undisturbed(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Give the alerts of a run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    topics = Topics(f"calm{random.randrange(10**9)}")
+    fill(kafka, topics)
+    with pipeline(kafka, topics.prefix, traffic.write_monitor(folder), folder):
+        return AlertTopics(kafka, topics).settle()
+
+
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_kill_changes_no_alert(kafka: str, undisturbed: dict[str, bytes], tmp_path: Path, seed: int) -> None:
+    """Five kills per run, fifty in all, at seeded random moments: the same alerts with the same ids and contents."""
+    generator = random.Random(seed)
+    topics = Topics(f"kill{seed}x{random.randrange(10**9)}")
+    fill(kafka, topics)
+    with pipeline(kafka, topics.prefix, traffic.write_monitor(tmp_path), tmp_path) as workers:
+        for _ in range(KILLS_PER_RUN):
+            time.sleep(generator.uniform(0.2, 2.5))
+            generator.choice(workers).kill()
+        alerts = AlertTopics(kafka, topics).settle()
+
+    assert undisturbed
+    assert alerts == undisturbed
