@@ -1,0 +1,110 @@
+"""The layout of a local run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from deploy.errors import UserError
+from deploy.manifests import ServiceManifest, load_services
+from deploy.plan import PlanSettings, make, model_directory
+from deploy.supervisor import Program
+from streams.topics import Topics
+
+MANIFEST = Path(__file__).parent / "testdata" / "service.yaml"
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> ServiceManifest:
+    """Give the example service with a model folder beside its manifest."""
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "service.yaml"
+    path.write_bytes(MANIFEST.read_bytes())
+    return load_services([path])[0]
+
+
+def settings(**changes: object) -> PlanSettings:
+    """Give settings for a broker on port 9092."""
+    base = PlanSettings(
+        kafka="127.0.0.1:9092",
+        topics=Topics("t"),
+        files=(Path("m.yaml"),),
+        monitored=frozenset({"shop/iris"}),
+        volumes={},
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def ports() -> Callable[[], int]:
+    """Give ports in order, from 5000."""
+    numbers = count(5000)
+    return lambda: next(numbers)
+
+
+def argument(program: Program, flag: str) -> str:
+    """Give the word that follows a flag."""
+    return program.command[program.command.index(flag) + 1]
+
+
+def test_clients_reach_the_predictor_only_through_the_logger(service: ServiceManifest) -> None:
+    """The service's address is the logger's; the logger forwards to the predictor; the explainer calls the logger too."""
+    plan = make([service], settings(port=8080), ports())
+    programs = {program.name: program for program in plan.programs}
+
+    assert plan.services == {"shop/iris": "http://127.0.0.1:8080"}
+    assert argument(programs["logger-iris"], "--port") == "8080"
+    assert argument(programs["logger-iris"], "--component-port") == argument(programs["predictor-iris"], "--http_port")
+    assert argument(programs["explainer-iris"], "--predictor_host") == "127.0.0.1:8080"
+    assert argument(programs["logger-iris"], "--log-url") == "kafka://127.0.0.1:9092/t.payloads"
+    assert argument(programs["logger-iris"], "--metadata-annotations") == "team=data"
+
+
+def test_without_a_logger_the_predictor_answers_itself(service: ServiceManifest) -> None:
+    """A service that asks for no logging gets no proxy."""
+    plan = make([replace(service, logger=None)], settings(port=8080), ports())
+
+    assert not [program for program in plan.programs if program.name.startswith("logger")]
+    assert plan.services == {"shop/iris": "http://127.0.0.1:8080"}
+
+
+def test_workers_are_multiplied(service: ServiceManifest) -> None:
+    """`workers` processes of each role, each with a metrics page of its own."""
+    plan = make([service], settings(workers=2), ports())
+    workers = [program for program in plan.programs if program.name.startswith(("assembler", "detector"))]
+
+    assert [program.name for program in workers] == ["assembler-0", "assembler-1", "detector-0", "detector-1"]
+    assert len({program.metrics for program in workers}) == 4
+
+
+def test_one_name_twice_is_refused(service: ServiceManifest) -> None:
+    """Two services of one name would mix their streams."""
+    with pytest.raises(UserError, match="shop/iris is described twice"):
+        make([service, service], settings(), ports())
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("s3://bucket/model", "scheme 's3' is not served locally"),
+        ("pvc://claim/model", "--volume claim=DIR"),
+        ("file:///nowhere/at/all", "is no directory"),
+    ],
+)
+def test_a_storage_uri_that_cannot_be_served_says_so(service: ServiceManifest, uri: str, message: str) -> None:
+    """The message names the field, the reason and the way out."""
+    with pytest.raises(UserError, match=message) as caught:
+        model_directory(replace(service, storage_uri=uri), {})
+
+    assert "spec.predictor.model.storageUri" in str(caught.value)
+
+
+def test_a_claim_is_mounted_from_a_folder(service: ServiceManifest, tmp_path: Path) -> None:
+    """`pvc://claim/path` is `path` under the folder that --volume names."""
+    (tmp_path / "volume" / "iris").mkdir(parents=True)
+    claimed = replace(service, storage_uri="pvc://models/iris")
+
+    assert model_directory(claimed, {"models": tmp_path / "volume"}) == tmp_path / "volume" / "iris"
