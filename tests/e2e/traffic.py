@@ -85,5 +85,5 @@ def _output(topic: str, index: int, kind: str, at_us: int, body: bytes) -> Outpu
         id=f"{correlation}-{kind.rpartition('.')[2]}", source="http://localhost:9081/", type=kind,
         time=format_time(at_us), datacontenttype="application/json", extensions=extensions, data=body,
     )  # fmt: skip
-    headers, value = to_kafka(event, correlation.encode())
+    headers, value = to_kafka(event)
     return Output(topic, correlation.encode(), value, headers)
