@@ -1,7 +1,7 @@
 """Event ↔ headers and bytes, for Kafka and HTTP, in every content mode that the CloudEvents 1.0.2 bindings define.
 
-Pure. `kafka.py` and `http.py` hold the protocol bindings, `json.py` the event format, `attributes.py` the rules that they
-share. Where the cloudevents SDK departs from the specification, these follow the specification.
+Pure. `kafka.py` and `http.py` hold the protocol bindings, `json.py` the event format, `attributes.py` the rules that
+they share. Where the cloudevents SDK departs from the specification, these follow the specification.
 """
 
 from streams.bindings.http import from_http, to_http, to_http_batch, to_http_structured

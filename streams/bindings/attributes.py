@@ -34,15 +34,14 @@ def build(attributes: Mapping[str, Value], data: bytes | None) -> Event:
     """Make an event of its attributes, `specversion` included; nothing that is missing is invented.
 
     Raises:
-        InvalidEvent: a required attribute is missing or empty, a name or the time is malformed, or the version is not 1.0.
+        InvalidEvent: a required attribute is missing or empty, a name or the time is malformed, the version not 1.0.
     """
     version = attributes.get("specversion")
     if version != SPECVERSION:
         raise InvalidEvent("specversion", f"attribute 'specversion': expected '1.0', got {version!r}")
     required = {name: _text(attributes, name) for name in REQUIRED}
     optional = {name: _optional(attributes, name) for name in OPTIONAL}
-    if optional["time"] is not None:
-        _check_time(optional["time"])
+    _check_time(optional["time"])
     extensions = {
         name: value
         for name, value in attributes.items()
@@ -50,7 +49,17 @@ def build(attributes: Mapping[str, Value], data: bytes | None) -> Event:
     }
     for name in extensions:
         check_name(name)
-    return Event(**required, **optional, extensions=MappingProxyType(extensions), data=data)
+    return Event(
+        id=required["id"],
+        source=required["source"],
+        type=required["type"],
+        time=optional["time"],
+        datacontenttype=optional["datacontenttype"],
+        dataschema=optional["dataschema"],
+        subject=optional["subject"],
+        extensions=MappingProxyType(extensions),
+        data=data,
+    )
 
 
 def check_name(name: str) -> None:
@@ -76,7 +85,9 @@ def _optional(attributes: Mapping[str, Value], name: str) -> str | None:
     return None
 
 
-def _check_time(text: str) -> None:
+def _check_time(text: str | None) -> None:
+    if text is None:
+        return
     try:
         parse_time(text)
     except (ValueError, OverflowError) as exc:

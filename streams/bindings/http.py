@@ -53,8 +53,8 @@ def from_http(headers: Iterable[tuple[str, str]], body: bytes, *, max_events: in
     """Read what a request carries, in whichever mode; an empty batch gives an empty list.
 
     Raises:
-        InvalidEvent: no CloudEvent, an unknown format (`unknown-format`), more than `max_events` (`too-many-events`), or an
-            invalid event; in a batch the detail says which.
+        InvalidEvent: no CloudEvent, an unknown format (`unknown-format`), more than `max_events` (`too-many-events`),
+            or an invalid event; in a batch the detail says which.
     """
     pairs = [(name.lower(), value) for name, value in headers]
     content_type = next((value for name, value in pairs if name == "content-type"), None)

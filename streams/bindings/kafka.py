@@ -45,7 +45,7 @@ def to_kafka_structured(event: Event) -> tuple[Headers, bytes]:
 
 
 def from_kafka(headers: Headers, value: bytes | None) -> Event:
-    """Read an event in either mode; a content type of `application/cloudevents…` decides, whatever ce_ headers there are.
+    """Read an event in either mode; the content type `application/cloudevents…` decides, whatever else there is.
 
     Raises:
         InvalidEvent: no CloudEvent, an unknown format, a batch (Kafka has none), or an invalid attribute.
