@@ -1,0 +1,29 @@
+"""Fixtures for the whole suite: one real Apache Kafka, started when the first test asks for it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import environment
+from deploy.kafka import broker, jars, java
+from streams.topics import Topics
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the bootstrap address of an embedded Apache Kafka that lives as long as the run."""
+    folder: Path = tmp_path_factory.mktemp("kafka")
+    class_path = jars.class_path(environment.home() / "kafka", print)
+    settings = broker.BrokerSettings(folder=folder, java=java.find(), class_path=class_path)
+    yield broker.start(settings, environment.inherited()).bootstrap
+    broker.stop(folder)
+
+
+@pytest.fixture
+def topics() -> Topics:
+    """Give topic names that no other test uses."""
+    return Topics(f"t{secrets.token_hex(6)}")
