@@ -51,7 +51,7 @@ def argument(program: Program, flag: str) -> str:
 
 
 def test_clients_reach_the_predictor_only_through_the_logger(service: ServiceManifest) -> None:
-    """The service's address is the logger's; the logger forwards to the predictor; the explainer calls the logger too."""
+    """The service's address is the logger's, which forwards to the predictor; the explainer calls it too."""
     plan = make([service], settings(port=8080), ports())
     programs = {program.name: program for program in plan.programs}
 

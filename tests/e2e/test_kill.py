@@ -16,7 +16,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from deploy.kafka.topics import ensure_topics
-from streams.publishers.confluent import ConfluentPublisher, PublisherSettings, publish_all
+from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
+from streams.publishing import publish_all
 from streams.topics import FAMILIES, Topics
 from tests.e2e import traffic
 

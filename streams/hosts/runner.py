@@ -1,0 +1,175 @@
+"""One partition's stage and the checkpoint rule around it: process, publish, save, and only then say how far it got.
+
+Every host drives this. It talks to the broker through the seams `Publisher` and `StateStore`; it waits for a broker that is
+away, and it puts a record that a stage cannot bear on the dead-letter topic without losing its neighbours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from streams.deadletter import dead_letter
+from streams.errors import PublishError, StreamError
+from streams.publishing import publish_all
+from streams.stage import Batch, Checkpoint, Output, Publisher, Record, Stage, StageFactory, StateStore
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 5.0
+
+
+class Abandoned(StreamError):
+    """The host told the runner to stop while it waited for the broker; nothing that was unfinished counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerSettings:
+    """What is the same for every partition of a stage."""
+
+    stage: str
+    """The stage's name, for dead letters and counters."""
+    deadletter: str
+    """The dead-letter topic."""
+    publish_timeout_s: float = 60.0
+    """How long one attempt to publish a batch's effects may take before it is tried again."""
+
+
+@dataclass(slots=True)
+class RunnerCounters:
+    """What a runner did since it opened."""
+
+    records: int = 0
+    skipped: int = 0
+    outputs: int = 0
+    poisoned: int = 0
+    retries: int = 0
+    stage: dict[str, int] = field(default_factory=dict)
+    """The stage's own counters, since the first record ever."""
+
+
+class Runner:
+    """Runs one stage for one partition. One thread calls it.
+
+    `wait(seconds)` is how it pauses between attempts; it answers True when the runner has to give up.
+    """
+
+    def __init__(
+        self,
+        partition: int,
+        factory: StageFactory,
+        publisher: Publisher,
+        store: StateStore,
+        settings: RunnerSettings,
+        wait: Callable[[float], bool],
+    ) -> None:
+        self._partition, self._factory, self._settings = partition, factory, settings
+        self._publisher, self._store, self._wait = publisher, store, wait
+        self._stage: Stage = factory(partition)
+        self._state: bytes | None = None
+        self.position: int | None = None
+        """Offset of the first record that is not in the state; None before the first checkpoint."""
+        self.counters = RunnerCounters()
+
+    def open(self) -> int | None:
+        """Load the checkpoint and restore the stage; give the position to read from, None for the beginning."""
+        found: list[Checkpoint | None] = []
+        self._persist("load its state", lambda: found.append(self._store.load(self._partition)))
+        if found[0] is not None:
+            self.position, self._state = found[0].position, found[0].state
+            self._stage = self._restored()
+            self.counters.stage = dict(self._stage.counters())
+        return self.position
+
+    def take(self, records: Sequence[Record], idle_ms: int | None = None) -> None:
+        """Bring records of this partition, oldest first, to their effect; on return they are done for good.
+
+        Raises:
+            Abandoned: the host is stopping; the checkpoint still holds what was done before this call.
+        """
+        fresh = tuple(record for record in records if self.position is None or record.offset >= self.position)
+        self.counters.skipped += len(records) - len(fresh)
+        if not fresh and idle_ms is None:
+            return
+        outputs = self._effects(Batch(self._partition, fresh, idle_ms))
+        position = fresh[-1].offset + 1 if fresh else self.position
+        state = self._stage.snapshot()
+        if not outputs and not fresh and state == self._state:
+            return
+        self._persist("publish", lambda: publish_all(self._publisher, outputs, self._settings.publish_timeout_s))
+        if position is not None:
+            checkpoint = Checkpoint(position, state)
+            self._persist("save its state", lambda: self._store.save(self._partition, checkpoint))
+            self._state, self.position = state, position
+        self.counters.records += len(fresh)
+        self.counters.outputs += len(outputs)
+        self.counters.stage = dict(self._stage.counters())
+
+    def _effects(self, batch: Batch) -> list[Output]:
+        try:
+            return list(self._stage.process(batch).outputs)
+        except Exception:  # noqa: BLE001 - a stage that raises has a bug; its neighbours must not pay for it
+            if not batch.records:
+                raise
+            self._stage = self._restored()
+            return self._isolated(batch.records)
+
+    def _isolated(self, records: tuple[Record, ...]) -> list[Output]:
+        """Take records that hold at least one poisonous one, by halves, and put the poison on the dead letters."""
+        if len(records) == 1:
+            return [self._poison(records[0])] if self._fails(records) else self._done(records)
+        middle = len(records) // 2
+        outputs: list[Output] = []
+        for half in (records[:middle], records[middle:]):
+            outputs += self._isolated(half) if self._fails(half) else self._done(half)
+        return outputs
+
+    def _fails(self, records: tuple[Record, ...]) -> bool:
+        """Try records on a stage that is thrown away afterwards."""
+        trial = self._factory(self._partition)
+        trial.restore(self._stage.snapshot())
+        try:
+            trial.process(Batch(self._partition, records))
+        except Exception:
+            if len(records) == 1:
+                log.exception("stage %s cannot bear %s", self._settings.stage, _place(records[0]))
+            return True
+        return False
+
+    def _done(self, records: tuple[Record, ...]) -> list[Output]:
+        return list(self._stage.process(Batch(self._partition, records)).outputs)
+
+    def _poison(self, record: Record) -> Output:
+        self.counters.poisoned += 1
+        detail = f"stage {self._settings.stage} raised on it; the log has the traceback"
+        return dead_letter(record, "poison", detail, self._settings.stage, self._settings.deadletter)
+
+    def _restored(self) -> Stage:
+        stage = self._factory(self._partition)
+        if self._state is not None:
+            stage.restore(self._state)
+        return stage
+
+    def _persist(self, what: str, attempt: Callable[[], None]) -> None:
+        """Do something that needs the broker, again and again, until it is done or the host gives up."""
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                attempt()
+            except PublishError as exc:
+                self.counters.retries += 1
+                log.warning(
+                    "stage %s, partition %d: cannot %s yet: %s", self._settings.stage, self._partition, what, exc
+                )
+                if self._wait(pause):
+                    raise Abandoned(f"partition {self._partition}: stopped before it could {what}") from exc
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+            else:
+                return
+
+
+def _place(record: Record) -> str:
+    return f"{record.topic}[{record.partition}]@{record.offset}"

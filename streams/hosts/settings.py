@@ -1,0 +1,33 @@
+"""Settings that the hosts over Kafka share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSettings:
+    """How a host reads its input topic."""
+
+    bootstrap: str
+    topic: str
+    group: str
+    """Consumer group; partitions are spread over its members."""
+    instance: str = ""
+    """A name that a worker keeps over restarts (static membership): it gets its partitions back at once after a crash.
+    Empty: a crashed worker's partitions move to the others when its session times out."""
+    batch_records: int = 2_000
+    """Most records that one call of the stage takes."""
+    queue_records: int = 4_000
+    """Records that may wait for one partition's stage; above it the partition is paused, so a slow stage bounds memory."""
+    session_timeout_ms: int = 6_000
+    """How long a silent worker keeps its partitions. 6 s is the least that a broker allows by default."""
+    idle_after_s: float = 2.0
+    """Silence at the end of a partition after which its stage is told; 0 is never."""
+    idle_grace_s: float = 1.0
+    """How far behind the wall clock the time is that an idle stage is told, for events that are still on their way."""
+    drain_s: float = 15.0
+    """How long a stop may wait for running batches."""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Further client settings: TLS, SASL."""
