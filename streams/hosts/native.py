@@ -1,7 +1,7 @@
-"""The default host: one confluent-kafka consumer, and for each assigned partition a thread that runs its stage in order.
+"""The default host: one confluent-kafka consumer, and a thread for each assigned partition that runs its stage in order.
 
-The consumer's thread only reads, hands over, pauses what is full and commits what is done. What counts after a crash is the
-checkpoint (`runner.py`), so commits are for lag figures and for tools.
+The consumer's thread only reads, hands over, pauses what is full and commits what is done. What counts after a crash
+is the checkpoint (`runner.py`), so commits are for lag figures and for tools.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from streams.errors import StreamError
 from streams.hosts.runner import Abandoned, Runner, RunnerSettings
 from streams.hosts.settings import HostSettings
-from streams.stage import Publisher, Record, StageFactory, StateStore
+from streams.stage import Headers, Publisher, Record, StageFactory, StateStore
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,10 @@ class NativeHost:
             return
         offsets = [TopicPartition(self._settings.topic, lane.partition, lane.runner.position or 0) for lane in done]
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=asynchronous)
+            if asynchronous:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+            else:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as exc:
             # Harmless: the position that counts is in the checkpoint, and the next turn commits again.
             log.debug("commit: %s", exc)
@@ -286,6 +289,12 @@ def _record(message: Message) -> Record:
         message.offset() or 0,
         message.key(),
         message.value(),
-        tuple(message.headers() or ()),
+        _headers(message),
         message.timestamp()[1],
     )
+
+
+def _headers(message: Message) -> Headers:
+    # librdkafka gives a list of pairs of text and bytes; the client's annotation allows more than it ever returns.
+    pairs: Any = message.headers() or ()
+    return tuple(pairs)

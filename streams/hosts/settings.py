@@ -15,8 +15,8 @@ class HostSettings:
     group: str
     """Consumer group; partitions are spread over its members."""
     instance: str = ""
-    """A name that a worker keeps over restarts (static membership): it gets its partitions back at once after a crash.
-    Empty: a crashed worker's partitions move to the others when its session times out."""
+    """A name that a worker keeps over restarts (static membership): it gets its partitions back at once after a
+    crash. Empty: a crashed worker's partitions move to the others when its session times out."""
     batch_records: int = 2_000
     """Most records that one call of the stage takes."""
     queue_records: int = 4_000
