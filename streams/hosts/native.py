@@ -1,4 +1,4 @@
-"""The default host: one confluent-kafka consumer, and a thread for each assigned partition that runs its stage in order.
+"""The default host: one confluent-kafka consumer, and for each partition a thread that runs its stage in order.
 
 The consumer's thread only reads, hands over, pauses what is full and commits what is done. What counts after a crash
 is the checkpoint (`runner.py`), so commits are for lag figures and for tools.
@@ -120,9 +120,9 @@ class NativeHost:
             )
         except KafkaException:
             return False
-        if ends is None or ends[1] < 0:
-            return False
-        return ends[0] == ends[1] or (lane.runner.position or 0) >= ends[1]
+        # Before the first fetch both are unknown, which librdkafka spells as a negative offset.
+        low, high = ends
+        return 0 <= high and (low == high or (lane.runner.position or 0) >= high)
 
     def _commit(self, *, asynchronous: bool) -> None:
         done = [lane for lane in self._lanes.values() if lane.uncommitted()]

@@ -1,7 +1,7 @@
 """One partition's stage and the checkpoint rule around it: process, publish, save, and only then say how far it got.
 
-Every host drives this. It talks to the broker through the seams `Publisher` and `StateStore`; it waits for a broker that
-is away, and it puts a record that a stage cannot bear on the dead-letter topic without losing its neighbours.
+Every host drives this. It talks to the broker through the seams `Publisher` and `StateStore`; it waits for a broker
+that is away, and it puts a record that a stage cannot bear on the dead-letter topic without losing its neighbours.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class HostSettings:
     batch_records: int = 2_000
     """Most records that one call of the stage takes."""
     queue_records: int = 4_000
-    """Records that may wait for one partition's stage; above it the partition is paused, so a slow stage bounds memory."""
+    """Records that may wait for one partition's stage; above it the partition is paused, which bounds memory."""
     session_timeout_ms: int = 6_000
     """How long a silent worker keeps its partitions. 6 s is the least that a broker allows by default."""
     idle_after_s: float = 2.0
