@@ -1,0 +1,198 @@
+"""One tensor: its checks, its raw little-endian bytes and its JSON data.
+
+Sources: Open Inference Protocol "Tensor Data"; the binary tensor data extension for the raw form.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from inference.protocol.datatypes import BF16, BYTES, WIDTH, datatype_of, numpy_dtype
+from inference.protocol.errors import BadTensor
+
+Array = np.ndarray[Any, Any]
+Parameters = Mapping[str, Any]
+
+_LENGTH: Final = struct.Struct("<I")
+_MAX_RANK: Final = 32
+_NOTHING: Final[Parameters] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """A named tensor. `data` has `shape`; its dtype follows the datatype, BYTES being an object array of bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Array
+    parameters: Parameters = field(default=_NOTHING)
+
+    @classmethod
+    def of(cls, name: str, array: Array, parameters: Parameters = _NOTHING) -> Tensor:
+        """Wrap an array; text becomes UTF-8 BYTES."""
+        datatype = datatype_of(array)
+        data = _as_bytes(array) if datatype == BYTES else array
+        return cls(name=name, datatype=datatype, shape=array.shape, data=data, parameters=parameters)
+
+
+def check_shape(shape: object, where: str) -> tuple[int, ...]:
+    """Give a shape as a tuple; refuse what is no list of sizes from 0 up."""
+    if not isinstance(shape, list) or len(shape) > _MAX_RANK:
+        raise BadTensor(where, f"shape: expected a list of at most {_MAX_RANK} sizes, got {_short(shape)}")
+    for size in shape:
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise BadTensor(where, f"shape {shape}: expected sizes from 0 up, got {size!r}")
+    return tuple(shape)
+
+
+def from_raw(datatype: object, shape: tuple[int, ...], raw: bytes | memoryview, where: str) -> Array:
+    """Read raw little-endian bytes, row-major.
+
+    Raises:
+        BadTensor: not exactly as many bytes as datatype and shape need.
+    """
+    dtype = numpy_dtype(datatype, where)
+    count = math.prod(shape)
+    if datatype == BYTES:
+        return _from_raw_bytes(shape, count, memoryview(raw), where)
+    width = WIDTH[str(datatype)]
+    if len(raw) != count * width:
+        raise BadTensor(where, f"shape {list(shape)} of {datatype} needs {count * width} bytes, got {len(raw)}")
+    if datatype == BF16:
+        return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
+    if datatype == "BOOL" and count and np.frombuffer(raw, "u1").max() > 1:
+        raise BadTensor(where, "BOOL: expected bytes 0 or 1")
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def to_raw(tensor: Tensor) -> bytes:
+    """Write raw little-endian bytes, row-major. BF16 loses what BF16 cannot hold (it is cut, not rounded)."""
+    if tensor.datatype == BYTES:
+        return b"".join(_LENGTH.pack(len(item)) + item for item in tensor.data.ravel())
+    if tensor.datatype == BF16:
+        return (np.ascontiguousarray(tensor.data, "<f4").view("<u4") >> 16).astype("<u2").tobytes()
+    return np.ascontiguousarray(tensor.data, numpy_dtype(tensor.datatype, tensor.name)).tobytes()
+
+
+def from_json(datatype: object, shape: tuple[int, ...], data: object, where: str) -> Array:
+    """Read JSON data, flat or nested, whose element count must fit the shape.
+
+    Raises:
+        BadTensor: another count, ragged nesting, or elements of another type or range than the datatype's.
+    """
+    dtype = numpy_dtype(datatype, where)
+    if datatype in {"FP16", BF16}:
+        raise BadTensor(where, f"{datatype} has no JSON form; send it as a binary tensor")
+    flat = _flatten(data, where) if not _is_flat(data) else data
+    count = math.prod(shape)
+    if not isinstance(flat, list) or len(flat) != count:
+        got = len(flat) if isinstance(flat, list) else _short(data)
+        raise BadTensor(where, f"shape {list(shape)} needs {count} values, got {got}")
+    if datatype == BYTES:
+        return _objects([_json_bytes(item, where) for item in flat], shape)
+    return _numbers(flat, dtype, str(datatype), where).reshape(shape)
+
+
+def to_json(tensor: Tensor) -> list[Any]:
+    """Give flat, row-major JSON data. NaN and infinities have no JSON form.
+
+    Raises:
+        BadTensor: the tensor holds NaN or infinities, or BYTES that are no UTF-8.
+    """
+    if tensor.datatype == BYTES:
+        try:
+            return [item.decode() for item in tensor.data.ravel()]
+        except UnicodeDecodeError as exc:
+            raise BadTensor(f"tensor {tensor.name!r}", "BYTES that are no UTF-8 have no JSON form") from exc
+    if tensor.data.dtype.kind == "f" and not np.isfinite(tensor.data).all():
+        raise BadTensor(f"tensor {tensor.name!r}", "NaN and infinities have no JSON form; ask for binary data")
+    values: list[Any] = tensor.data.ravel().tolist()
+    return values
+
+
+def _numbers(flat: list[Any], dtype: np.dtype[Any], datatype: str, where: str) -> Array:
+    kinds = {type(item) for item in flat}
+    allowed = {"b": {bool}, "f": {int, float}}.get(dtype.kind, {int})
+    if not kinds <= allowed:
+        wrong = next(item for item in flat if type(item) not in allowed)
+        raise BadTensor(
+            where, f"{datatype}: expected {' or '.join(sorted(k.__name__ for k in allowed))}, got {wrong!r}"
+        )
+    try:
+        array = np.array(flat, dtype)
+    except (OverflowError, ValueError) as exc:
+        raise BadTensor(where, f"{datatype}: a value is out of range: {exc}") from exc
+    if dtype.kind in "iu" and flat:
+        bounds = np.iinfo(dtype)
+        if min(flat) < bounds.min or max(flat) > bounds.max:
+            raise BadTensor(where, f"{datatype}: expected {bounds.min} to {bounds.max}, got {min(flat)} to {max(flat)}")
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise BadTensor(where, f"{datatype}: a value is out of range")
+    return array
+
+
+def _from_raw_bytes(shape: tuple[int, ...], count: int, raw: memoryview, where: str) -> Array:
+    # Each element takes four bytes at least, so a huge shape is refused before anything is allocated.
+    if count * _LENGTH.size > len(raw):
+        raise BadTensor(where, f"shape {list(shape)} of BYTES needs at least {count * 4} bytes, got {len(raw)}")
+    items: list[bytes] = []
+    at = 0
+    for index in range(count):
+        if at + _LENGTH.size > len(raw):
+            raise BadTensor(where, f"BYTES element {index}: its length is cut off at byte {at} of {len(raw)}")
+        (length,) = _LENGTH.unpack_from(raw, at)
+        at += _LENGTH.size + length
+        if at > len(raw):
+            raise BadTensor(where, f"BYTES element {index}: needs {length} bytes, {length - at + len(raw)} are there")
+        items.append(bytes(raw[at - length : at]))
+    if at != len(raw):
+        raise BadTensor(where, f"{len(raw) - at} bytes follow the last of {count} BYTES elements")
+    return _objects(items, shape)
+
+
+def _objects(items: Sequence[bytes], shape: tuple[int, ...]) -> Array:
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array.reshape(shape)
+
+
+def _as_bytes(array: Array) -> Array:
+    items = [item.encode() if isinstance(item, str) else bytes(item) for item in array.ravel()]
+    return _objects(items, array.shape)
+
+
+def _json_bytes(item: object, where: str) -> bytes:
+    if not isinstance(item, str):
+        raise BadTensor(where, f"BYTES: expected text, got {_short(item)}")
+    return item.encode()
+
+
+def _is_flat(data: object) -> bool:
+    return isinstance(data, list) and not (data and isinstance(data[0], list))
+
+
+def _flatten(data: object, where: str) -> list[Any]:
+    if not isinstance(data, list):
+        raise BadTensor(where, f"data: expected a list, got {_short(data)}")
+    level: list[Any] = data
+    for _ in range(_MAX_RANK):
+        if not level or not isinstance(level[0], list):
+            return level
+        widths = {len(item) if isinstance(item, list) else -1 for item in level}
+        if len(widths) != 1:
+            raise BadTensor(where, "data: nested lists are ragged")
+        level = [item for inner in level for item in inner]
+    raise BadTensor(where, f"data: nested deeper than {_MAX_RANK}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."  # noqa: PLR2004 - the length of an excerpt

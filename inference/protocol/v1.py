@@ -1,0 +1,77 @@
+"""V1 bodies (KServe's "V1 inference protocol"): `instances` or `inputs` in, `predictions` out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+import orjson
+
+from inference.protocol.errors import MalformedBody
+
+_KEYS: Final = ("instances", "inputs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class V1Request:
+    """A V1 request: its instances, under which key they came, and whatever else the body holds."""
+
+    instances: list[Any]
+    key: str = "instances"
+    extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def decode_request(body: bytes) -> V1Request:
+    """Read a request.
+
+    Raises:
+        MalformedBody: no JSON object, or none of 'instances' and 'inputs', or no list under it.
+    """
+    fields = _object(body)
+    keys = [key for key in _KEYS if key in fields]
+    if not keys:
+        raise MalformedBody("body", f"expected 'instances' or 'inputs', got {_keys(fields)}")
+    instances = fields[keys[0]]
+    if not isinstance(instances, list):
+        raise MalformedBody(keys[0], f"expected a list, got {type(instances).__name__}")
+    extra = {name: value for name, value in fields.items() if name != keys[0]}
+    return V1Request(instances=instances, key=keys[0], extra=extra)
+
+
+def decode_response(body: bytes) -> list[Any]:
+    """Read a response; give its predictions.
+
+    Raises:
+        MalformedBody: no JSON object, or no list under 'predictions'.
+    """
+    fields = _object(body)
+    predictions = fields.get("predictions")
+    if not isinstance(predictions, list):
+        raise MalformedBody("predictions", f"expected a list, got {type(predictions).__name__} in {_keys(fields)}")
+    return predictions
+
+
+def encode_request(instances: Sequence[Any], extra: Mapping[str, Any] = MappingProxyType({})) -> bytes:
+    """Write a request; NumPy arrays are taken as they are."""
+    return orjson.dumps({"instances": instances, **extra}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def encode_response(predictions: Sequence[Any]) -> bytes:
+    """Write a response; NumPy arrays are taken as they are."""
+    return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise MalformedBody("body", f"no JSON: {exc}") from exc
+    if not isinstance(fields, dict):
+        raise MalformedBody("body", f"expected a JSON object, got {type(fields).__name__}")
+    return fields
+
+
+def _keys(fields: Mapping[str, Any]) -> str:
+    return f"an object with {', '.join(map(repr, list(fields)[:8])) or 'no keys'}"
