@@ -1,0 +1,70 @@
+"""Finds the one model file of a directory, and the runtime that reads it, by KServe's conventions for file names.
+
+`model.<ending>` wins over other names; two candidates are an error, never a guess. Next: the runtime's `load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from inference.errors import ModelLoadFailed
+from inference.runtime import RUNTIMES, Runtime, Source
+from inference.settings import SETTINGS_FILE, Trust, read_model_settings
+
+_NOT_MODELS: Final = frozenset({SETTINGS_FILE, "model-settings.json"})
+
+
+def open_model(directory: Path, trust: Trust, runtime: str | None = None) -> Runtime:
+    """Load the model of a directory.
+
+    Args:
+        directory: holds exactly one model file, and `sidelight.json` where the defaults do not do.
+        trust: what the file is allowed to do.
+        runtime: a runtime's name, or `package.module:Class`; None finds it from the file.
+
+    Raises:
+        ModelLoadFailed: no candidate, several, or a file that cannot be loaded.
+        UnsafeFormat: a file that could run code and is not trusted.
+        UnknownPlugin: no runtime of this name.
+        MissingExtra: the runtime's library is not installed.
+    """
+    if not directory.is_dir():
+        raise ModelLoadFailed(f"{directory}: no such directory")
+    kinds = [RUNTIMES.find(name) for name in ((runtime,) if runtime else RUNTIMES.names())]
+    kind, path = _only(directory, kinds)
+    return _loaded(kind, Source(path=path, settings=read_model_settings(directory), trust=trust))
+
+
+def _loaded(kind: type[Runtime], source: Source) -> Runtime:
+    try:
+        return kind.load(source)
+    except OSError as exc:
+        raise ModelLoadFailed(f"{source.path}: {exc.strerror or exc}") from exc
+
+
+def _only(directory: Path, kinds: list[type[Runtime]]) -> tuple[type[Runtime], Path]:
+    if len(kinds) == 1 and not kinds[0].suffixes:
+        return kinds[0], directory
+    claims = list(_claims(directory, kinds))
+    named = [claim for claim in claims if claim[1].stem == "model"]
+    candidates = named or claims
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        shown = ", ".join(f"{path.name} ({kind.platform})" for kind, path in candidates)
+        raise ModelLoadFailed(f"{directory}: expected one model file, got {shown}; keep one, or name --runtime")
+    endings = ", ".join(sorted({ending for kind in kinds for ending in kind.suffixes}))
+    found = ", ".join(path.name for path in _files(directory)) or "nothing"
+    raise ModelLoadFailed(f"{directory}: expected a model file ({endings}), got {found}")
+
+
+def _claims(directory: Path, kinds: Iterable[type[Runtime]]) -> Iterator[tuple[type[Runtime], Path]]:
+    kinds = list(kinds)
+    for path in _files(directory):
+        yield from ((kind, path) for kind in kinds if path.name not in _NOT_MODELS and kind.claims(path))
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))

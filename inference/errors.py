@@ -1,0 +1,93 @@
+"""Errors of the inference package; what a client sees of them is decided at each edge (`inference/rest/answers.py`).
+
+InferenceError
+├── ModelNotFound       no model, or no version of it, of this name
+├── ModelNotReady       known, but not loaded now: retry later
+├── InvalidInput        tensors that do not fit the model
+├── Unsupported         a call that this server or this model does not offer
+├── Overloaded          the queue is full: retry later
+├── DeadlineExceeded    no answer in time: retry later
+├── BodyTooLarge        a request body above the cap
+├── BodyTooSlow         a request body that did not arrive in time
+├── PredictionFailed    the model itself failed
+└── ModelLoadFailed     a model directory that cannot be loaded
+    └── UnsafeFormat    a file that can run code when loaded, without the flag that allows it
+
+What is wrong with a body's form is `inference.protocol`'s ProtocolError.
+"""
+
+from __future__ import annotations
+
+
+class InferenceError(Exception):
+    """Anything that the inference package refuses."""
+
+
+class ModelNotFound(InferenceError):
+    """No model carries this name, or it has no such version."""
+
+    def __init__(self, name: str, version: str | None = None) -> None:
+        which = f"Model with name {name}" + (f" and version {version}" if version is not None else "")
+        super().__init__(f"{which} does not exist.")
+        self.name, self.version = name, version
+
+
+class ModelNotReady(InferenceError):
+    """The model is known but not loaded."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Model with name {name} is not ready.")
+        self.name = name
+
+
+class InvalidInput(InferenceError):
+    """The tensors of a request do not fit the model."""
+
+
+class Unsupported(InferenceError):
+    """A call of the protocol that is not offered here."""
+
+
+class Overloaded(InferenceError):
+    """As many requests as may wait are waiting."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"overloaded: {waiting} requests are in progress or waiting; retry later")
+        self.waiting = waiting
+
+
+class DeadlineExceeded(InferenceError):
+    """The answer was not ready in time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no answer within {seconds:g} s; retry later")
+        self.seconds = seconds
+
+
+class BodyTooLarge(InferenceError):
+    """A request body above the cap."""
+
+    def __init__(self, limit: int, got: int | None = None) -> None:
+        shown = "more" if got is None else str(got)
+        super().__init__(f"request body: expected at most {limit} bytes, got {shown}")
+        self.limit, self.got = limit, got
+
+
+class BodyTooSlow(InferenceError):
+    """A request body that did not arrive in time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"request body: not complete within {seconds:g} s")
+        self.seconds = seconds
+
+
+class PredictionFailed(InferenceError):
+    """The model raised while it predicted; the message is the exception's type and text."""
+
+
+class ModelLoadFailed(InferenceError):
+    """A model directory that cannot be loaded; the message says which file and why."""
+
+
+class UnsafeFormat(ModelLoadFailed):
+    """Loading the file could run code that it brings along."""

@@ -1,0 +1,132 @@
+"""What a runtime is: it loads one kind of model file and predicts on named arrays; knows no protocol, no server.
+
+A file in `inference/runtimes/` is a runtime and imports its library only when a model needs it, so that looking for the
+right runtime stays cheap. Which runtime a directory needs is found in `inference/directory.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.settings import ModelSettings, Trust
+from streams.errors import MissingExtra
+from streams.plugins import Folder
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+"""Tensor name → array. Numbers keep their dtype; texts are object arrays of str."""
+
+ANY: Final = -1
+"""A dimension that the caller chooses."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor that a model takes or gives, as the V2 metadata call shows it."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a runtime loads from."""
+
+    path: Path
+    """The model file; the directory itself for a runtime without suffixes."""
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    trust: Trust = field(default_factory=Trust)
+
+
+class Runtime(ABC):
+    """One loaded model.
+
+    `load` is called once, then `predict` any number of times from worker threads (one at a time unless `thread_safe`),
+    then `unload` once, with no prediction in progress.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Endings of the files that this runtime reads. None: it takes the directory as a whole and must be named."""
+    platform: ClassVar[str] = ""
+    """What the V2 metadata call names as the platform: `<project>_<format>`."""
+    thread_safe: bool = True
+    """Whether several threads may predict at once; an instance may know better than its class."""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Say whether this runtime reads this file; looks at the name, and into the file where names are ambiguous."""
+        return path.suffix in cls.suffixes
+
+    @classmethod
+    @abstractmethod
+    def load(cls, source: Source) -> Self:
+        """Read the model.
+
+        Raises:
+            UnsafeFormat: reading the file could run code, and `source.trust` does not allow it.
+            ModelLoadFailed: anything else that is wrong with the file or its settings.
+            MissingExtra: the library is not installed.
+        """
+
+    @abstractmethod
+    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Predict. First dimension of every input and output: rows. Must not change its input.
+
+        Raises:
+            InvalidInput: names, shapes or types that the model does not take.
+        """
+
+    def unload(self) -> None:  # noqa: B027 - most models only hold memory
+        """Let go of what the model holds besides memory."""
+
+    @classmethod
+    @abstractmethod
+    def example(cls, directory: Path) -> dict[str, NDArray[Any]]:
+        """Train a tiny model, save it the safe way, and give inputs for it: what the contract suite runs on."""
+
+
+def library(module: str, extra: str = "inference") -> Any:  # noqa: ANN401 - a module has no narrower type
+    """Import a runtime's library at the moment a model needs it.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as exc:
+        name = module.partition(".")[0]
+        if (exc.name or "").partition(".")[0] != name:
+            raise
+        raise MissingExtra(f"a model of this format (through {module})", extra, name) from exc
+
+
+def head(path: Path, size: int = 64) -> bytes:
+    """Read a file's first bytes, to tell formats that share an ending apart."""
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def iris(seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Draw three separable classes of four measurements, 50 rows each: enough for a runtime's `example`."""
+    generator = np.random.default_rng(seed)
+    centres = np.array([[5.0, 3.4, 1.5, 0.2], [5.9, 2.8, 4.3, 1.3], [6.6, 3.0, 5.6, 2.0]])
+    labels = np.repeat(np.arange(3), 50)
+    return generator.normal(centres[labels], 0.3), labels
+
+
+RUNTIMES: Final = Folder(
+    kind="runtime",
+    package="inference.runtimes",
+    base=Runtime,
+    extras={"lightgbm": "inference", "sklearn": "inference", "skops": "inference", "xgboost": "inference"},
+)

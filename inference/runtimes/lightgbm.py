@@ -1,0 +1,61 @@
+"""LightGBM boosters in their text format.
+
+Predictions are the booster's own: probabilities for classifiers, sums of leaves with `output: raw`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.errors import ModelLoadFailed
+from inference.runtime import Source, head, iris, library
+from inference.tabular import TabularRuntime, chosen_output
+
+
+class LightGBM(TabularRuntime):
+    """One booster, one thread per prediction."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".bst", ".lgb", ".txt")
+    platform: ClassVar[str] = "lightgbm_booster"
+
+    def __init__(self, booster: Any, source: Source) -> None:  # noqa: ANN401 - the library is imported late
+        self._booster = booster
+        self._raw = chosen_output(source.settings, ("predict", "raw"), source.path) == "raw"
+        names = tuple(booster.feature_name())
+        numbered = names == tuple(f"Column_{index}" for index in range(len(names)))
+        super().__init__(source.settings, width=booster.num_feature(), features=() if numbered else names)
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Read .txt and .bst by their first line, because other things are called so, too."""
+        if path.suffix == ".lgb" or path.name == "model.txt":
+            return True
+        return path.suffix in cls.suffixes and head(path).startswith(b"tree")
+
+    @classmethod
+    def load(cls, source: Source) -> Self:
+        """Read a booster."""
+        lightgbm = library("lightgbm")
+        try:
+            booster = lightgbm.Booster(model_file=source.path)
+        except (lightgbm.basic.LightGBMError, ValueError) as exc:
+            raise ModelLoadFailed(f"{source.path}: no LightGBM model: {exc}") from exc
+        return cls(booster, source)
+
+    def predict_table(self, table: NDArray[Any]) -> NDArray[Any]:
+        """Predict; NaN is a missing value."""
+        return np.asarray(self._booster.predict(table, raw_score=self._raw, num_threads=1))
+
+    @classmethod
+    def example(cls, directory: Path) -> dict[str, NDArray[Any]]:
+        """Save a classifier of three classes."""
+        rows, labels = iris()
+        lightgbm = library("lightgbm")
+        parameters = {"objective": "multiclass", "num_class": 3, "num_threads": 1, "verbosity": -1, "seed": 0}
+        booster = lightgbm.train(parameters, lightgbm.Dataset(rows, labels), num_boost_round=5)
+        booster.save_model(directory / "model.txt")
+        return {"input-0": rows}

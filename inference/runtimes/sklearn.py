@@ -1,0 +1,118 @@
+"""scikit-learn estimators and pipelines.
+
+Saved with skops, whose types are checked before anything is built; joblib and pickle only where the operator trusts
+them, because loading those runs whatever code they hold.
+"""
+
+from __future__ import annotations
+
+import pickle  # only behind Trust.pickle
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.errors import InvalidInput, ModelLoadFailed, UnsafeFormat
+from inference.runtime import Source, iris, library
+from inference.tabular import TabularRuntime, chosen_output
+
+_METHODS: Final = {"predict": "predict", "predict_proba": "predict_proba", "raw": "decision_function"}
+
+
+class SKLearn(TabularRuntime):
+    """One fitted estimator, one thread per prediction."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".skops", ".joblib", ".pkl", ".pickle")
+    platform: ClassVar[str] = "sklearn_estimator"
+    text = True
+
+    def __init__(self, estimator: Any, source: Source) -> None:  # noqa: ANN401 - any estimator
+        known = tuple(output for output, method in _METHODS.items() if hasattr(estimator, method))
+        if not known:
+            raise ModelLoadFailed(f"{source.path}: expected an estimator that predicts, got {type(estimator).__name__}")
+        self._predict = getattr(estimator, _METHODS[chosen_output(source.settings, known, source.path)])
+        _one_thread(estimator)
+        self._columns = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
+        super().__init__(
+            source.settings, width=getattr(estimator, "n_features_in_", None), features=tuple(self._columns)
+        )
+
+    @classmethod
+    def load(cls, source: Source) -> Self:
+        """Read an estimator."""
+        return cls(_skops(source) if source.path.suffix == ".skops" else _pickled(source), source)
+
+    def predict_table(self, table: NDArray[Any]) -> NDArray[Any]:
+        """Predict; what scikit-learn's own validation refuses is the caller's mistake."""
+        # Fitted on a frame: needs its columns by name again, some steps choose by them.
+        rows = library("pandas").DataFrame(table, columns=self._columns) if self._columns else table
+        try:
+            return np.asarray(self._predict(rows))
+        except ValueError as exc:
+            raise InvalidInput(f"inputs: {exc}") from exc
+
+    @classmethod
+    def example(cls, directory: Path) -> dict[str, NDArray[Any]]:
+        """Save a scaled logistic regression of three classes."""
+        rows, labels = iris()
+        scaler = library("sklearn.preprocessing").StandardScaler()
+        model = library("sklearn.linear_model").LogisticRegression(random_state=0)
+        pipeline = library("sklearn.pipeline").make_pipeline(scaler, model).fit(rows, labels)
+        library("skops.io").dump(pipeline, directory / "model.skops")
+        return {"input-0": rows}
+
+
+def _skops(source: Source) -> Any:  # noqa: ANN401 - any estimator
+    skops = library("skops.io")
+    trusted = list(source.trust.types)
+    try:
+        unknown = [name for name in skops.get_untrusted_types(file=source.path) if name not in trusted]
+        if unknown:
+            raise UnsafeFormat(
+                f"{source.path}: holds types that nobody has trusted: {', '.join(unknown)}; "
+                f"to allow exactly these: --trusted-types {','.join(unknown)}"
+            )
+        return skops.load(source.path, trusted=trusted)
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, ImportError, AttributeError) as exc:
+        raise ModelLoadFailed(f"{source.path}: no skops model: {type(exc).__name__}: {exc}") from exc
+
+
+def _pickled(source: Source) -> Any:  # noqa: ANN401 - any estimator
+    if not source.trust.pickle:
+        raise UnsafeFormat(
+            f"{source.path}: loading {source.path.suffix} runs whatever code the file holds; save the model with skops "
+            "(skops.io.dump), or allow it for a file whose author you trust: --trusted"
+        )
+    try:
+        # joblib reads plain pickles, too.
+        return library("joblib").load(source.path)
+    except (pickle.UnpicklingError, EOFError, ImportError, AttributeError, ValueError, KeyError, IndexError) as exc:
+        raise ModelLoadFailed(f"{source.path}: cannot be unpickled: {type(exc).__name__}: {exc}") from exc
+
+
+def _one_thread(estimator: Any) -> None:  # noqa: ANN401 - any estimator
+    """Switch off parallelism inside a prediction: the server already runs one per core."""
+    for part in _parts(estimator, set()):
+        if getattr(part, "n_jobs", None) is not None:
+            part.n_jobs = 1
+
+
+def _parts(value: Any, seen: set[int]) -> Iterator[Any]:  # noqa: ANN401 - any object
+    """Walk an estimator and everything fitted inside it."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, dict):
+        children: Any = value.values()
+    elif isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.dtype == object):
+        children = value if not isinstance(value, np.ndarray) else value.flat
+    elif hasattr(value, "get_params") and not isinstance(value, type):
+        yield value
+        children = vars(value).values()
+    else:
+        return
+    for child in children:
+        yield from _parts(child, seen)

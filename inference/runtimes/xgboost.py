@@ -1,0 +1,78 @@
+"""XGBoost boosters in their native formats.
+
+Predictions are the booster's own, as KServe's server gives them: probabilities for logistic objectives, margins with
+`output: raw`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from inference.errors import ModelLoadFailed
+from inference.runtime import Source, head, iris, library
+from inference.tabular import TabularRuntime, chosen_output
+
+
+class XGBoost(TabularRuntime):
+    """One booster, one thread per prediction."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".bst", ".json", ".ubj")
+    platform: ClassVar[str] = "xgboost_booster"
+
+    def __init__(self, booster: Any, source: Source) -> None:  # noqa: ANN401 - the library is imported late
+        self._booster = booster
+        self._margin = chosen_output(source.settings, ("predict", "raw"), source.path) == "raw"
+        # Only trees can be predicted in place, and only that is safe from several threads.
+        config = orjson.loads(booster.save_config())
+        self.thread_safe = config["learner"]["gradient_booster"]["name"] != "gblinear"
+        super().__init__(source.settings, width=booster.num_features(), features=tuple(booster.feature_names or ()))
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Read .bst unless it is LightGBM's, and .json when it is called model or looks like a booster."""
+        if path.suffix == ".bst":
+            return not head(path).startswith(b"tree")
+        if path.suffix == ".json":
+            return path.stem == "model" or b'"learner"' in head(path)
+        return path.suffix in cls.suffixes
+
+    @classmethod
+    def load(cls, source: Source) -> Self:
+        """Read a booster."""
+        xgboost = library("xgboost")
+        booster = xgboost.Booster({"nthread": 1})
+        try:
+            booster.load_model(source.path)
+        except (xgboost.core.XGBoostError, ValueError, UnicodeDecodeError) as exc:
+            raise ModelLoadFailed(f"{source.path}: no XGBoost model: {_first_line(exc)}") from exc
+        booster.set_param({"nthread": 1})
+        return cls(booster, source)
+
+    def predict_table(self, table: NDArray[Any]) -> NDArray[Any]:
+        """Predict; NaN is a missing value."""
+        if self.thread_safe:
+            return np.asarray(
+                self._booster.inplace_predict(
+                    table, predict_type="margin" if self._margin else "value", validate_features=False
+                )
+            )
+        matrix = library("xgboost").DMatrix(table, nthread=1)
+        return np.asarray(self._booster.predict(matrix, output_margin=self._margin, validate_features=False))
+
+    @classmethod
+    def example(cls, directory: Path) -> dict[str, NDArray[Any]]:
+        """Save a classifier of three classes."""
+        rows, labels = iris()
+        model = library("xgboost").XGBClassifier(n_estimators=5, max_depth=3, n_jobs=1, random_state=0)
+        model.fit(rows, labels)
+        model.save_model(directory / "model.ubj")
+        return {"input-0": rows}
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).strip().partition("\n")[0]

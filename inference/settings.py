@@ -1,0 +1,104 @@
+"""Settings of the predictor: the process's own, and those that a model directory brings in `sidelight.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from inference.errors import ModelLoadFailed
+
+SETTINGS_FILE: Final = "sidelight.json"
+"""Ours alone: `model.json` is XGBoost's, `model-settings.json` is MLServer's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """How one model is served. In the directory's `sidelight.json`, every key optional, unknown keys refused."""
+
+    features: tuple[str, ...] = ()
+    """The model's columns in its order, for callers that send them by name. Empty: as the model file says."""
+    output: str = "predict"
+    """Which of the model's outputs to serve: `predict`, `predict_proba` or `raw`, where the runtime has it."""
+    output_name: str = "output-0"
+    """Name of the output tensor in V2; the default is KServe's."""
+    datatype: str = "FP64"
+    """What numeric columns are cast to (FP32 or FP64), so that every protocol gives the same prediction."""
+    version: str = "1"
+    """The version that answers under `/versions/<version>`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """What the operator allows a model file to do.
+
+    Never read from the model directory: who can write the file could write the permission.
+    """
+
+    pickle: bool = False
+    """Load joblib and pickle files. They run whatever code their author put in them."""
+    types: tuple[str, ...] = ()
+    """Types beyond skops' own list that a .skops file may build, by full name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """How the server behaves. All limits are per process."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - in a pod the kubelet's probes come from outside; the local runner passes loopback
+    port: int = 8080
+    """0 takes a free port, named in the ready line."""
+    threads: int = 4
+    """Requests that compute at the same time. More than the cores only makes them wait for each other."""
+    queue: int = 256
+    """Requests that may wait for a thread. Full: 503 with Retry-After at once, because a late answer helps nobody."""
+    timeout_s: float = 60.0
+    """From the body's arrival to the answer. A prediction that runs on is not interrupted, but keeps its place."""
+    body_timeout_s: float = 60.0
+    """For a request body to arrive."""
+    max_body: int = 64 * 1024 * 1024
+    """Bytes of a request body, also after decompression."""
+    keep_alive_s: int = 65
+    """Idle connections are kept so long: KServe's default, above the 60 s of most proxies."""
+    drain_s: float = 15.0
+    """How long requests in progress may take after SIGTERM."""
+    drain_delay_s: float = 0.0
+    """How long to keep accepting, not ready, after SIGTERM: until load balancers have noticed."""
+    docs: bool = False
+    """Serve the interactive API documentation under /docs."""
+
+
+def read_model_settings(directory: Path) -> ModelSettings:
+    """Read a model directory's settings; defaults when it brings none.
+
+    Raises:
+        ModelLoadFailed: no JSON object, an unknown key, or a value of the wrong type.
+    """
+    path = directory / SETTINGS_FILE
+    if not path.exists():
+        return ModelSettings()
+    try:
+        given = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as exc:
+        raise ModelLoadFailed(f"{path}: no valid JSON: {exc}") from exc
+    if not isinstance(given, dict):
+        raise ModelLoadFailed(f"{path}: expected a JSON object, got {type(given).__name__}")
+    known = tuple(field.name for field in fields(ModelSettings))
+    values = {key: _checked(path, key, value, known) for key, value in given.items()}
+    if values.get("datatype", "FP64") not in {"FP32", "FP64"}:
+        raise ModelLoadFailed(f"{path}: datatype: expected FP32 or FP64, got {values['datatype']!r}")
+    return ModelSettings(**values)
+
+
+def _checked(path: Path, key: str, value: object, known: tuple[str, ...]) -> Any:  # noqa: ANN401 - JSON
+    if key not in known:
+        raise ModelLoadFailed(f"{path}: unknown key {key!r}; known: {', '.join(known)}")
+    if key == "features":
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise ModelLoadFailed(f"{path}: features: expected a list of names, got {value!r}")
+        return tuple(value)
+    if not isinstance(value, str) or not value:
+        raise ModelLoadFailed(f"{path}: {key}: expected a text, got {value!r}")
+    return value
