@@ -1,1 +1,1 @@
-"""The inference protocols' codecs, pure: V1 (`v1.py`), V2 with its binary tensors (`v2.py`), and the tensors themselves."""
+"""The inference protocols' codecs, pure: V1 (`v1.py`), V2 with its binary tensors (`v2.py`), and tensors."""

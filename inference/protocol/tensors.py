@@ -22,6 +22,7 @@ Parameters = Mapping[str, Any]
 
 _LENGTH: Final = struct.Struct("<I")
 _MAX_RANK: Final = 32
+_JSON_TYPES: Final[Mapping[str, set[type]]] = MappingProxyType({"b": {bool}, "f": {int, float}})
 _NOTHING: Final[Parameters] = MappingProxyType({})
 
 
@@ -120,7 +121,7 @@ def to_json(tensor: Tensor) -> list[Any]:
 
 def _numbers(flat: list[Any], dtype: np.dtype[Any], datatype: str, where: str) -> Array:
     kinds = {type(item) for item in flat}
-    allowed = {"b": {bool}, "f": {int, float}}.get(dtype.kind, {int})
+    allowed = _JSON_TYPES.get(dtype.kind, {int})
     if not kinds <= allowed:
         wrong = next(item for item in flat if type(item) not in allowed)
         raise BadTensor(

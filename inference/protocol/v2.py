@@ -86,7 +86,7 @@ def decode_response(body: bytes, header_length: int | None = None) -> InferRespo
 
 
 def encode_request(request: InferRequest, *, binary: bool = False) -> tuple[bytes, int | None]:
-    """Write a request; with `binary` every tensor is raw. Gives the body and the header length (None for plain JSON)."""
+    """Write a request; with `binary` every tensor is raw. Gives body and header length (None for plain JSON)."""
     fields: dict[str, Any] = _identity(request.id, request.parameters)
     if request.outputs:
         fields["outputs"] = [

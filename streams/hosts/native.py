@@ -122,7 +122,7 @@ class NativeHost:
             return False
         # Before the first fetch both are unknown, which librdkafka spells as a negative offset.
         low, high = ends
-        return 0 <= high and (low == high or (lane.runner.position or 0) >= high)
+        return high >= 0 and (low == high or (lane.runner.position or 0) >= high)
 
     def _commit(self, *, asynchronous: bool) -> None:
         done = [lane for lane in self._lanes.values() if lane.uncommitted()]
