@@ -144,9 +144,10 @@ class Assembler:
 
     def _record(self, service: str, run: Sequence[Any]) -> Output:
         first, last = run[0].exchange, run[-1].exchange
+        # Rows say only the watermark that was told before: another service's rows of this batch may still follow.
         event = self._event(
             stable_id(service, self._partition, first.record.offset, last.record.offset),
-            last.order_ms,
+            self._told_ms,
             self._codec.encode(run),
         )
         headers, value = to_kafka(event)

@@ -177,9 +177,8 @@ class Pairing:
             if held.order_ms >= limit:
                 return
             self._release(key)
-            detail = (
-                f"no {_partner(held.event.type).rpartition('.')[2]} within {self._settings.expiry_ms} ms of event time"
-            )
+            missing = _partner(held.event.type).rpartition(".")[2]
+            detail = f"no {missing} within {self._settings.expiry_ms} ms of event time"
             yield Rejected(held.record, "unpaired", detail)
 
     def _evicted(self) -> list[Rejected]:
@@ -188,9 +187,8 @@ class Pairing:
             key = next(iter(self._pending))
             held = self._release(key)
             if held is not None:
-                detail = (
-                    f"more than {self._settings.max_pending} events or {self._settings.max_pending_bytes} bytes waited"
-                )
+                bounds = self._settings
+                detail = f"more than {bounds.max_pending} events or {bounds.max_pending_bytes} bytes waited"
                 evicted.append(Rejected(held.record, "evicted", detail))
         return evicted
 

@@ -10,8 +10,8 @@ class PairingSettings:
     """How long, and how much, an event may wait for its partner. Bounds are per partition."""
 
     expiry_ms: int = 300_000
-    """Event time after which an event without partner is given up. Longer than any prediction takes, or slow answers are
-    lost; all that waits is part of every checkpoint."""
+    """Event time after which an event without partner is given up. Longer than any prediction takes, or slow answers
+    are lost; all that waits is part of every checkpoint."""
     max_pending: int = 20_000
     """Events that may wait; one more puts the oldest on the dead letters."""
     max_pending_bytes: int = 32 << 20
@@ -31,6 +31,6 @@ class AssemblerSettings:
     observation_partitions: int
     pairing: PairingSettings = field(default_factory=PairingSettings)
     watermark_every_ms: int = 500
-    """Event time between two watermark records to every observations partition. Less means fresher alerts and more records."""
+    """Event time between two watermark records to every observations partition. Less is fresher, and more records."""
     max_record_bytes: int = 8 << 20
     """Largest observation record; rows beyond it go into the next one."""
