@@ -104,6 +104,18 @@ class Repository:
         """List every model, loaded or not."""
         return list(self._entries)
 
+    def loaded(self, name: str, version: str | None = None) -> Loaded:
+        """Give a model to describe, not to predict with: it may be unloaded meanwhile.
+
+        Raises:
+            ModelNotFound: no model of this name, or another version of it.
+            ModelNotReady: not loaded.
+        """
+        lease = self._entry(name).lease
+        if lease is None:
+            raise ModelNotReady(name)
+        return _of_version(name, lease.loaded, version)
+
     def load(self, name: str) -> None:
         """Load a model, or load it anew. When that fails, a model that was ready goes on serving.
 
@@ -147,13 +159,8 @@ class Repository:
             with contextlib.suppress(InferenceError):
                 self.unload(name)
 
-    def ready(self, name: str) -> bool:
-        """Say whether a model can predict now.
-
-        Raises:
-            ModelNotFound: no model of this name.
-        """
-        return self._entry(name).lease is not None
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
 
     def index(self) -> list[IndexEntry]:
         """Describe every model."""
@@ -176,12 +183,16 @@ class Repository:
                 with contextlib.suppress(_RetiredError):
                     loaded = stack.enter_context(lease.use())
                     break
-            if version not in {None, loaded.version}:
-                raise ModelNotFound(name, version)
-            yield loaded
+            yield _of_version(name, loaded, version)
 
     def _entry(self, name: str) -> _Entry:
         try:
             return self._entries[name]
         except KeyError:
             raise ModelNotFound(name) from None
+
+
+def _of_version(name: str, loaded: Loaded, version: str | None) -> Loaded:
+    if version is not None and version != loaded.version:
+        raise ModelNotFound(name, version)
+    return loaded

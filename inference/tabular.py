@@ -35,7 +35,7 @@ class Table:
         self.dtype = _DTYPES[datatype]
 
     def matrix(self, inputs: Arrays) -> NDArray[Any]:
-        """Give the rows as [rows, features], dtype object when a column holds text; a text model's flat input stays flat.
+        """Give the rows as [rows, features], dtype object where there is text; a text model's flat input stays flat.
 
         Raises:
             InvalidInput: names, shapes or lengths that do not make up the model's table.
@@ -114,7 +114,7 @@ class TabularRuntime(Runtime):
         return {self._output_name: predicted}
 
     def _describe(self, settings: ModelSettings) -> None:
-        """Fill in the metadata from one prediction on zeros, which also warms up; if zeros are refused, leave it empty."""
+        """Fill in the metadata from one prediction on zeros, also the warm-up; if zeros are refused, leave it empty."""
         if self._table.width is None:
             return
         zeros = np.zeros((1, self._table.width), self._table.dtype)

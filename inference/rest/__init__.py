@@ -1,0 +1,1 @@
+"""The REST transport: V1 and V2 over HTTP, thin above the data plane."""

@@ -1,0 +1,55 @@
+"""HTTP answers: bytes in, `{"error": text}` for everything that goes wrong. The one table from errors to statuses."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+from starlette.responses import Response
+
+from inference import errors
+from inference.protocol.errors import ProtocolError
+from streams.errors import MissingExtra, UnknownPlugin
+
+STATUSES: Final[dict[type[Exception], int]] = {
+    ProtocolError: 400,
+    errors.InvalidInput: 400,
+    errors.ModelNotFound: 404,
+    errors.BodyTooSlow: 408,
+    errors.BodyTooLarge: 413,
+    errors.PredictionFailed: 500,
+    errors.ModelLoadFailed: 500,
+    UnknownPlugin: 500,
+    MissingExtra: 501,
+    errors.Unsupported: 501,
+    errors.ModelNotReady: 503,
+    errors.Overloaded: 503,
+    errors.DeadlineExceeded: 503,
+}
+_RETRY_LATER: Final = (errors.ModelNotReady, errors.Overloaded, errors.DeadlineExceeded)
+_CLOSE: Final = (errors.BodyTooLarge, errors.BodyTooSlow)
+JSON: Final = "application/json"
+
+
+def status_of(error: Exception) -> int | None:
+    """Give the status of an error; None for what is a bug."""
+    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
+
+
+def json(content: Any, status: int = 200) -> Response:  # noqa: ANN401 - whatever JSON can hold
+    """Answer with JSON."""
+    return Response(orjson.dumps(content), status, media_type=JSON)
+
+
+def refusal(error: Exception) -> Response:
+    """Answer with an error: the domain's own message, or type and text of what nobody expected."""
+    status = status_of(error)
+    if status is None:
+        return json({"error": f"{type(error).__name__} : {error}"}, 500)
+    answer = json({"error": str(error)}, status)
+    if isinstance(error, _RETRY_LATER):
+        answer.headers["retry-after"] = "1"
+    if isinstance(error, _CLOSE):
+        # What is left of the body stays unread: the connection cannot be used again.
+        answer.headers["connection"] = "close"
+    return answer

@@ -1,0 +1,55 @@
+"""Puts the REST application together. Next: `inference/server.py`, which runs it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from inference.dataplane import DataPlane
+from inference.pool import ComputePool
+from inference.rest import answers
+from inference.rest.calls import Calls
+from inference.rest.management import Management
+from inference.rest.v1 import V1
+from inference.rest.v2 import V2
+from inference.settings import ServerSettings
+
+_MANAGE_TIMEOUT_S = 600.0
+_MANAGE_QUEUE = 16
+
+
+def application(plane: DataPlane, settings: ServerSettings, pool: ComputePool) -> FastAPI:
+    """Build the application. It owns the pool from now on and closes it at its end."""
+    manage = ComputePool(threads=1, queue=_MANAGE_QUEUE, timeout_s=_MANAGE_TIMEOUT_S)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        pool.close()
+        manage.close()
+
+    app = FastAPI(
+        title="Sidelight predictor",
+        lifespan=lifespan,
+        docs_url="/docs" if settings.docs else None,
+        openapi_url="/openapi.json" if settings.docs else None,
+        redoc_url=None,
+        exception_handlers={HTTPException: _no_such_path},
+    )
+    calls = Calls(plane, settings, pool, manage)
+    for part in (V2(plane, calls), V1(plane, calls), Management(plane, calls)):
+        app.routes.extend(part.router().routes)
+    return app
+
+
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    phrase = HTTPStatus(error.status_code).phrase
+    return answers.json({"error": f"{phrase}: {request.method} {request.url.path}"}, error.status_code)

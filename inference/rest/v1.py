@@ -1,0 +1,72 @@
+"""The V1 endpoints, with KServe's paths, answers and error texts."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from inference.dataplane import DataPlane
+from inference.errors import ModelNotReady, Unsupported
+from inference.metrics import Step
+from inference.protocol import v1
+from inference.rest import answers
+from inference.rest.calls import Calls
+from inference.rest.routes import add
+
+
+class V1:
+    """The endpoints over one data plane."""
+
+    def __init__(self, plane: DataPlane, calls: Calls) -> None:
+        self._plane = plane
+        self._calls = calls
+
+    def router(self) -> APIRouter:
+        """Give the routes, the busiest first."""
+        routes = APIRouter()
+        add(routes, "POST", "/v1/models/{model}:predict", self.predict)
+        add(routes, "POST", "/v1/models/{model}:explain", self.explain)
+        add(routes, "GET", "/v1/models/{model}", self.model)
+        add(routes, "GET", "/v1/models", self.models)
+        add(routes, "GET", "/", self.alive)
+        return routes
+
+    async def predict(self, request: Request) -> Response:
+        """Predict: `{"instances": [...]}` or `{"inputs": [...]}`, lists or objects by feature name."""
+        return await self._calls.infer(request, "v1", self._predicted)
+
+    async def explain(self, request: Request) -> Response:
+        """Refuse: predictors do not explain."""
+        return await self._calls.infer(request, "v1", self._unexplained)
+
+    async def models(self, request: Request) -> Response:
+        """List the models."""
+        return self._calls.look(request, lambda _: answers.json({"models": self._plane.models()}))
+
+    async def model(self, request: Request) -> Response:
+        """Say whether a model is ready."""
+        return self._calls.look(request, self._readiness)
+
+    async def alive(self, request: Request) -> Response:
+        """Say that the process lives."""
+        return self._calls.look(request, lambda _: answers.json({"status": "alive"}))
+
+    def _predicted(self, request: Request, body: bytes) -> Response:
+        model = request.path_params["model"]
+        label = self._plane.label(model)
+        with self._plane.metrics.timed(Step.PREPROCESS, label):
+            decoded = v1.decode_request(body)
+        predictions = self._plane.predict_v1(model, decoded)
+        with self._plane.metrics.timed(Step.POSTPROCESS, label):
+            return Response(v1.encode_response(predictions), media_type=answers.JSON)
+
+    def _unexplained(self, request: Request, _body: bytes) -> Response:
+        self._plane.model_metadata(request.path_params["model"])
+        raise Unsupported("explain is not offered by a predictor; send it to the service's explainer")
+
+    def _readiness(self, request: Request) -> Response:
+        model = request.path_params["model"]
+        if not self._plane.model_ready(model):
+            raise ModelNotReady(model)
+        return answers.json({"name": model, "ready": True})

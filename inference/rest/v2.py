@@ -1,0 +1,126 @@
+"""The V2 endpoints: Open Inference Protocol REST with the binary tensor extension."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from inference.dataplane import DataPlane
+from inference.errors import ModelNotReady
+from inference.metrics import Step
+from inference.protocol import v2
+from inference.protocol.errors import MalformedBody
+from inference.rest import answers
+from inference.rest.calls import Calls
+from inference.rest.routes import add
+
+_LENGTH: Final = "inference-header-content-length"
+_BINARY: Final = "application/octet-stream"
+
+
+class V2:
+    """The endpoints over one data plane."""
+
+    def __init__(self, plane: DataPlane, calls: Calls) -> None:
+        self._plane = plane
+        self._calls = calls
+        self._server = {
+            "name": "sidelight",
+            "version": version("sidelight"),
+            "extensions": ["model_repository_extension", "binary_tensor_data"],
+        }
+
+    def router(self) -> APIRouter:
+        """Give the routes, the busiest first."""
+        routes = APIRouter()
+        add(routes, "POST", "/v2/models/{model}/infer", self.infer)
+        add(routes, "POST", "/v2/models/{model}/versions/{version}/infer", self.infer)
+        add(routes, "GET", "/v2/health/live", self.live)
+        add(routes, "GET", "/v2/health/ready", self.ready)
+        add(routes, "GET", "/v2/models/{model}/ready", self.model_ready)
+        add(routes, "GET", "/v2/models/{model}/versions/{version}/ready", self.model_ready)
+        add(routes, "GET", "/v2/models/{model}", self.model)
+        add(routes, "GET", "/v2/models/{model}/versions/{version}", self.model)
+        add(routes, "GET", "/v2/models", self.models)
+        add(routes, "GET", "/v2", self.metadata)
+        return routes
+
+    async def infer(self, request: Request) -> Response:
+        """Predict on tensors, JSON or binary."""
+        return await self._calls.infer(request, "v2", self._inferred)
+
+    async def live(self, request: Request) -> Response:
+        """Say that the process lives."""
+        return self._calls.look(request, lambda _: answers.json({"live": True}))
+
+    async def ready(self, request: Request) -> Response:
+        """Say whether new clients should be sent here."""
+        return self._calls.look(request, self._readiness)
+
+    async def metadata(self, request: Request) -> Response:
+        """Describe the server."""
+        return self._calls.look(request, lambda _: answers.json(self._server))
+
+    async def models(self, request: Request) -> Response:
+        """List the models."""
+        return self._calls.look(request, lambda _: answers.json({"models": self._plane.models()}))
+
+    async def model(self, request: Request) -> Response:
+        """Describe a model: its versions, platform and tensors."""
+        return self._calls.look(request, lambda _: answers.json(self._plane.model_metadata(*_which(request))))
+
+    async def model_ready(self, request: Request) -> Response:
+        """Say whether a model is ready."""
+        return self._calls.look(request, self._model_readiness)
+
+    def _inferred(self, request: Request, body: bytes) -> Response:
+        model, version = _which(request)
+        label = self._plane.label(model)
+        with self._plane.metrics.timed(Step.PREPROCESS, label):
+            decoded = v2.decode_request(body, header_length(request))
+        response = self._plane.infer(model, decoded, version)
+        with self._plane.metrics.timed(Step.POSTPROCESS, label):
+            return _encoded(response, decoded)
+
+    def _readiness(self, _request: Request) -> Response:
+        if not self._plane.ready():
+            return answers.json({"error": "Server is not ready."}, 503)
+        return answers.json({"ready": True})
+
+    def _model_readiness(self, request: Request) -> Response:
+        model, version = _which(request)
+        if not self._plane.model_ready(model, version):
+            raise ModelNotReady(model)
+        return answers.json({"name": model, "ready": True})
+
+
+def header_length(request: Request) -> int | None:
+    """Give the length of a binary request's JSON; None for a request that is all JSON.
+
+    Raises:
+        MalformedBody: no number, or missing although the content type says binary.
+    """
+    given = request.headers.get(_LENGTH)
+    if given is None:
+        if request.headers.get("content-type") == _BINARY:
+            raise MalformedBody("Inference-Header-Content-Length", f"expected with {_BINARY}, got no such header")
+        return None
+    if not given.isascii() or not given.isdecimal():
+        raise MalformedBody("Inference-Header-Content-Length", f"expected a number of bytes, got {given!r}")
+    return int(given)
+
+
+def _which(request: Request) -> tuple[str, str | None]:
+    path: dict[str, Any] = request.path_params
+    return path["model"], path.get("version")
+
+
+def _encoded(response: v2.InferResponse, request: v2.InferRequest) -> Response:
+    body, length = v2.encode_response(response, request.wants_binary)
+    if length is None:
+        return Response(body, media_type=answers.JSON)
+    return Response(body, headers={_LENGTH: str(length)}, media_type=_BINARY)

@@ -1,0 +1,72 @@
+"""Runs the REST application: uvicorn on uvloop and httptools, and a drain that lets requests in progress end.
+
+On SIGTERM nothing is ready any more, so that load balancers look elsewhere, while what still arrives is answered; when
+no request is in progress, or the grace is over, the process ends with code 0. Next: `inference/rest/app.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from types import FrameType
+
+import threadpoolctl
+import uvicorn
+
+from inference.dataplane import DataPlane
+from inference.metrics import PredictorMetrics
+from inference.pool import ComputePool
+from inference.repository import Repository
+from inference.rest.app import application
+from inference.settings import ServerSettings
+
+log = logging.getLogger(__name__)
+
+
+class PredictorServer(uvicorn.Server):
+    """One process that serves a repository. `run()` blocks until a signal ends it."""
+
+    def __init__(self, repository: Repository, settings: ServerSettings) -> None:
+        self._pool = ComputePool(
+            threads=settings.threads, queue=settings.queue, timeout_s=settings.timeout_s, enter=_one_native_thread
+        )
+        self._plane = DataPlane(repository, PredictorMetrics(lambda: self._pool.in_progress))
+        self._settings = settings
+        self._asked: float | None = None
+        config = uvicorn.Config(
+            application(self._plane, settings, self._pool),
+            host=settings.host, port=settings.port, loop="uvloop", http="httptools", ws="none",
+            log_config=None, log_level="warning", access_log=False, server_header=False, lifespan="on",
+            timeout_keep_alive=settings.keep_alive_s, timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        )  # fmt: skip
+        super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say where."""
+        await super().startup(sockets)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        log.info("predictor ready on http://%s:%d, models: %s", host, port, ", ".join(self._plane.models()))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the drain; a second signal ends it. Called by the interpreter in the main thread."""
+        del sig, frame
+        if self._asked is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._asked = time.monotonic()
+        self._plane.draining = True
+        log.info("draining: %d requests in progress", self._pool.in_progress)
+
+    async def on_tick(self, counter: int) -> bool:
+        """End the drain when its time has come; uvicorn asks every tenth of a second."""
+        if self._asked is not None:
+            waited = time.monotonic() - self._asked
+            idle = self._pool.in_progress == 0 and waited >= self._settings.drain_delay_s
+            self.should_exit = self.should_exit or idle or waited >= self._settings.drain_s
+        return await super().on_tick(counter)
+
+
+def _one_native_thread() -> None:
+    """Keep BLAS and OpenMP from starting threads of their own under every prediction."""
+    threadpoolctl.threadpool_limits(limits=1)
