@@ -1,0 +1,161 @@
+"""`sidelight predictor`: serve a model directory, with KServe's own arguments. Next: `inference/server.py`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from deploy.errors import UserError
+from inference.directory import open_model
+from inference.errors import ModelLoadFailed
+from inference.repository import Loaded, Repository
+from inference.server import PredictorServer
+from inference.settings import ServerSettings, Trust, read_model_settings
+
+log = logging.getLogger(__name__)
+
+HELP = "serve a model over HTTP: KServe V1 and V2 (Open Inference Protocol)"
+EXAMPLES = """\
+  sidelight predictor --model_name income --model_dir model/ --http_port 8080
+  curl -d '{"instances": [[39, 13, 1]]}' localhost:8080/v1/models/income:predict
+"""
+_DEFAULTS: Final = ServerSettings()
+
+# Arguments of KServe's servers that change nothing here; each is answered with one line that says why.
+_WITHOUT_EFFECT: Final = {
+    "grpc_port": "gRPC is not served by this version",
+    "enable_grpc": "gRPC is not served by this version",
+    "grpc_max_send_message_length": "gRPC is not served by this version",
+    "grpc_max_receive_message_length": "gRPC is not served by this version",
+    "max_asyncio_workers": "one event loop never computes, so it needs no workers",
+    "enable_latency_logging": "latencies are on /metrics",
+    "configure_logging": "the log goes to stderr",
+    "log_config_file": "the log goes to stderr",
+    "access_log_format": "there is no access log; the logger records payloads",
+    "event_loop": "uvloop is always used",
+    "nthread": "a prediction runs on one thread; --max_threads sets how many run at once",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments; those with underscores are KServe's."""
+    model = parser.add_argument_group("model")
+    model.add_argument("--model_name", default="model", help="name in the paths (default: model)")
+    model.add_argument(
+        "--model_dir", required=True, type=Path, metavar="DIR",
+        help="folder with one model file: *.skops, *.bst, *.json, *.ubj, *.txt, *.lgb (*.joblib, *.pkl with --trusted)",
+    )  # fmt: skip
+    model.add_argument("--runtime", metavar="NAME", help="which runtime reads it (default: found from the file)")
+    model.add_argument("--trusted", action="store_true", help="load pickle and joblib: they run the code they hold")
+    model.add_argument(
+        "--trusted-types", type=_words, default=(), metavar="TYPE,...", help="types that a .skops file may build, too"
+    )
+    server = parser.add_argument_group("server")
+    server.add_argument("--host", default=_DEFAULTS.host, help="address to listen on (default: %(default)s)")
+    server.add_argument("--http_port", type=_at_least(0), default=_DEFAULTS.port, help="default: %(default)s; 0: any")
+    server.add_argument("--workers", type=_at_least(1), default=1, help="processes; only 1 in this version")
+    server.add_argument(
+        "--max_threads", type=_at_least(1), default=_DEFAULTS.threads, help="predictions at once (default: %(default)s)"
+    )
+    server.add_argument("--enable_docs_url", type=_boolean, default=_DEFAULTS.docs, metavar="BOOL", help="serve /docs")
+    server.add_argument(
+        "--timeout_keep_alive", "--timeout-keep-alive", type=_at_least(1), default=_DEFAULTS.keep_alive_s,
+        metavar="SECONDS", help="how long idle connections stay (default: %(default)s)",
+    )  # fmt: skip
+    _add_limits(parser.add_argument_group("limits"))
+    for name, reason in _WITHOUT_EFFECT.items():
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", help=f"accepted: {reason}", metavar="X")
+
+
+def _add_limits(limits: argparse._ArgumentGroup) -> None:
+    for flag, kind, default, text in (
+        ("--max-queue", _at_least(0), _DEFAULTS.queue, "requests that wait for a thread; beyond: 503"),
+        ("--max-body", _at_least(1), _DEFAULTS.max_body, "bytes of a request body; beyond: 413"),
+        ("--request-timeout", _seconds, _DEFAULTS.timeout_s, "seconds until a request is given up with 503"),
+        ("--body-timeout", _seconds, _DEFAULTS.body_timeout_s, "seconds for a request body to arrive"),
+        ("--drain-timeout", _seconds, _DEFAULTS.drain_s, "seconds that requests in progress get after SIGTERM"),
+        ("--drain-delay", _seconds, _DEFAULTS.drain_delay_s, "seconds to keep accepting, not ready, after SIGTERM"),
+    ):
+        limits.add_argument(flag, type=kind, default=default, help=f"{text} (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load the model, then serve until SIGTERM or SIGINT."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if arguments.workers != 1:
+        raise UserError(
+            f"--workers: this version runs 1 process, got {arguments.workers}; start several behind a proxy"
+        )
+    for name, reason in _WITHOUT_EFFECT.items():
+        if getattr(arguments, name) is not None:
+            log.info("--%s has no effect: %s", name, reason)
+    repository = Repository({arguments.model_name: _loader(arguments)})
+    log.info("loading model %s from %s", arguments.model_name, arguments.model_dir)
+    try:
+        repository.load(arguments.model_name)
+    except ModelLoadFailed as exc:
+        raise UserError(str(exc)) from exc
+    PredictorServer(repository, _settings(arguments)).run()
+    repository.close()
+    log.info("stopped")
+    return 0
+
+
+def _loader(arguments: argparse.Namespace) -> Callable[[], Loaded]:
+    directory: Path = arguments.model_dir
+    trust = Trust(pickle=arguments.trusted, types=arguments.trusted_types)
+
+    def load() -> Loaded:
+        runtime = open_model(directory, trust, arguments.runtime)
+        return Loaded(runtime, read_model_settings(directory).version)
+
+    return load
+
+
+def _settings(arguments: argparse.Namespace) -> ServerSettings:
+    return ServerSettings(
+        host=arguments.host,
+        port=arguments.http_port,
+        threads=arguments.max_threads,
+        queue=arguments.max_queue,
+        timeout_s=arguments.request_timeout,
+        body_timeout_s=arguments.body_timeout,
+        max_body=arguments.max_body,
+        keep_alive_s=arguments.timeout_keep_alive,
+        drain_s=arguments.drain_timeout,
+        drain_delay_s=arguments.drain_delay,
+        docs=arguments.enable_docs_url,
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in {"true", "false", "1", "0"}:
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() in {"true", "1"}
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} up, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
+    return value
