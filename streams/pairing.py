@@ -194,7 +194,7 @@ class Pairing:
 
 
 def _key(event: Event, kind: str) -> bytes:
-    """Give what identifies an event: source and type and id for ours; KServe's pairs share id and source, not the type."""
+    """Give what identifies an event among its service's: correlation and type, for KServe's pairs share their id."""
     parts = (event.service(), event.text(COMPONENT), event.correlation(), kind)
     return blake2b("\x1f".join(parts).encode(), digest_size=8).digest()
 

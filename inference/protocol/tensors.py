@@ -34,7 +34,7 @@ class Tensor:
     datatype: str
     shape: tuple[int, ...]
     data: Array
-    parameters: Parameters = field(default=_NOTHING)
+    parameters: Parameters = field(default_factory=lambda: _NOTHING)
 
     @classmethod
     def of(cls, name: str, array: Array, parameters: Parameters = _NOTHING) -> Tensor:

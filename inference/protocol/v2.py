@@ -25,7 +25,7 @@ class RequestedOutput:
     """An output that the client names."""
 
     name: str
-    parameters: Parameters = field(default=_NOTHING)
+    parameters: Parameters = field(default_factory=lambda: _NOTHING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class InferRequest:
 
     inputs: tuple[Tensor, ...]
     id: str | None = None
-    parameters: Parameters = field(default=_NOTHING)
+    parameters: Parameters = field(default_factory=lambda: _NOTHING)
     outputs: tuple[RequestedOutput, ...] = ()
 
     def wants_binary(self, output: str) -> bool:
@@ -52,7 +52,7 @@ class InferResponse:
     outputs: tuple[Tensor, ...]
     model_version: str | None = None
     id: str | None = None
-    parameters: Parameters = field(default=_NOTHING)
+    parameters: Parameters = field(default_factory=lambda: _NOTHING)
 
 
 def decode_request(body: bytes, header_length: int | None = None) -> InferRequest:

@@ -1,0 +1,126 @@
+"""Runs a stage as a process: host, publisher, state store, metrics page and drain. Shared by assembler and detector."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from deploy.kafka.topics import ensure_topics
+from streams.hosts.native import NativeHost
+from streams.hosts.runner import Runner, RunnerSettings
+from streams.hosts.settings import HostSettings
+from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
+from streams.stage import StageFactory
+from streams.state import KafkaStateStore
+from streams.topics import Topics, state_topic
+
+log = logging.getLogger(__name__)
+
+_MESSAGE_MAX: Final = 64 << 20
+_HOSTS: Final = ("native", "faust")
+
+
+class Host(Protocol):
+    """What every host over Kafka offers."""
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        ...
+
+    def stop(self) -> None:
+        """Ask `run` to drain."""
+        ...
+
+    def runners(self) -> dict[int, Runner]:
+        """Give the runners of the assigned partitions."""
+        ...
+
+
+def add_worker_arguments(parser: argparse.ArgumentParser, group: str) -> None:
+    """Declare what every stage command takes."""
+    parser.add_argument("--kafka", required=True, metavar="HOST:PORT", help="bootstrap address")
+    parser.add_argument("--prefix", default="inference", help="first part of every topic name (default: inference)")
+    parser.add_argument(
+        "--group", default=group, help=f"consumer group, and name of the state topic (default: {group})"
+    )
+    parser.add_argument("--instance", default="", help="a name kept over restarts, so that a crash moves no partition")
+    parser.add_argument("--host", choices=_HOSTS, default="native", help="what runs the stage (default: native)")
+    parser.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus page; 0 is none")
+    parser.add_argument(
+        "--idle-after", type=float, default=2.0, metavar="SECONDS",
+        help="silence on a partition after which rows that wait for it are released; 0 is never (default: 2)",
+    )  # fmt: skip
+
+
+def run_stage(arguments: argparse.Namespace, *, name: str, topic: str, partitions: int, factory: StageFactory) -> int:
+    """Run a stage over an input topic until SIGTERM or SIGINT; give the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    topics = Topics(arguments.prefix)
+    state = state_topic(topics, arguments.group, partitions)
+    ensure_topics(arguments.kafka, (state,))
+    publisher = ConfluentPublisher(
+        PublisherSettings(bootstrap=arguments.kafka, client_id=name, message_max_bytes=_MESSAGE_MAX)
+    )
+    store = KafkaStateStore(arguments.kafka, state.name, publisher)
+    settings = HostSettings(
+        bootstrap=arguments.kafka, topic=topic, group=f"{arguments.prefix}.{arguments.group}",
+        instance=arguments.instance, idle_after_s=arguments.idle_after,
+    )  # fmt: skip
+    runner = RunnerSettings(stage=name, deadletter=topics.deadletter)
+    host = _host(arguments.host)(settings, runner, factory, publisher, store)
+    if arguments.metrics_port:
+        registry = CollectorRegistry()
+        registry.register(_StageCollector(name, host))
+        start_http_server(arguments.metrics_port, addr="127.0.0.1", registry=registry)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: host.stop())
+    log.info("%s ready: %s at %s", name, topic, arguments.kafka)
+    host.run()
+    left = publisher.close()
+    log.info("%s drained; %d records were not acknowledged", name, left)
+    return 0 if left == 0 else 1
+
+
+def _host(name: str) -> Callable[..., Host]:
+    if name == "faust":
+        from streams.hosts.faust import FaustHost  # noqa: PLC0415 - an optional extra
+
+        return FaustHost
+    return NativeHost
+
+
+class _StageCollector(Collector):
+    """Shows the stages' own counters; they are part of the checkpoint, so a restart counts nothing twice."""
+
+    def __init__(self, stage: str, host: Host) -> None:
+        self._stage, self._host = stage, host
+
+    def collect(self) -> Iterable[Metric]:
+        """Give the families."""
+        total = GaugeMetricFamily(
+            "sidelight_stage_total",
+            "What a stage counted since its first record.",
+            labels=("stage", "counter", "partition"),
+        )
+        host = GaugeMetricFamily(
+            "sidelight_host_total", "What the host did since it started.", labels=("stage", "counter", "partition")
+        )
+        position = GaugeMetricFamily(
+            "sidelight_stage_position", "Offset of the first record not yet done.", labels=("stage", "partition")
+        )
+        for partition, runner in self._host.runners().items():
+            place = str(partition)
+            for counter, value in list(runner.counters.stage.items()):
+                total.add_metric((self._stage, counter, place), value)
+            for counter in ("records", "skipped", "outputs", "poisoned", "retries"):
+                host.add_metric((self._stage, counter, place), getattr(runner.counters, counter))
+            position.add_metric((self._stage, place), runner.position or 0)
+        return (total, host, position)
