@@ -1,0 +1,215 @@
+"""Settings of a monitor, and how they are read from an `InferenceMonitor` document. Pure: the file is read elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from detectors.budget import Budget
+from detectors.errors import InvalidMonitor
+
+Kind = Literal["numeric", "categorical"]
+
+API_VERSION: Final = "sidelight.dev/v1alpha1"
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_PERIOD: Final = re.compile(r"(\d+)\s*([smhd]|observations)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnSettings:
+    """One feature or output."""
+
+    name: str
+    kind: Kind = "numeric"
+    source: str = ""
+    """Observation column after `in.` or `out.`, with an optional `[index]` into a vector; empty: by name, else position."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorSettings:
+    """One detector of a monitor."""
+
+    name: str
+    type: str
+    features: tuple[str, ...] = ()
+    """Columns to look at; empty: all that suit the detector."""
+    params: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertSettings:
+    """When an alert opens and resolves."""
+
+    open_n: int = 1
+    """Alarming windows, among the last `open_of`, that open an alert. More means later and steadier."""
+    open_of: int = 1
+    resolve_after: int = 3
+    """Quiet windows in a row after which an alert resolves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorSettings:
+    """A monitor: one service, its columns, its reference, its detectors and what they may cost in false alarms."""
+
+    name: str
+    namespace: str
+    service: str
+    reference: Path
+    features: tuple[ColumnSettings, ...]
+    outputs: tuple[ColumnSettings, ...]
+    detectors: tuple[DetectorSettings, ...]
+    budget: Budget
+    alerts: AlertSettings
+
+    @property
+    def key(self) -> str:
+        """Give the service's key on the observations topic."""
+        return f"{self.namespace}/{self.service}"
+
+
+def monitor_from_mapping(document: Mapping[str, Any], base: Path) -> MonitorSettings:
+    """Read a monitor from a parsed document; paths in it are relative to `base`.
+
+    Raises:
+        InvalidMonitor: an unknown key or an unsuitable value; the message names the key, expected and got.
+    """
+    top = _Section(document, "", ("apiVersion", "kind", "metadata", "spec"))
+    if top.text("apiVersion") != API_VERSION:
+        raise InvalidMonitor("apiVersion", f"expected {API_VERSION}, got {top.text('apiVersion')!r}")
+    metadata = top.section("metadata", ("name", "namespace", "labels", "annotations"))
+    spec = top.section(
+        "spec", ("inferenceService", "reference", "features", "outputs", "budget", "detectors", "alerts")
+    )
+    features = tuple(_column(item) for item in spec.sections("features", ("name", "type", "source")))
+    outputs = tuple(_column(item) for item in spec.sections("outputs", ("name", "type", "source")))
+    names = [column.name for column in (*features, *outputs)]
+    _unique(names, "spec.features and spec.outputs")
+    detectors = tuple(
+        _detector(item, names) for item in spec.sections("detectors", ("name", "type", "features", "params"))
+    )
+    _unique([detector.name for detector in detectors], "spec.detectors")
+    return MonitorSettings(
+        name=metadata.text("name"),
+        namespace=metadata.text("namespace", "default"),
+        service=spec.text("inferenceService"),
+        reference=base / spec.section("reference", ("path",)).text("path"),
+        features=features,
+        outputs=outputs,
+        detectors=detectors,
+        budget=_budget(spec),
+        alerts=_alerts(spec),
+    )
+
+
+def _column(section: _Section) -> ColumnSettings:
+    kind = section.text("type", "numeric")
+    if kind not in {"numeric", "categorical"}:
+        raise InvalidMonitor(section.at("type"), f"expected numeric or categorical, got {kind!r}")
+    return ColumnSettings(
+        name=section.text("name"),
+        kind="numeric" if kind == "numeric" else "categorical",
+        source=section.text("source", ""),
+    )
+
+
+def _detector(section: _Section, names: Sequence[str]) -> DetectorSettings:
+    features = tuple(section.texts("features"))
+    for name in features:
+        if name not in names:
+            raise InvalidMonitor(section.at("features"), f"unknown column {name!r}; known: {', '.join(names)}")
+    kind = section.text("type")
+    return DetectorSettings(
+        name=section.text("name", kind), type=kind, features=features, params=section.mapping("params")
+    )
+
+
+def _budget(spec: _Section) -> Budget:
+    section = spec.section("budget", ("falseAlarms", "per"))
+    alarms = section.number("falseAlarms", 1)
+    if alarms <= 0:
+        raise InvalidMonitor(section.at("falseAlarms"), f"expected more than 0, got {alarms}")
+    period = section.text("per", "30d")
+    found = _PERIOD.fullmatch(period)
+    if found is None or int(found.group(1)) == 0:
+        raise InvalidMonitor(
+            section.at("per"), f"expected a time such as 30d or 12h, or '1000000 observations', got {period!r}"
+        )
+    if found.group(2) == "observations":
+        return Budget(false_alarms=alarms, rows=int(found.group(1)))
+    return Budget(false_alarms=alarms, period_us=int(found.group(1)) * _UNITS[found.group(2)] * 1_000_000)
+
+
+def _alerts(spec: _Section) -> AlertSettings:
+    section = spec.section("alerts", ("openAfter", "resolveAfter"))
+    opening = section.section("openAfter", ("n", "of"))
+    defaults = AlertSettings()
+    settings = AlertSettings(
+        open_n=int(opening.number("n", defaults.open_n)),
+        open_of=int(opening.number("of", max(defaults.open_of, int(opening.number("n", defaults.open_n))))),
+        resolve_after=int(section.number("resolveAfter", defaults.resolve_after)),
+    )
+    if not 1 <= settings.open_n <= settings.open_of:
+        raise InvalidMonitor(opening.at("n"), f"expected 1 to {settings.open_of}, got {settings.open_n}")
+    if settings.resolve_after < 1:
+        raise InvalidMonitor(section.at("resolveAfter"), f"expected 1 or more, got {settings.resolve_after}")
+    return settings
+
+
+def _unique(names: Sequence[str], where: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidMonitor(where, f"the name {name!r} is used twice")
+
+
+class _Section:
+    """One mapping of the document, with its place in it; unknown keys are refused on sight."""
+
+    def __init__(self, fields: object, place: str, known: Sequence[str]) -> None:
+        if not isinstance(fields, Mapping):
+            raise InvalidMonitor(place or "document", f"expected a mapping, got {type(fields).__name__}")
+        unknown = [str(key) for key in fields if key not in known]
+        if unknown:
+            raise InvalidMonitor(
+                f"{place}.{unknown[0]}" if place else unknown[0], f"unknown key; known: {', '.join(known)}"
+            )
+        self._fields, self._place = fields, place
+
+    def at(self, key: str) -> str:
+        return f"{self._place}.{key}" if self._place else key
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self._fields.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, str | int) or value is None:
+            raise InvalidMonitor(self.at(key), f"expected text, got {value!r}")
+        return str(value)
+
+    def number(self, key: str, default: float) -> float:
+        value = self._fields.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidMonitor(self.at(key), f"expected a number, got {value!r}")
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        value = self._fields.get(key, [])
+        if not isinstance(value, list):
+            raise InvalidMonitor(self.at(key), f"expected a list, got {value!r}")
+        return [str(item) for item in value]
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        value = self._fields.get(key, {})
+        if not isinstance(value, Mapping):
+            raise InvalidMonitor(self.at(key), f"expected a mapping, got {value!r}")
+        return value
+
+    def section(self, key: str, known: Sequence[str]) -> _Section:
+        return _Section(self._fields.get(key, {}), self.at(key), known)
+
+    def sections(self, key: str, known: Sequence[str]) -> list[_Section]:
+        value = self._fields.get(key, [])
+        if not isinstance(value, list):
+            raise InvalidMonitor(self.at(key), f"expected a list, got {value!r}")
+        return [_Section(item, f"{self.at(key)}[{index}]", known) for index, item in enumerate(value)]
