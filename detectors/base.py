@@ -89,7 +89,7 @@ class Setup:
     columns: tuple[ColumnSettings, ...]
     """The columns it looks at."""
     reference: Mapping[str, Array]
-    """Reference values of these columns, and of every other column of the monitor, one array each."""
+    """Reference values of every column of the monitor, one array each."""
     budget: Budget
     """Its share of the monitor's budget."""
 
@@ -114,7 +114,7 @@ class Detector(ABC):
 
     @abstractmethod
     def observe(self, rows: Rows) -> list[Finding]:
-        """Take rows; give the outcome of every test that they completed. Where rows are cut changes nothing.
+        """Take rows; give the outcome of every test that they complete. Where rows are cut changes nothing.
 
         Raises:
             InvalidRows: a column is missing.

@@ -1,9 +1,9 @@
 """The alarm budget: how many false alarms a monitor may raise, and what that leaves for each single test.
 
-A monitor states B false alarms per period, a time or a number of rows. The budget is split evenly over its detectors, and by
-each of them over its features. A test on a window of `rows` rows that took `elapsed` time may then err with probability
-α = share · rows / period rows (or elapsed / period time). By linearity of expectation the false alarms of any period add up
-to at most B, however the tests depend on each other: that is Bonferroni, spent along the stream.
+A monitor states B false alarms per period, a time or a number of rows. The budget is split evenly over its detectors,
+and by each of them over its features. A test on a window of `rows` rows that took `elapsed` time may then err with
+probability alpha = share * rows / period rows (or elapsed / period time). By linearity of expectation the false alarms
+of any period add up to at most B, however the tests depend on each other: that is Bonferroni, spent along the stream.
 """
 
 from __future__ import annotations

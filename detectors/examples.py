@@ -20,7 +20,7 @@ COLUMNS: Final = {
 
 def columns(generator: np.random.Generator, count: int, shift: float = 0.0) -> dict[str, Array]:
     """Draw values; a shift moves the numbers, the categories' shares and the scores of group `b`."""
-    group = np.where(generator.random(count) < 0.5 + shift / 10, "b", "a")  # noqa: PLR2004 - even groups
+    group = np.where(generator.random(count) < 0.5 + shift / 10, "b", "a")
     noise = generator.normal(size=count)
     score = 1 / (1 + np.exp(-noise + shift * (group == "b")))
     return {

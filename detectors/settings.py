@@ -1,4 +1,4 @@
-"""Settings of a monitor, and how they are read from an `InferenceMonitor` document. Pure: the file is read elsewhere."""
+"""Settings of a monitor, and how they are read from an `InferenceMonitor` document. The file is read elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ColumnSettings:
     name: str
     kind: Kind = "numeric"
     source: str = ""
-    """Observation column after `in.` or `out.`, with an optional `[index]` into a vector; empty: by name, else position."""
+    """Observation column after `in.` or `out.`, with an optional `[index]`; empty: by name, else by position."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

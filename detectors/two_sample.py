@@ -1,7 +1,7 @@
 """Two-sample tests against a fixed reference: Kolmogorov-Smirnov for numbers, chi-square for categories.
 
-The reference's part is computed once. Sources: Hodges 1958 for the KS distribution with the effective sample size (as in
-SciPy's `ks_2samp`), Pearson 1900 for chi-square, Cochran 1954 for the pooling of rare categories.
+The reference's part is computed once. Sources: Hodges 1958 for the KS distribution with the effective sample size (as
+in SciPy's `ks_2samp`), Pearson 1900 for chi-square, Cochran 1954 for the pooling of rare categories.
 """
 
 from __future__ import annotations

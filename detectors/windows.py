@@ -17,7 +17,7 @@ class Windowed(Detector):
 
     def __init__(self, setup: Setup, *, window: int) -> None:
         super().__init__(setup)
-        if not isinstance(window, int) or window < 20:  # noqa: PLR2004 - the smallest sample with any power
+        if window < 20:  # noqa: PLR2004 - the smallest sample with any power
             raise InvalidMonitor("params.window", f"expected a number of rows from 20 up, got {window!r}")
         self.window = window
         self._open: list[Rows] = []

@@ -1,0 +1,133 @@
+"""The life cycle of alerts: findings in, opened, updated and resolved out. Pure.
+
+There is at most one open alert per monitor, detector and key (a feature, say). Its id follows from those and from the
+window that opened it, so a crash and a replay give the same alert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from detectors.base import Finding
+from detectors.settings import AlertSettings
+from streams.events import (
+    ALERT_OPENED_TYPE,
+    ALERT_RESOLVED_TYPE,
+    ALERT_UPDATED_TYPE,
+    Event,
+    format_time,
+    stable_id,
+)
+
+_TYPES: Final = {"opened": ALERT_OPENED_TYPE, "updated": ALERT_UPDATED_TYPE, "resolved": ALERT_RESOLVED_TYPE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a finding comes from."""
+
+    service: str
+    monitor: str
+    detector: str
+    type: str
+    family: str
+
+
+@dataclass(slots=True)
+class _Track:
+    """One detector's key: its recent outcomes, and its open alert."""
+
+    recent: list[bool]
+    quiet: int = 0
+    alert: str = ""
+    opened_us: int = 0
+    sequence: int = 0
+
+
+class AlertBook:
+    """The alerts of one monitor."""
+
+    def __init__(self, settings: AlertSettings) -> None:
+        self._settings = settings
+        self._tracks: dict[str, _Track] = {}
+
+    def take(self, origin: Origin, finding: Finding) -> Event | None:
+        """Take a finding in order; give the event that it leads to, if any."""
+        track = self._tracks.setdefault(f"{origin.detector}\x1f{finding.key}", _Track([]))
+        track.recent = [*track.recent, finding.alarm][-self._settings.open_of :]
+        track.quiet = 0 if finding.alarm else track.quiet + 1
+        if not track.alert:
+            return self._open(origin, finding, track) if sum(track.recent) >= self._settings.open_n else None
+        if finding.alarm:
+            return self._event(origin, finding, track, "updated")
+        if track.quiet < self._settings.resolve_after:
+            return None
+        event = self._event(origin, finding, track, "resolved")
+        self._tracks[f"{origin.detector}\x1f{finding.key}"] = _Track([])
+        return event
+
+    def open_alerts(self) -> int:
+        """Give how many alerts are open."""
+        return sum(bool(track.alert) for track in self._tracks.values())
+
+    def state(self) -> dict[str, Any]:
+        """Give everything as JSON-able values."""
+        return {
+            key: [track.recent, track.quiet, track.alert, track.opened_us, track.sequence]
+            for key, track in self._tracks.items()
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` gave."""
+        self._tracks = {key: _Track(*fields) for key, fields in state.items()}
+
+    def _open(self, origin: Origin, finding: Finding, track: _Track) -> Event:
+        first = finding.first
+        track.alert = stable_id(
+            origin.service, origin.monitor, origin.detector, finding.key, first["id"], first["row"], finding.rows
+        )
+        track.opened_us, track.sequence = int(finding.last["time_us"]), 0
+        return self._event(origin, finding, track, "opened")
+
+    def _event(self, origin: Origin, finding: Finding, track: _Track, kind: str) -> Event:
+        track.sequence += 1
+        namespace, _, service = origin.service.partition("/")
+        return Event(
+            id=stable_id(track.alert, kind, track.sequence),
+            source=f"/sidelight/monitors/{namespace}/{origin.monitor}",
+            type=_TYPES[kind],
+            time=format_time(int(finding.last["time_us"])),
+            datacontenttype="application/json",
+            subject=track.alert,
+            extensions={
+                "namespace": namespace,
+                "inferenceservicename": service,
+                "monitor": origin.monitor,
+                "detector": origin.detector,
+            },
+            data=orjson.dumps(_body(origin, finding, track, kind)),
+        )
+
+
+def _body(origin: Origin, finding: Finding, track: _Track, kind: str) -> dict[str, Any]:
+    return {
+        "alert": track.alert,
+        "state": kind,
+        "sequence": track.sequence,
+        "service": origin.service,
+        "monitor": origin.monitor,
+        "detector": {"name": origin.detector, "type": origin.type, "key": finding.key},
+        "family": origin.family,
+        "message": finding.message,
+        "opened": format_time(track.opened_us),
+        "window": {"rows": finding.rows, "first": dict(finding.first), "last": dict(finding.last)},
+        "statistic": finding.statistic,
+        "threshold": finding.threshold,
+        "p_value": finding.p_value,
+        "alpha": finding.alpha,
+        "evidence": dict(finding.evidence),
+    }
