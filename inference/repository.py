@@ -50,37 +50,32 @@ class _Lease:
 
     def __init__(self, loaded: Loaded) -> None:
         self.loaded = loaded
-        self._turn = contextlib.nullcontext() if loaded.runtime.thread_safe else threading.Lock()
+        self.turn = contextlib.nullcontext() if loaded.runtime.thread_safe else threading.Lock()
         self._lock = threading.Lock()
         self._users = 0
         self._retired = False
 
-    @contextlib.contextmanager
-    def use(self) -> Iterator[Loaded]:
+    def acquire(self) -> bool:
+        """Keep the model from being unloaded; False when it was replaced meanwhile."""
         with self._lock:
             if self._retired:
-                raise _RetiredError
+                return False
             self._users += 1
-        try:
-            with self._turn:
-                yield self.loaded
-        finally:
-            self._release(1, retire=False)
+            return True
 
-    def retire(self) -> None:
-        self._release(0, retire=True)
-
-    def _release(self, users: int, *, retire: bool) -> None:
+    def release(self) -> None:
         with self._lock:
-            self._users -= users
-            self._retired = self._retired or retire
+            self._users -= 1
             last = self._retired and self._users == 0
         if last:
             self.loaded.runtime.unload()
 
-
-class _RetiredError(Exception):
-    """The model was replaced between looking it up and using it."""
+    def retire(self) -> None:
+        with self._lock:
+            self._retired = True
+            last = self._users == 0
+        if last:
+            self.loaded.runtime.unload()
 
 
 @dataclass(slots=True)
@@ -175,15 +170,18 @@ class Repository:
             ModelNotReady: not loaded.
         """
         entry = self._entry(name)
-        with contextlib.ExitStack() as stack:
-            while True:
-                lease = entry.lease
-                if lease is None:
-                    raise ModelNotReady(name)
-                with contextlib.suppress(_RetiredError):
-                    loaded = stack.enter_context(lease.use())
-                    break
-            yield _of_version(name, loaded, version)
+        while True:
+            lease = entry.lease
+            if lease is None:
+                raise ModelNotReady(name)
+            loaded = _of_version(name, lease.loaded, version)
+            if lease.acquire():
+                break
+        try:
+            with lease.turn:
+                yield loaded
+        finally:
+            lease.release()
 
     def _entry(self, name: str) -> _Entry:
         try:

@@ -7,15 +7,18 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from inference.dataplane import DataPlane
 from inference.pool import ComputePool
 from inference.rest import answers
 from inference.rest.calls import Calls
 from inference.rest.management import Management
+from inference.rest.shortcut import Shortcut
 from inference.rest.v1 import V1
 from inference.rest.v2 import V2
 from inference.settings import ServerSettings
@@ -24,7 +27,7 @@ _MANAGE_TIMEOUT_S = 600.0
 _MANAGE_QUEUE = 16
 
 
-def application(plane: DataPlane, settings: ServerSettings, pool: ComputePool) -> FastAPI:
+def application(plane: DataPlane, settings: ServerSettings, pool: ComputePool) -> ASGIApp:
     """Build the application. It owns the pool from now on and closes it at its end."""
     manage = ComputePool(threads=1, queue=_MANAGE_QUEUE, timeout_s=_MANAGE_TIMEOUT_S)
 
@@ -43,9 +46,11 @@ def application(plane: DataPlane, settings: ServerSettings, pool: ComputePool) -
         exception_handlers={HTTPException: _no_such_path},
     )
     calls = Calls(plane, settings, pool, manage)
-    for part in (V2(plane, calls), V1(plane, calls), Management(plane, calls)):
+    v1, v2 = V1(plane, calls), V2(plane, calls)
+    for part in (v2, v1, Management(plane, calls)):
         app.routes.extend(part.router().routes)
-    return app
+    busy = {v1.predict, v2.infer}
+    return Shortcut(app, [route for route in app.routes if isinstance(route, APIRoute) and route.endpoint in busy])
 
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
