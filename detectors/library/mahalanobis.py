@@ -1,9 +1,9 @@
 """Outliers: squared Mahalanobis distance from the reference, with shrunk covariance.
 
-A category counts as its surprisal in the reference, -log2 of its share there, so that rare categories and rare combinations
-lie far out. A row is outlying above the reference's own quantile; an alert opens when a window holds more outlying rows than
-the budget's share of chance allows. Sources: Mahalanobis 1936; Ledoit and Wolf 2004 for the shrinkage; Clopper and Pearson
-1934 for the quantile's own uncertainty.
+A category counts as its surprisal in the reference, -log2 of its share there, so that rare categories and rare
+combinations lie far out. A row is outlying above the reference's own quantile; an alert opens when a window holds more
+outlying rows than the budget's share of chance allows. Sources: Mahalanobis 1936; Ledoit and Wolf 2004 for the
+shrinkage; Clopper and Pearson 1934 for the quantile's own uncertainty.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Bias: statistical parity difference between groups of a protected attribute, with an interval.
 
-Counts per group over a window are all it keeps, so the value is exact. An alert opens only when the whole interval lies
-outside the tolerated band, at the confidence that the budget leaves. Sources: Newcombe 1998, method 10, for the interval
-of a difference of proportions (from Wilson 1927); Feldman et al. 2015 for disparate impact.
+Counts per group over a window decide, so the value is exact. An alert opens only when the whole interval lies outside
+the tolerated band, at the confidence that the budget leaves. Sources: Newcombe 1998, method 10, for the interval of a
+difference of proportions (from Wilson 1927); Feldman et al. 2015 for disparate impact.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from scipy import stats
 from detectors import examples
 from detectors.base import Array, Finding, Rows, Setup
 from detectors.errors import InvalidMonitor
+from detectors.frames import spelt
 from detectors.windows import Windowed
 
 
 class StatisticalParity(Windowed):
-    """Alarm when the favourable outcome is rarer, or more frequent, outside the privileged group than the band allows."""
+    """Alarm when the favourable outcome is rarer or more frequent outside the privileged group than the band allows."""
 
     family: ClassVar[str] = "bias"
     watches: ClassVar[str] = "outputs"
@@ -45,7 +46,7 @@ class StatisticalParity(Windowed):
             )
         if not isinstance(privileged, list | tuple) or not privileged:
             raise InvalidMonitor("params.privileged", f"expected a list of values of {attribute!r}, got {privileged!r}")
-        self._privileged = tuple(_spelt(value) for value in privileged)
+        self._privileged = tuple(spelt(value) for value in privileged)
         self._favourable = _Favourable(favourable, setup)
 
     @classmethod
@@ -58,14 +59,14 @@ class StatisticalParity(Windowed):
 
     def test(self, rows: Rows, elapsed_us: int) -> list[Finding]:
         """Compare the two groups of a window."""
-        groups = np.array([_spelt(value) for value in rows.columns[self._attribute].tolist()])
+        groups = np.array([spelt(value) for value in rows.columns[self._attribute].tolist()])
         inside = np.isin(groups, self._privileged)
         favoured = self._favourable(rows)
         counts = [(int(favoured[part].sum()), int(part.sum())) for part in (~inside, inside)]
         alpha = self.setup.budget.alpha(len(rows), elapsed_us)
         (k_un, n_un), (k_pr, n_pr) = counts
         if min(n_un, n_pr) < self._least:
-            message = f"too few rows to compare: {n_un} unprivileged, {n_pr} privileged; at least {self._least} of each"
+            message = f"too few rows to compare: {n_un} unprivileged, {n_pr} privileged; each needs {self._least}"
             return [self._finding(rows, alpha, 0.0, (-1.0, 1.0), counts, message, alarm=False)]
         difference = k_un / n_un - k_pr / n_pr
         low, high = newcombe(counts[0], counts[1], alpha)
@@ -110,20 +111,21 @@ class _Favourable:
 
     def __init__(self, settings: Mapping[str, Any], setup: Setup) -> None:
         known = {"output", "atLeast", "equals"}
-        if not isinstance(settings, Mapping) or "output" not in settings or not set(settings) <= known:
+        if "output" not in settings or not set(settings) <= known:
             raise InvalidMonitor("params.favourable", f"expected 'output' and 'atLeast' or 'equals', got {settings!r}")
         if ("atLeast" in settings) == ("equals" in settings):
             raise InvalidMonitor("params.favourable", "expected exactly one of 'atLeast' and 'equals'")
         if settings["output"] not in setup.reference:
             raise InvalidMonitor("params.favourable.output", f"the monitor has no column {settings['output']!r}")
         self._output, self._least = settings["output"], settings.get("atLeast")
-        self._equals = _spelt(settings.get("equals"))
+        self._equals = spelt(settings.get("equals"))
 
     def __call__(self, rows: Rows) -> Array:
         values = rows.columns[self._output]
         if self._least is not None:
-            return values >= self._least
-        return np.array([_spelt(value) == self._equals for value in values.tolist()])
+            favoured: Array = values >= self._least
+            return favoured
+        return np.array([spelt(value) == self._equals for value in values.tolist()])
 
 
 def newcombe(first: tuple[int, int], second: tuple[int, int], alpha: float) -> tuple[float, float]:
@@ -141,8 +143,3 @@ def _wilson(successes: int, trials: int, alpha: float) -> tuple[float, float, fl
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * float(np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)))
     return middle - half, share, middle + half
-
-
-def _spelt(value: object) -> str:
-    """Spell 1, 1.0 and "1" alike: YAML, JSON and Arrow disagree on which of them a code is."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,0 +1,61 @@
+"""Reads a monitor's reference data: Parquet or CSV, one array per column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from deploy.errors import UserError
+from detectors.frames import spelt
+from detectors.settings import MonitorSettings
+
+Array = np.ndarray[Any, Any]
+
+
+def load(monitor: MonitorSettings) -> Mapping[str, Array]:
+    """Give the reference columns of a monitor: float64 for numbers, text for categories.
+
+    Raises:
+        UserError: no such file, another format, a column that is missing or holds no numbers.
+    """
+    frame = _frame(monitor)
+    arrays: dict[str, Array] = {}
+    for column in (*monitor.features, *monitor.outputs):
+        if column.name not in frame.columns:
+            known = ", ".join(map(str, frame.columns))
+            raise UserError(f"{monitor.reference}: has no column {column.name!r}; it has {known}")
+        values = frame[column.name]
+        try:
+            arrays[column.name] = (
+                values.to_numpy(dtype=np.float64)
+                if column.kind == "numeric"
+                else np.array([*map(spelt, values.tolist())])
+            )
+        except (TypeError, ValueError) as exc:
+            raise UserError(f"{monitor.reference}: column {column.name!r} is no numeric column: {exc}") from exc
+    return arrays
+
+
+def fingerprint(monitor: MonitorSettings, reference: Mapping[str, Array]) -> str:
+    """Give a digest of everything that decides what a monitor's detectors do."""
+    digest = blake2b(repr(monitor).encode(), digest_size=16)
+    for name in sorted(reference):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(reference[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _frame(monitor: MonitorSettings) -> pd.DataFrame:
+    path = monitor.reference
+    try:
+        if path.suffix == ".csv":
+            return pd.read_csv(path)
+        if path.suffix in {".parquet", ".pq"}:
+            return pd.read_parquet(path)
+    except (OSError, ValueError) as exc:
+        raise UserError(f"{path}: cannot be read: {exc}") from exc
+    raise UserError(f"{path}: expected a .parquet or .csv file, got {path.suffix!r}")

@@ -1,0 +1,195 @@
+"""The detectors' stage: observation rows in, alerts out. Hosts run it once per observations partition.
+
+Rows are merged into one order (`merge.py`), framed for the monitor (`frames.py`), shown to each detector, and the findings go
+through the life cycle (`alerts.py`). Everything is part of the state, so a restart neither forgets nor changes its mind.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+
+from detectors.alerts import AlertBook, Origin
+from detectors.base import Detector
+from detectors.errors import InvalidRows
+from detectors.frames import Framer
+from detectors.merge import Merge, Watermarks
+from detectors.settings import MonitorSettings
+from inference.observations import decode_rows
+from inference.protocol.errors import ProtocolError
+from streams.bindings import from_kafka, to_kafka
+from streams.deadletter import dead_letter
+from streams.errors import InvalidEvent
+from streams.events import Event
+from streams.stage import Batch, Effects, Output, Record
+
+_STAGE: Final = "detectors"
+_COUNTED: Final = (
+    "records", "watermarks", "deadlettered", "rows", "released", "unmonitored", "unfit", "findings", "alarms",
+    "opened", "updated", "resolved", "restarted",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """A monitor with its detectors, ready to run. `build` gives fresh detectors for one partition."""
+
+    monitor: MonitorSettings
+    build: Callable[[], Mapping[str, Detector]]
+    fingerprint: str
+    """Digest of settings and reference: when it changes, state from before does not fit any more."""
+
+
+class DetectorStage:
+    """A `Stage` for one partition of the observations topic."""
+
+    def __init__(self, watches: Sequence[Watch], alerts: Callable[[str], str], deadletter: str) -> None:
+        """Take the monitors, the topic of each alert family, and the dead-letter topic."""
+        self._alerts, self._deadletter = alerts, deadletter
+        self._watches = watches
+        self._watermarks = Watermarks()
+        self._merges: dict[str, Merge] = {}
+        self._benches: dict[str, list[_Bench]] = {}
+        self._kept: dict[str, Any] = {}
+        self._counts = dict.fromkeys(_COUNTED, 0)
+
+    def process(self, batch: Batch) -> Effects:
+        """Merge, detect and keep the book; see `streams.stage.Stage`."""
+        outputs = [letter for record in batch.records for letter in self._take(record)]
+        below = self._watermarks.least()
+        for service, merge in self._merges.items():
+            for table in merge.release(below):
+                outputs += self._detect(service, table)
+        return Effects(tuple(outputs))
+
+    def snapshot(self) -> bytes:
+        """Give the complete state."""
+        benches = {bench.name: bench.state() for group in self._benches.values() for bench in group}
+        state = {
+            "version": 1,
+            "counts": self._counts,
+            "watermarks": self._watermarks.state(),
+            "merges": {service: merge.state() for service, merge in self._merges.items()},
+            "benches": self._kept | benches,
+        }
+        return json.dumps(state, separators=(",", ":")).encode()
+
+    def restore(self, state: bytes) -> None:
+        """Take what `snapshot` gave. A monitor whose settings or reference changed starts its windows anew."""
+        fields = json.loads(state)
+        self._counts = dict.fromkeys(_COUNTED, 0) | fields["counts"]
+        self._watermarks.restore(fields["watermarks"])
+        self._merges = {}
+        for service, kept in fields["merges"].items():
+            self._merges[service] = Merge()
+            self._merges[service].restore(kept)
+        self._kept = fields["benches"]
+        self._benches = {}
+
+    def counters(self) -> Mapping[str, int]:
+        """Give the counters, and what waits or is open."""
+        merges = self._merges.values()
+        return {
+            **self._counts,
+            "waiting": sum(merge.waiting() for merge in merges),
+            "duplicates": sum(merge.duplicates for merge in merges),
+            "forced": sum(merge.forced for merge in merges),
+            "open": sum(bench.book.open_alerts() for group in self._benches.values() for bench in group),
+        }
+
+    def _take(self, record: Record) -> list[Output]:
+        self._counts["records"] += 1
+        try:
+            event = from_kafka(record.headers, record.value)
+            self._note(event)
+            if event.data is None:
+                self._counts["watermarks"] += 1
+                return []
+            service = (record.key or b"").decode()
+            rows = self._merges.setdefault(service, Merge()).offer(decode_rows(event.data))
+        except (InvalidEvent, ProtocolError, UnicodeDecodeError, ValueError) as exc:
+            self._counts["deadlettered"] += 1
+            return [dead_letter(record, "unreadable", str(exc), _STAGE, self._deadletter)]
+        self._counts["rows"] += rows
+        return []
+
+    def _note(self, event: Event) -> None:
+        partition, partitions, watermark = (int(event.text(name)) for name in ("partition", "partitions", "watermark"))
+        self._watermarks.take(partition, partitions, watermark)
+
+    def _detect(self, service: str, table: pa.Table) -> list[Output]:
+        self._counts["released"] += table.num_rows
+        benches = self._bench(service)
+        if not benches:
+            self._counts["unmonitored"] += table.num_rows
+        outputs: list[Output] = []
+        for bench in benches:
+            try:
+                events = bench.run(table, self._counts)
+            except InvalidRows:
+                self._counts["unfit"] += table.num_rows
+                continue
+            outputs += [self._output(service, family, event) for family, event in events]
+        return outputs
+
+    def _bench(self, service: str) -> list[_Bench]:
+        if service not in self._benches:
+            self._benches[service] = [_Bench(watch) for watch in self._watches if watch.monitor.key == service]
+            for bench in self._benches[service]:
+                self._counts["restarted"] += not bench.restore(self._kept.pop(bench.name, None))
+        return self._benches[service]
+
+    def _output(self, service: str, family: str, event: Event) -> Output:
+        headers, value = to_kafka(event)
+        return Output(self._alerts(family), service.encode(), value, headers)
+
+
+class _Bench:
+    """One monitor at work: its framer, detectors and book."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self.name = f"{watch.monitor.key}/{watch.monitor.name}"
+        self._frame = Framer(watch.monitor)
+        self._detectors = watch.build()
+        self.book = AlertBook(watch.monitor.alerts)
+
+    def run(self, table: pa.Table, counts: dict[str, int]) -> list[tuple[str, Event]]:
+        """Show rows to every detector; give the alert events with their families."""
+        rows = self._frame(table)
+        events = []
+        kinds = {settings.name: settings.type for settings in self._watch.monitor.detectors}
+        for name, detector in self._detectors.items():
+            origin = Origin(
+                service=self._watch.monitor.key, monitor=self._watch.monitor.name, detector=name, type=kinds[name],
+                family=detector.family,
+            )  # fmt: skip
+            for finding in detector.observe(rows):
+                counts["findings"] += 1
+                counts["alarms"] += finding.alarm
+                event = self.book.take(origin, finding)
+                if event is not None:
+                    counts[event.type.rpartition(".")[2]] += 1
+                    events.append((detector.family, event))
+        return events
+
+    def state(self) -> dict[str, Any]:
+        """Give everything as JSON-able values."""
+        detectors = {name: base64.b64encode(item.snapshot()).decode() for name, item in self._detectors.items()}
+        return {"fingerprint": self._watch.fingerprint, "detectors": detectors, "book": self.book.state()}
+
+    def restore(self, state: Mapping[str, Any] | None) -> bool:
+        """Take what `state` gave; False when it is of other settings, so that windows of two kinds never mix."""
+        if state is None:
+            return True
+        if state["fingerprint"] != self._watch.fingerprint:
+            return False
+        for name, detector in self._detectors.items():
+            detector.restore(base64.b64decode(state["detectors"][name]))
+        self.book.restore(state["book"])
+        return True
