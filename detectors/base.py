@@ -95,7 +95,7 @@ class Setup:
 
 
 class Detector(ABC):
-    """A detector over one service's rows. Called by one thread, in row order; no I/O, no clock, no global random state."""
+    """A detector over one service's rows. Called by one thread, in row order; no I/O, clock or global random state."""
 
     family: ClassVar[str]
     """Topic family of its alerts: drift, outlier, adversarial, bias or performance."""

@@ -1,8 +1,9 @@
 """Puts the rows of several payload partitions into one order that is the same in every run. Pure.
 
-Each partition's rows come in (order, offset) order, and its watermark says that nothing older will follow. Rows below the
-least watermark are released, sorted by order, partition, offset and row: a k-way merge whose result depends on the payload
-log alone, whatever was interrupted, sent twice or late. Rows at or below a partition's highest offset are re-sent ones.
+Each partition's rows come in (order, offset) order, and its watermark says that nothing older will follow. Rows below
+the least watermark are released, sorted by order, partition, offset and row: a k-way merge whose result depends on the
+payload log alone, whatever was interrupted or sent twice.
+Rows at or below the highest offset seen of a partition are re-sent ones.
 """
 
 from __future__ import annotations

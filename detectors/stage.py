@@ -1,7 +1,8 @@
 """The detectors' stage: observation rows in, alerts out. Hosts run it once per observations partition.
 
-Rows are merged into one order (`merge.py`), framed for the monitor (`frames.py`), shown to each detector, and the findings go
-through the life cycle (`alerts.py`). Everything is part of the state, so a restart neither forgets nor changes its mind.
+Rows are merged into one order (`merge.py`), framed for the monitor (`frames.py`), shown to each detector, and the
+findings go through the life cycle (`alerts.py`). Everything is part of the state, so a restart neither forgets nor
+changes its mind.
 """
 
 from __future__ import annotations

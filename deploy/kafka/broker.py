@@ -34,6 +34,8 @@ LOOPBACK: Final = "127.0.0.1"
 _JVM: Final = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
 _LOG4J: Final = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
 _NAME: Final = "broker"
+_started: Final[dict[int, subprocess.Popen[bytes]]] = {}
+"""Brokers that this process started. They may outlive it; while it lives, it has to reap them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,7 @@ def _start(settings: BrokerSettings, environment: Mapping[str, str]) -> Running:
             env=dict(environment), start_new_session=True,
         )  # fmt: skip
     _wait(process, bootstrap, output, settings.ready_s)
+    _started[process.pid] = process
     found = Running(pid=process.pid, started=_start_ticks(process.pid) or 0, bootstrap=bootstrap)
     draft = settings.folder / "broker.tmp"
     draft.write_text(json.dumps(asdict(found)), encoding="utf-8")
@@ -202,8 +205,8 @@ def _start_ticks(pid: int) -> int | None:
 
 
 def _reap(pid: int) -> None:
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+    if pid in _started and _started[pid].poll() is not None:
+        del _started[pid]
 
 
 def _properties(data: Path, client: int, controller: int) -> str:

@@ -97,7 +97,8 @@ class StatisticalParity(Windowed):
         (k_un, n_un), (k_pr, n_pr) = counts
         ratio = (k_un / n_un) / (k_pr / n_pr) if n_un and k_pr else None
         evidence = {
-            "interval": list(interval), "confidence": 1 - alpha, "disparate_impact": ratio, "attribute": self._attribute,
+            "attribute": self._attribute, "interval": list(interval), "confidence": 1 - alpha,
+            "disparate_impact": ratio,
             "unprivileged": {"favourable": k_un, "rows": n_un}, "privileged": {"favourable": k_pr, "rows": n_pr},
         }  # fmt: skip
         return Finding(

@@ -58,10 +58,11 @@ class Worker:
 def pipeline(kafka: str, prefix: str, monitor: Path, folder: Path) -> Iterator[list[Worker]]:
     """Run two assemblers and two detectors."""
     common = ["--kafka", kafka, "--prefix", prefix, "--idle-after", "2"]
-    workers = [Worker(["assembler", *common], folder / f"{prefix}-assembler-{n}.log") for n in range(2)]
-    workers += [
-        Worker(["detector", *common, "--monitor", str(monitor)], folder / f"{prefix}-detector-{n}.log")
-        for n in range(2)
+    roles: dict[str, list[str]] = {"assembler": [], "detector": ["--monitor", str(monitor)]}
+    workers = [
+        Worker([role, *common, *words, "--instance", f"{role}-{index}"], folder / f"{prefix}-{role}-{index}.log")
+        for role, words in roles.items()
+        for index in range(2)
     ]
     try:
         yield workers
@@ -92,7 +93,7 @@ class AlertTopics:
         before = len(self.seen)
         for message in self._consumer.consume(500, timeout=0.5):
             headers = dict(message.headers() or [])
-            identity, content = str(headers["ce_id"], "utf-8"), message.value() or b""
+            identity, content = _text(headers["ce_id"]), message.value() or b""
 
             assert self.seen.setdefault(identity, content) == content, "one id, two contents"
         return len(self.seen) > before
@@ -105,6 +106,11 @@ class AlertTopics:
                 last = time.monotonic()
         self._consumer.close()
         return self.seen
+
+
+def _text(value: object) -> str:
+    assert isinstance(value, bytes)
+    return value.decode()
 
 
 @pytest.fixture(scope="module")
