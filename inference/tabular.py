@@ -40,11 +40,10 @@ class Table:
         Raises:
             InvalidInput: names, shapes or lengths that do not make up the model's table.
         """
-        if len(inputs) == 1:
-            ((name, array),) = inputs.items()
-            if name not in self.features or array.ndim == _MATRIX:
-                return self._whole(name, array)
-        return self._joined(inputs)
+        table = self._joined(inputs)
+        if not len(table):
+            raise InvalidInput("inputs: expected at least one row, got none")
+        return table
 
     def _whole(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         if array.ndim == 1 and self.width is None:
@@ -59,6 +58,10 @@ class Table:
     def _joined(self, inputs: Arrays) -> NDArray[Any]:
         if not inputs:
             raise InvalidInput("inputs: expected at least one, got none")
+        if len(inputs) == 1:
+            ((name, array),) = inputs.items()
+            if name not in self.features or (array.ndim == _MATRIX and self.width != 1):
+                return self._whole(name, array)
         if not self.features:
             raise InvalidInput(
                 "inputs by name: the model file names no features; send one [rows, features] input, "

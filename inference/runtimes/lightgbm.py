@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from inference import lightgbm_text
 from inference.errors import ModelLoadFailed
 from inference.runtime import Source, head, iris, library
 from inference.tabular import TabularRuntime, chosen_output
@@ -40,8 +41,10 @@ class LightGBM(TabularRuntime):
     def load(cls, source: Source) -> Self:
         """Read a booster."""
         lightgbm = library("lightgbm")
+        content = source.path.read_bytes()
         try:
-            booster = lightgbm.Booster(model_file=source.path)
+            lightgbm_text.check(content)
+            booster = lightgbm.Booster(model_str=content.decode())
         except (lightgbm.basic.LightGBMError, ValueError) as exc:
             raise ModelLoadFailed(f"{source.path}: no LightGBM model: {exc}") from exc
         return cls(booster, source)

@@ -1,0 +1,75 @@
+"""Starts `sidelight predictor` as its own process on a free loopback port and stops it again."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 60.0
+GATED = "tests.inference.gated:Gated"
+_READY = re.compile(r"predictor ready on (http://\S+?),")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running predictor."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def client(self) -> httpx.Client:
+        """Give a client for it."""
+        return httpx.Client(base_url=self.url, timeout=DEADLINE_S)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait until a condition holds; fail with its name."""
+    until = time.monotonic() + DEADLINE_S
+    while not condition():
+        if time.monotonic() > until:
+            raise AssertionError(f"not within {DEADLINE_S:.0f} s: {what}")
+        time.sleep(0.01)
+
+
+@contextmanager
+def predictor(model: Path, log_folder: Path, *words: str) -> Iterator[Server]:
+    """Serve a model directory until the block ends."""
+    log = log_folder / "predictor.log"
+    command = [
+        sys.executable, "-m", "deploy.cli", "predictor", "--model_name", "m", "--model_dir", str(model),
+        "--host", "127.0.0.1", "--http_port", "0", *words,
+    ]  # fmt: skip
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        eventually(lambda: process.poll() is not None or _url(log) != "", "the ready line")
+        if process.poll() is not None:
+            raise AssertionError(f"ended with {process.returncode}:\n{log.read_text()}")
+        yield Server(_url(log), process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _url(log: Path) -> str:
+    found = _READY.search(log.read_text())
+    return found.group(1) if found else ""
