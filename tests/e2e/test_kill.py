@@ -16,6 +16,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from deploy.kafka.topics import ensure_topics
+from deploy.lag import Lag
 from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
 from streams.publishing import publish_all
 from streams.topics import FAMILIES, Topics
@@ -28,6 +29,7 @@ PARTITIONS: Final = 3
 RUNS: Final = 10
 KILLS_PER_RUN: Final = 5
 QUIET_S: Final = 6.0
+SETTLE_S: Final = 120.0
 
 
 class Worker:
@@ -83,6 +85,7 @@ class AlertTopics:
     """Reads everything on a prefix's alert topics."""
 
     def __init__(self, kafka: str, topics: Topics) -> None:
+        self._kafka, self._topics = kafka, topics
         self._consumer = Consumer({"bootstrap.servers": kafka, "group.id": f"{topics.prefix}-reader"})
         names = [topics.alerts(family) for family in FAMILIES]
         self._consumer.assign([TopicPartition(name, p, 0) for name in names for p in range(PARTITIONS)])
@@ -99,11 +102,19 @@ class AlertTopics:
         return len(self.seen) > before
 
     def settle(self) -> dict[str, bytes]:
-        """Read until nothing new has come for a while."""
-        last = time.monotonic()
+        """Read until both groups have done all their input and nothing new has come for a while after that."""
+        lags = [
+            (Lag(self._kafka, f"{self._topics.prefix}.assembler"), self._topics.payloads),
+            (Lag(self._kafka, f"{self._topics.prefix}.detectors"), self._topics.observations),
+        ]
+        began = last = time.monotonic()
         while time.monotonic() - last < QUIET_S:
-            if self.read():
+            if self.read() or any(lag.records(topic) != 0 for lag, topic in lags):
                 last = time.monotonic()
+
+            assert last - began < SETTLE_S, f"still at work: {[lag.partitions(topic) for lag, topic in lags]}"
+        for lag, _ in lags:
+            lag.close()
         self._consumer.close()
         return self.seen
 

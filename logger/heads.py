@@ -1,0 +1,140 @@
+"""Judges and rebuilds message heads; pure. What came in is never forwarded raw, so both sides of the proxy agree.
+
+Sources: RFC 9110 sections 7.2, 7.6.1, 10.1.1; RFC 9112 sections 3.2, 6, 9.6.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+Fields = list[tuple[bytes, bytes]]
+
+# Section 7.6.1's list, and what would open a second protocol behind the proxy's back.
+_HOP: Final = frozenset({
+    b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
+    b"transfer-encoding", b"upgrade", b"http2-settings",
+})  # fmt: skip
+_REBUILT: Final = frozenset({b"content-length", b"expect", b"x-request-id"})
+_ABSOLUTE: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+_TARGET: Final = re.compile(rb"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that is answered here, and the connection closed."""
+
+    status: int
+    reason: str
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """A request's head as parsed."""
+
+    method: bytes
+    target: bytes
+    version: str
+    fields: Fields
+
+    def value(self, name: bytes) -> bytes | None:
+        """Give a field's first value; names are lower case here."""
+        return next((value for key, value in self.fields if key == name), None)
+
+
+def judge(head: RequestHead, *, upgrade: bool) -> Refusal | None:
+    """Refuse what the parser lets through and two servers might read differently."""
+    hosts = [value for name, value in head.fields if name == b"host"]
+    codings = [value for name, value in head.fields if name == b"transfer-encoding"]
+    if head.version == "0.9":
+        return Refusal(400, "no HTTP version in the request line")
+    if head.version not in {"1.0", "1.1"}:
+        return Refusal(505, f"HTTP version {head.version}: expected 1.0 or 1.1")
+    if head.method == b"CONNECT":
+        return Refusal(501, "CONNECT is not served by this proxy")
+    if upgrade:
+        return Refusal(501, "protocol upgrades are not served by this proxy")
+    if codings and head.version == "1.0":
+        return Refusal(400, "Transfer-Encoding in an HTTP/1.0 request")
+    if codings and (len(codings) > 1 or codings[0].strip().lower() != b"chunked"):
+        return Refusal(501, "Transfer-Encoding: only 'chunked' is served")
+    if codings and head.value(b"content-length") is not None:
+        return Refusal(400, "both Transfer-Encoding and Content-Length")
+    if len(hosts) > 1 or (not hosts and head.version == "1.1"):
+        return Refusal(400, f"expected one Host field, got {len(hosts)}")
+    if not _TARGET.fullmatch(head.target):
+        return Refusal(400, "request target: expected printable ASCII without spaces")
+    if not origin(head.target).startswith(b"/") and head.target != b"*":
+        return Refusal(400, "request target: expected a path")
+    return None
+
+
+def origin(target: bytes) -> bytes:
+    """Give a target in origin form; an absolute one loses its scheme and authority."""
+    found = _ABSOLUTE.match(target)
+    if found is None:
+        return target
+    rest = target[found.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def request_bytes(head: RequestHead, correlation: bytes, length: int | None, *, chunked: bool) -> bytes:
+    """Write the head that goes to the model."""
+    lines = [head.method + b" " + origin(head.target) + b" HTTP/1.1\r\n"]
+    if head.value(b"host") is None:
+        lines.append(b"host: localhost\r\n")
+    lines += _lines(end_to_end(head.fields))
+    lines.append(b"x-request-id: " + correlation + b"\r\n")
+    lines.append(framing(length, chunked=chunked))
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def response_bytes(
+    status: int,
+    reason: bytes,
+    fields: Sequence[tuple[bytes, bytes]],
+    correlation: bytes,
+    framing: bytes,
+    *,
+    close: bool,
+) -> bytes:
+    """Write the head that goes to the client; `framing` is its length or coding line, or empty."""
+    lines = [b"HTTP/1.1 %d %s\r\n" % (status, reason)]
+    lines += _lines(end_to_end(fields))
+    lines.append(b"x-request-id: " + correlation + b"\r\n")
+    lines.append(framing)
+    if close:
+        lines.append(b"connection: close\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def end_to_end(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
+    """Give the fields that travel on: neither hop-by-hop, nor named in Connection, nor those that are written anew."""
+    fields = list(fields)
+    named = {token.strip().lower() for name, value in fields if name == b"connection" for token in value.split(b",")}
+    # A sender may not ask to have these dropped: a message without them means something else.
+    named -= {b"host", b"content-type", b"content-encoding", b"authorization"}
+    return [(name, value) for name, value in fields if name not in _HOP and name not in _REBUILT and name not in named]
+
+
+def framing(length: int | None, *, chunked: bool) -> bytes:
+    """Write the one line that says where the body ends; empty when the end of the connection does."""
+    if chunked:
+        return b"transfer-encoding: chunked\r\n"
+    return b"" if length is None else b"content-length: %d\r\n" % length
+
+
+def chunk(data: bytes) -> bytes:
+    """Write one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+def _lines(fields: Fields) -> list[bytes]:
+    return [name + b": " + value + b"\r\n" for name, value in fields]

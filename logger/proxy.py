@@ -1,0 +1,269 @@
+"""The proxy's client side: parses requests strictly, one exchange at a time per connection, and sweeps for time-outs.
+
+`proxy` → `logger/exchange.py` → `logger/tap.py` → `logger/outbox.py` → `logger/courier.py` → Kafka. The model's answer never
+waits for any of the last three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import secrets
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import httptools
+import orjson
+
+from logger.exchange import Exchange, refusal
+from logger.heads import Fields, Refusal, RequestHead, judge
+from logger.settings import ProxySettings
+from logger.tap import Seen
+from logger.upstream import Pool
+
+_SWEEP_S: Final = 0.5
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_PROBE: Final = (b"k-network-probe", b"queue")
+
+
+class Proxy:
+    """Everything that the connections of one listener share."""
+
+    def __init__(self, settings: ProxySettings, capture: int, offer: Callable[[Seen], bool]) -> None:
+        self.settings, self.capture, self.offer = settings, capture, offer
+        self.pool = Pool(settings)
+        self.connections: set[Connection] = set()
+        self.answers: Counter[int] = Counter()
+        """Answers by status, of inference calls."""
+        self.refusals: Counter[int] = Counter()
+        """Requests that were answered here because of their form."""
+        self.draining = False
+        # A random start and a counter: unique over restarts and replicas, and far cheaper than a random id per request.
+        self._ids = map(f"{os.getpid():x}-{secrets.token_hex(6)}-{{:x}}".format, itertools.count())
+
+    def new_id(self) -> bytes:
+        """Give a correlation id that nobody else has."""
+        return next(self._ids).encode()
+
+    async def serve(self, stopping: asyncio.Event) -> None:
+        """Listen until `stopping`; then let running requests finish, within bounds."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: Connection(self), self.settings.host, self.settings.port, backlog=1024, reuse_port=True
+        )
+        sweeper = loop.create_task(self._sweep())
+        await stopping.wait()
+        self.draining = True
+        server.close()
+        deadline = loop.time() + self.settings.drain_s
+        for connection in list(self.connections):
+            connection.close_when_idle()
+        while self.connections and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        for connection in list(self.connections):
+            connection.transport.abort()
+        sweeper.cancel()
+        self.pool.close()
+        # One turn of the loop for the connections' own goodbyes, which hand aborted exchanges to the outbox.
+        await asyncio.sleep(0.05)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.connections):
+                connection.sweep(now)
+
+
+class Connection(asyncio.Protocol):
+    """One client connection. Requests that come before the last one's answer wait; reading pauses meanwhile."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self.capture = proxy.capture
+        self.transport: Any = None
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._current: Exchange | None = None
+        self._latest: Exchange | None = None
+        self._steps: deque[tuple[bool, Callable[[], object]]] = deque()
+        """What waits for the running exchange's end: whether it begins the next one, and what to do."""
+        self._stepping = False
+        self._deaf = False
+        """A request was refused: where the next one would begin is unknown, so nothing more is read."""
+        self._heard = self._loop.time()
+        self._began: float | None = None
+        self._head_bytes = 0
+        self._target = b""
+        self._fields: Fields = []
+        self._closing = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's contract
+        self.transport = transport
+        self._proxy.connections.add(self)
+        if len(self._proxy.connections) > self._proxy.settings.max_connections:
+            self._refuse(Refusal(503, "too many connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102, ARG002
+        self._proxy.connections.discard(self)
+        self._closing = True
+        self._steps.clear()
+        if self._current is not None:
+            self._current.client_lost()
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        if self._closing or self._deaf:
+            return
+        self._heard = self._loop.time()
+        if self._began is None and self._current is None:
+            self._began = self._heard
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(Refusal(501, "protocol upgrades are not served by this proxy"))
+        except httptools.HttpParserCallbackError as exc:
+            if not isinstance(exc.__context__, _Refused):
+                raise
+        except httptools.HttpParserError as exc:
+            self._refuse(Refusal(400, f"no HTTP/1.1 request: {exc}"))
+
+    def eof_received(self) -> bool:  # noqa: D102
+        # A client that has sent everything may close its half and still wait for the answer.
+        self._closing = self._current is None
+        return self._current is not None
+
+    def pause_writing(self) -> None:  # noqa: D102
+        if self._current is not None:
+            self._current.client_pressure(full=True)
+
+    def resume_writing(self) -> None:  # noqa: D102
+        if self._current is not None:
+            self._current.client_pressure(full=False)
+
+    def on_message_begin(self) -> None:  # noqa: D102 - httptools' contract
+        self._target, self._fields, self._head_bytes = b"", [], 0
+
+    def on_url(self, target: bytes) -> None:  # noqa: D102
+        self._target += target
+        self._count(len(target))
+
+    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
+        self._fields.append((name.lower(), value.strip(b" \t")))
+        self._count(len(name) + len(value) + 4)
+
+    def on_headers_complete(self) -> None:  # noqa: D102
+        head = RequestHead(self._parser.get_method(), self._target, self._parser.get_http_version(), self._fields)
+        refusal_ = judge(head, upgrade=self._parser.should_upgrade())
+        if refusal_ is not None:
+            self._stop(refusal_)
+        length = head.value(b"content-length")
+        chunked = head.value(b"transfer-encoding") is not None
+        self._began = None
+        self._then(lambda: self._begin(head, length, chunked=chunked), begins=True)
+
+    def on_body(self, data: bytes) -> None:  # noqa: D102
+        self._then(lambda: self._latest and self._latest.request_data(data))
+
+    def on_message_complete(self) -> None:  # noqa: D102
+        self._then(lambda: self._latest and self._latest.request_end())
+
+    def finished(self, exchange: Exchange, *, close: bool) -> None:
+        """Go on with the next request, or close; called by the exchange."""
+        if exchange is not self._current:
+            return
+        self._current = None
+        self._heard = self._loop.time()
+        if close or self._proxy.draining:
+            self._closing = True
+            self.transport.close()
+            return
+        if not self._stepping:
+            self._step()
+
+    def seen(self, seen: Seen) -> None:
+        """Hand an inference call to the outbox; called by the exchange."""
+        self._proxy.answers[seen.status] += 1
+        self._proxy.offer(seen)
+
+    def sweep(self, now: float) -> None:
+        """Give up on who was silent for too long."""
+        settings = self._proxy.settings
+        if self._current is not None:
+            if self._current.silent_for(now) > settings.answer_s:
+                self._current.refuse(504, f"no answer from the model within {settings.answer_s:g} s")
+            elif not self._current.silent_for(now) and now - self._heard > settings.idle_s:
+                self.transport.abort()
+        elif self._began is not None and now - self._began > settings.head_s:
+            self._refuse(Refusal(408, f"the request's head was not complete within {settings.head_s:g} s"))
+        elif now - self._heard > settings.idle_s:
+            self.transport.close()
+
+    def close_when_idle(self) -> None:
+        """Close now, or as soon as the running exchange is over."""
+        if self._current is None:
+            self.transport.close()
+
+    def _begin(self, head: RequestHead, length: bytes | None, *, chunked: bool) -> None:
+        probe = head.value(_PROBE[0])
+        if probe == _PROBE[1] and head.method == b"GET":
+            # The kubelet's question is whether the model is ready, so it is the model that answers it.
+            head = RequestHead(head.method, head.target, head.version, [f for f in head.fields if f[0] != _PROBE[0]])
+        given = head.value(b"x-request-id") or head.value(b"ce-id")
+        correlation = given if given and len(given) <= 256 else self._proxy.new_id()
+        if (head.value(b"expect") or b"").lower() == b"100-continue" and head.version == "1.1":
+            # Asked on the model's behalf: the content is wanted, whatever the model will say about it.
+            self.transport.write(_CONTINUE)
+        size = int(length) if length is not None else (None if chunked or head.method in _BODILESS else 0)
+        self._current = Exchange(self, self._proxy.pool, head, correlation, size, chunked=chunked)
+        self._current.start()
+
+    def _then(self, step: Callable[[], object], *, begins: bool = False) -> None:
+        """Do a step of the newest request now, or queue it behind the exchange that still runs."""
+        if self._steps or (begins and self._current is not None):
+            self._steps.append((begins, step))
+            # At most what one read brought in waits here: pipelined requests cannot pile up.
+            self.transport.pause_reading()
+        else:
+            step()
+
+    def _step(self) -> None:
+        """Begin the next request that waits, and give it what had already come for it."""
+        self._stepping = True
+        while self._steps and self._current is None and not self._closing:
+            self._steps.popleft()[1]()
+            while self._steps and not self._steps[0][0]:
+                self._steps.popleft()[1]()
+        self._stepping = False
+        if not self._steps and not self._closing:
+            self.transport.resume_reading()
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        settings = self._proxy.settings
+        if self._head_bytes > settings.max_head or len(self._fields) > settings.max_headers:
+            limits = f"{settings.max_head} bytes and {settings.max_headers} fields"
+            self._stop(Refusal(431, f"expected a head of at most {limits}"))
+
+    def _stop(self, refusal_: Refusal) -> None:
+        self._refuse(refusal_)
+        raise _Refused
+
+    def _refuse(self, refusal_: Refusal) -> None:
+        """Answer a request that cannot be forwarded, and close: its end in the byte stream is in doubt."""
+        self._deaf = True
+        self._proxy.refusals[refusal_.status] += 1
+        self._then(lambda: self._answer(refusal_), begins=True)
+
+    def _answer(self, refusal_: Refusal) -> None:
+        self._closing = True
+        self.transport.write(refusal(refusal_.status, orjson.dumps({"error": refusal_.reason}), None))
+        self.transport.close()
+
+
+class _Refused(Exception):
+    pass
+
+
+_BODILESS: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"DELETE", b"TRACE"})

@@ -1,0 +1,67 @@
+"""Settings of the proxy and of its outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxySettings:
+    """How the proxy listens, forwards and gives up."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - in a pod, traffic and probes come from outside
+    port: int = 9081
+    upstream_host: str = "127.0.0.1"
+    upstream_port: int = 8080
+    max_head: int = 64 * 1024
+    """Bytes of request line and headers; more is 431."""
+    max_headers: int = 128
+    """Header fields; more is 431."""
+    max_connections: int = 4_096
+    """Open client connections; one more is answered 503 and closed."""
+    max_idle_upstream: int = 256
+    """Idle connections kept to the model."""
+    head_s: float = 30.0
+    """From a request's first byte to the end of its head; slower is 408."""
+    idle_s: float = 75.0
+    """How long a client connection may be silent between requests, or in the middle of a body."""
+    connect_s: float = 5.0
+    """For connecting to the model; longer is 503."""
+    answer_s: float = 600.0
+    """Longest silence of the model before and within its answer, as KServe's own default; longer is 504."""
+    drain_s: float = 20.0
+    """How long a stop may wait for running requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapSettings:
+    """What is logged, and under which names."""
+
+    mode: str = "all"
+    """`all`, `request` or `response`."""
+    source: str = "http://localhost:9081/"
+    """`source` of the events; KServe's agent has this default."""
+    service: str = ""
+    namespace: str = ""
+    component: str = "predictor"
+    endpoint: str = ""
+    metadata_headers: frozenset[str] = frozenset()
+    """Request headers copied into `metadata`, lower case; credentials never are, whatever is named here."""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    capture: int = 900 * 1024
+    """Bytes kept of each body; the rest is cut and marked. A record must stay below the broker's 1 MiB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxSettings:
+    """What may wait for the broker. A lost record is cheaper than a late prediction."""
+
+    capacity: int = 20_000
+    """Events that may wait; one more is dropped and counted."""
+    max_bytes: int = 64 << 20
+    """Bodies that may wait; beyond it an event is kept without its body, and counted."""
+    retry_s: float = 60.0
+    """How long delivery of an event is tried again before it is dropped and counted."""
+    flush_s: float = 10.0
+    """How long a stop waits for the broker."""
