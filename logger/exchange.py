@@ -1,7 +1,7 @@
 """One request on its way to the model, and the answer on its way back, both as they come.
 
-It owns the upstream connection for that time, frames both messages anew, keeps what the tap needs by reference, and keeps
-back pressure honest: whoever reads slowly slows the other side down, not the memory up.
+It owns the upstream connection for that time, frames both messages anew, keeps what the tap needs by reference, and
+keeps back pressure honest: whoever reads slowly slows the other side down, and no memory fills.
 """
 
 from __future__ import annotations

@@ -46,22 +46,30 @@ class RequestHead:
 
 def judge(head: RequestHead, *, upgrade: bool) -> Refusal | None:
     """Refuse what the parser lets through and two servers might read differently."""
-    hosts = [value for name, value in head.fields if name == b"host"]
-    codings = [value for name, value in head.fields if name == b"transfer-encoding"]
     if head.version == "0.9":
         return Refusal(400, "no HTTP version in the request line")
     if head.version not in {"1.0", "1.1"}:
         return Refusal(505, f"HTTP version {head.version}: expected 1.0 or 1.1")
-    if head.method == b"CONNECT":
-        return Refusal(501, "CONNECT is not served by this proxy")
-    if upgrade:
-        return Refusal(501, "protocol upgrades are not served by this proxy")
-    if codings and head.version == "1.0":
+    if head.method == b"CONNECT" or upgrade:
+        return Refusal(501, "CONNECT and protocol upgrades are not served by this proxy")
+    return _judge_coding(head) or _judge_target(head)
+
+
+def _judge_coding(head: RequestHead) -> Refusal | None:
+    codings = [value for name, value in head.fields if name == b"transfer-encoding"]
+    if not codings:
+        return None
+    if head.version == "1.0":
         return Refusal(400, "Transfer-Encoding in an HTTP/1.0 request")
-    if codings and (len(codings) > 1 or codings[0].strip().lower() != b"chunked"):
+    if len(codings) > 1 or codings[0].strip().lower() != b"chunked":
         return Refusal(501, "Transfer-Encoding: only 'chunked' is served")
-    if codings and head.value(b"content-length") is not None:
+    if head.value(b"content-length") is not None:
         return Refusal(400, "both Transfer-Encoding and Content-Length")
+    return None
+
+
+def _judge_target(head: RequestHead) -> Refusal | None:
+    hosts = [value for name, value in head.fields if name == b"host"]
     if len(hosts) > 1 or (not hosts and head.version == "1.1"):
         return Refusal(400, f"expected one Host field, got {len(hosts)}")
     if not _TARGET.fullmatch(head.target):

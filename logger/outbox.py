@@ -30,7 +30,7 @@ class Outbox:
         self._lost: Counter[str] = Counter()
 
     def offer(self, seen: Seen) -> bool:
-        """Hand over one exchange, or drop and count it. A client is waiting for this very thread, so it never blocks."""
+        """Hand over one exchange, or drop and count it. A client is waiting for this thread, so it never blocks."""
         self.captured += self._each
         if self.in_flight() > self._settings.capacity:
             self._refused["queue-full"] += self._each

@@ -1,7 +1,7 @@
 """The proxy's client side: parses requests strictly, one exchange at a time per connection, and sweeps for time-outs.
 
-`proxy` → `logger/exchange.py` → `logger/tap.py` → `logger/outbox.py` → `logger/courier.py` → Kafka. The model's answer never
-waits for any of the last three.
+`proxy` → `logger/exchange.py` → `logger/tap.py` → `logger/outbox.py` → `logger/courier.py` → Kafka. The model's answer
+never waits for any of the last three.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from logger.tap import Seen
 from logger.upstream import Pool
 
 _SWEEP_S: Final = 0.5
+_LONGEST_ID: Final = 256
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PROBE: Final = (b"k-network-probe", b"queue")
 
@@ -60,7 +61,7 @@ class Proxy:
         deadline = loop.time() + self.settings.drain_s
         for connection in list(self.connections):
             connection.close_when_idle()
-        while self.connections and loop.time() < deadline:
+        while self.connections and loop.time() < deadline:  # noqa: ASYNC110 - the deadline has to be looked at, too
             await asyncio.sleep(0.02)
         for connection in list(self.connections):
             connection.transport.abort()
@@ -88,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._current: Exchange | None = None
         self._latest: Exchange | None = None
-        self._steps: deque[tuple[bool, Callable[[], object]]] = deque()
+        self._steps: deque[tuple[bool, Callable[[], None]]] = deque()
         """What waits for the running exchange's end: whether it begins the next one, and what to do."""
         self._stepping = False
         self._deaf = False
@@ -164,10 +165,10 @@ class Connection(asyncio.Protocol):
         self._then(lambda: self._begin(head, length, chunked=chunked), begins=True)
 
     def on_body(self, data: bytes) -> None:  # noqa: D102
-        self._then(lambda: self._latest and self._latest.request_data(data))
+        self._then(lambda: self._pass_on(data))
 
     def on_message_complete(self) -> None:  # noqa: D102
-        self._then(lambda: self._latest and self._latest.request_end())
+        self._then(lambda: self._pass_on(None))
 
     def finished(self, exchange: Exchange, *, close: bool) -> None:
         """Go on with the next request, or close; called by the exchange."""
@@ -211,15 +212,24 @@ class Connection(asyncio.Protocol):
             # The kubelet's question is whether the model is ready, so it is the model that answers it.
             head = RequestHead(head.method, head.target, head.version, [f for f in head.fields if f[0] != _PROBE[0]])
         given = head.value(b"x-request-id") or head.value(b"ce-id")
-        correlation = given if given and len(given) <= 256 else self._proxy.new_id()
+        correlation = given if given and len(given) <= _LONGEST_ID else self._proxy.new_id()
         if (head.value(b"expect") or b"").lower() == b"100-continue" and head.version == "1.1":
             # Asked on the model's behalf: the content is wanted, whatever the model will say about it.
             self.transport.write(_CONTINUE)
         size = int(length) if length is not None else (None if chunked or head.method in _BODILESS else 0)
-        self._current = Exchange(self, self._proxy.pool, head, correlation, size, chunked=chunked)
-        self._current.start()
+        self._current = self._latest = Exchange(self, self._proxy.pool, head, correlation, size, chunked=chunked)
+        self._latest.start()
 
-    def _then(self, step: Callable[[], object], *, begins: bool = False) -> None:
+    def _pass_on(self, data: bytes | None) -> None:
+        """Give the newest request a piece of its content, or its end."""
+        if self._latest is None:
+            return
+        if data is None:
+            self._latest.request_end()
+        else:
+            self._latest.request_data(data)
+
+    def _then(self, step: Callable[[], None], *, begins: bool = False) -> None:
         """Do a step of the newest request now, or queue it behind the exchange that still runs."""
         if self._steps or (begins and self._current is not None):
             self._steps.append((begins, step))

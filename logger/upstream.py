@@ -47,6 +47,7 @@ class Upstream(asyncio.Protocol):
         self.heard = 0.0
         self._loop = asyncio.get_running_loop()
         self._head_only = False
+        self._fields: Fields = []
         self._reset()
 
     def serve(self, listener: Listener, *, head_only: bool) -> None:
@@ -156,7 +157,7 @@ class Upstream(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._fields: Fields = []
+        self._fields = []
         self._reason = b""
         self._head_done = False
         self._until_close = False
