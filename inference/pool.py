@@ -62,7 +62,7 @@ class ComputePool:
             alarm.cancel()
         return result
 
-    def close(self, grace_s: float = 5.0) -> None:
+    def close(self, grace_s: float = 1.0) -> None:
         """Drop what waits, and give what runs a moment."""
         while True:
             try:

@@ -1,0 +1,160 @@
+"""The server's behaviour under load, failure and shutdown: real processes over loopback."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.inference.serving import GATED, Server, eventually, predictor
+
+PREDICT = "/v1/models/m:predict"
+ONE = {"instances": [[1.0, 2.0]]}
+
+
+@pytest.fixture(name="gate")
+def _gate(tmp_path: Path) -> Path:
+    directory = tmp_path / "gate"
+    directory.mkdir()
+    return directory
+
+
+def _in_progress(client: httpx.Client) -> int:
+    line = next(
+        line for line in client.get("/metrics").text.splitlines() if line.startswith("sidelight_predictor_in_progress ")
+    )
+    return int(float(line.rpartition(" ")[2]))
+
+
+def _post(server: Server, body: object = ONE) -> httpx.Response:
+    with server.client() as client:
+        return client.post(PREDICT, json=body)
+
+
+def test_each_caller_gets_its_own_answer(tmp_path: Path, gate: Path) -> None:
+    """Many callers at once: every answer belongs to its request."""
+    (gate / "open").touch()
+    with predictor(gate, tmp_path, "--runtime", GATED) as server, ThreadPoolExecutor(16) as threads:
+        bodies = [{"instances": [[index, row] for row in range(index % 7 + 1)]} for index in range(300)]
+        answers = list(threads.map(lambda body: _post(server, body), bodies))
+
+    for body, answer in zip(bodies, answers, strict=True):
+        expected = [{"output-0": sum(row), "rows": index} for index, row in enumerate(body["instances"])]
+        assert answer.json() == {"predictions": expected}
+
+
+def test_overload_is_refused_at_once(tmp_path: Path, gate: Path) -> None:
+    """With all threads busy and the queue full, more calls get 503 with Retry-After; what was accepted is answered."""
+    words = ("--runtime", GATED, "--max_threads", "2", "--max-queue", "3")
+    with predictor(gate, tmp_path, *words) as server, server.client() as client, ThreadPoolExecutor(5) as threads:
+        accepted = [threads.submit(_post, server) for _ in range(5)]
+        eventually(lambda: _in_progress(client) == 5, "five calls in progress")
+        refused = [client.post(PREDICT, json=ONE) for _ in range(20)]
+        health = client.get("/v2/health/ready")
+        (gate / "open").touch()
+        answered = [call.result() for call in accepted]
+        after = client.post(PREDICT, json=ONE)
+
+    assert {answer.status_code for answer in refused} == {503}
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+    assert refused[0].json() == {"error": "overloaded: 5 requests are in progress or waiting; retry later"}
+    assert health.status_code == 200
+    assert {answer.status_code for answer in answered} == {200}
+    assert after.status_code == 200
+
+
+def test_late_predictions_are_given_up(tmp_path: Path, gate: Path) -> None:
+    """A call beyond the deadline gets 503, its place stays taken until the model is done, and then is free again."""
+    words = ("--runtime", GATED, "--max_threads", "1", "--max-queue", "0", "--request-timeout", "0.2")
+    with predictor(gate, tmp_path, *words) as server, server.client() as client:
+        late = client.post(PREDICT, json=ONE)
+        refused = client.post(PREDICT, json=ONE)
+        (gate / "open").touch()
+        eventually(lambda: _in_progress(client) == 0, "the late call has ended")
+        after = client.post(PREDICT, json=ONE)
+
+    assert (late.status_code, late.json()) == (503, {"error": "no answer within 0.2 s; retry later"})
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert after.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("file", "says"), [("fail", "RuntimeError : the gate fell"), ("crash", "SystemExit : the gate crashed")]
+)
+def test_failing_models_do_not_end_the_server(tmp_path: Path, gate: Path, file: str, says: str) -> None:
+    """A model that raises, or even exits, is a 500 with type and text; the next call finds a whole server."""
+    (gate / file).touch()
+    with predictor(gate, tmp_path, "--runtime", GATED, "--max_threads", "1") as server, server.client() as client:
+        failed = [client.post(PREDICT, json=ONE) for _ in range(3)]
+        (gate / "open").touch()
+        (gate / file).unlink()
+        after = client.post(PREDICT, json=ONE)
+
+    assert [(answer.status_code, answer.json()) for answer in failed] == [(500, {"error": says})] * 3
+    assert after.status_code == 200
+
+
+def test_drain_answers_what_is_in_progress(tmp_path: Path, gate: Path) -> None:
+    """After SIGTERM nothing is ready, the request in progress is answered, and the process ends with code 0."""
+    with predictor(gate, tmp_path, "--runtime", GATED) as server, server.client() as client:
+        with ThreadPoolExecutor(1) as threads:
+            waiting: Future[httpx.Response] = threads.submit(_post, server)
+            eventually(lambda: _in_progress(client) == 1, "one call in progress")
+            server.terminate()
+            eventually(lambda: client.get("/v2/health/ready").status_code == 503, "not ready")
+            model = [client.get(path).status_code for path in ("/v1/models/m", "/v2/models/m/ready")]
+            live = client.get("/v2/health/live").status_code
+            (gate / "open").touch()
+            answer = waiting.result()
+        code = server.process.wait(30)
+
+    assert (model, live) == ([503, 503], 200)
+    assert (answer.status_code, answer.json()) == (200, {"predictions": [{"output-0": 3.0, "rows": 0}]})
+    assert code == 0
+
+
+def test_drain_ends_at_its_deadline(tmp_path: Path, gate: Path) -> None:
+    """A prediction that never ends cannot keep the process from ending."""
+    words = ("--runtime", GATED, "--drain-timeout", "0.3")
+    with predictor(gate, tmp_path, *words) as server, server.client() as client, ThreadPoolExecutor(1) as threads:
+        lost = threads.submit(_post, server)
+        eventually(lambda: _in_progress(client) == 1, "one call in progress")
+        server.terminate()
+        code = server.process.wait(25)
+
+        assert code == 0
+        assert isinstance(lost.exception(), httpx.HTTPError) or lost.result().status_code >= 500
+
+
+def test_slow_bodies_are_given_up(tmp_path: Path, gate: Path) -> None:
+    """A client that announces a body and sends only a part of it gets 408, and its connection is closed."""
+    with predictor(gate, tmp_path, "--runtime", GATED, "--body-timeout", "0.2") as server:
+        address = urlsplit(server.url)
+        with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+            received = b""
+            while chunk := connection.recv(4096):
+                received += chunk
+
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert b"request body: not complete within 0.2 s" in received
+
+
+def test_clients_that_leave_do_no_harm(tmp_path: Path, gate: Path) -> None:
+    """A client that closes its connection in mid-body is no error of the server's."""
+    (gate / "open").touch()
+    with predictor(gate, tmp_path, "--runtime", GATED) as server, server.client() as client:
+        address = urlsplit(server.url)
+        with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+        left = 'sidelight_predictor_errors_total{error="ClientDisconnect",model_name="m"} 1.0'
+        eventually(lambda: left in client.get("/metrics").text, "the disconnect is counted")
+        after = client.post(PREDICT, json=ONE)
+        log = server.log.read_text()
+
+    assert after.status_code == 200
+    assert "Traceback" not in log
