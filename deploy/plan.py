@@ -112,7 +112,8 @@ def _workers(role: str, words: tuple[str, ...], settings: PlanSettings, free_por
         page = _page(metrics)
         command = _sidelight(
             role, "--kafka", settings.kafka, "--prefix", settings.topics.prefix, "--host", settings.host,
-            "--metrics-port", str(metrics), "--idle-after", str(settings.idle_after), *words,
+            "--metrics-port", str(metrics), "--idle-after", str(settings.idle_after),
+            "--instance", f"{role}-{index}", *words,
         )  # fmt: skip
         ready = _answers(page)
         programs.append(Program(name=f"{role}-{index}", command=command, ready=ready, metrics=page))

@@ -1,0 +1,56 @@
+"""`sidelight status`: the processes of the local run, what they counted, and whether the sums agree."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from deploy import ledger, runfile
+from deploy.runfile import Run
+
+HELP = "show the local run: processes, counters, conservation laws"
+EXAMPLES = """\
+  sidelight status
+  sidelight status --json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+
+
+def run(_arguments: argparse.Namespace) -> int:
+    """Do it; the exit code is 1 while a process is down."""
+    found = runfile.current()
+    book = ledger.read(found)
+    down = [process.name for process in found.processes if not runfile.alive(process.pid)]
+    if _arguments.json:
+        laws = [asdict(law) | {"holds": law.holds} for law in book.laws()]
+        print(json.dumps({"run": asdict(found), "ledger": asdict(book), "laws": laws, "down": down}))
+    else:
+        _show(found, book, down)
+    return 1 if down else 0
+
+
+def _show(found: Run, book: ledger.Ledger, down: list[str]) -> None:
+    for service, url in found.services.items():
+        print(f"{service:<28}{url}")
+    print(f"{'Kafka':<28}{found.kafka}, topics {found.prefix}.*\n")
+    for process in found.processes:
+        state = "down" if process.name in down else "up"
+        print(f"  {process.name:<26}{state:<6}pid {process.pid:<9}restarts {process.restarts}")
+    dropped = ", ".join(f"{count} {reason}" for reason, count in book.dropped.items()) or "none"
+    print(
+        f"\nlogger     captured {book.captured}, delivered {book.delivered}, in flight {book.in_flight}, dropped {dropped}"
+    )
+    print(f"topics     {book.payloads} payloads, {book.deadletters} dead letters")
+    print("assembler  " + _numbers(book.assembler))
+    print("detectors  " + _numbers(book.detectors) + "\n")
+    for law in book.laws():
+        print(f"  {'ok ' if law.holds else '...'} {law.name}: {law.left} = {law.right}")
+
+
+def _numbers(counters: object) -> str:
+    values = counters if isinstance(counters, dict) else {}
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value) or "nothing yet"

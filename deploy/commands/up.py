@@ -1,0 +1,82 @@
+"""`sidelight up`: runs services and monitors on this machine, around an embedded Kafka or an existing one."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from deploy.errors import ProcessFailed, UserError
+from deploy.local import LocalRun, LocalSettings
+from deploy.runfile import Run
+
+HELP = "run InferenceService and InferenceMonitor files on this machine"
+EXAMPLES = """\
+  sidelight up examples/employment/service.yaml
+  sidelight up service.yaml monitor.yaml --kafka broker:9092 --prefix team --port 8080
+  sidelight up service.yaml --volume models=./models     # serves pvc://models/...
+Ctrl-C drains everything: running requests, then the topics, then Kafka."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="YAML with InferenceService, InferenceMonitor"
+    )
+    parser.add_argument("--name", default="local", help="name of this run (default: local)")
+    parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="use this broker instead of the embedded one")
+    parser.add_argument("--data", type=Path, default=None, help="folder of the embedded broker's data")
+    parser.add_argument("--java", default="", help="an existing java, 17 or newer, for the embedded broker")
+    parser.add_argument("--prefix", default="inference", help="first part of every topic name (default: inference)")
+    parser.add_argument("--partitions", type=int, default=2, help="partitions of topics that are created (default: 2)")
+    parser.add_argument("--workers", type=int, default=1, help="assembler and detector processes, each (default: 1)")
+    parser.add_argument(
+        "--host", choices=("native", "faust"), default="native", help="what runs assembler and detector"
+    )
+    parser.add_argument("--port", type=int, default=0, help="where the first service listens (default: a free port)")
+    parser.add_argument("--volume", action="append", default=[], metavar="CLAIM=DIR", help="folder behind pvc://CLAIM")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    settings = LocalSettings(
+        files=tuple(arguments.files), name=arguments.name, kafka=arguments.kafka, data=arguments.data, java=arguments.java,
+        prefix=arguments.prefix, partitions=arguments.partitions, workers=arguments.workers, host=arguments.host,
+        port=arguments.port, volumes=dict(map(_volume, arguments.volume)),
+    )  # fmt: skip
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    local = LocalRun(settings, _say)
+    try:
+        _greet(local.start())
+    except ProcessFailed as exc:
+        raise UserError(str(exc)) from exc
+    while not stopping.wait(0.2):
+        local.watch()
+    local.drain()
+    return 0
+
+
+def _greet(run_: Run) -> None:
+    for service, url in run_.services.items():
+        print(f"{service}: {url}")
+    for service, url in run_.explainers.items():
+        print(f"{service}, explainer: {url}")
+    print(f"Kafka: {run_.kafka}, topics {run_.prefix}.*")
+    print("next: sidelight status | sidelight alerts --follow | sidelight payloads --follow; Ctrl-C drains", flush=True)
+
+
+def _volume(text: str) -> tuple[str, Path]:
+    claim, equals, path = text.partition("=")
+    if not equals:
+        raise UserError(f"--volume: expected CLAIM=DIR, got {text!r}")
+    return claim, Path(path)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
