@@ -1,0 +1,1 @@
+"""One file per explainer; the file's name, with dashes, is what `--explainer` takes."""
