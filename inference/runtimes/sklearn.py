@@ -48,10 +48,10 @@ class SKLearn(TabularRuntime):
     def predict_table(self, table: NDArray[Any]) -> NDArray[Any]:
         """Predict; what scikit-learn's own validation refuses is the caller's mistake."""
         # Fitted on a frame: needs its columns by name again, some steps choose by them.
-        rows = library("pandas").DataFrame(table, columns=self._columns) if self._columns else table
+        rows = library("pandas").DataFrame(table, columns=self._columns).infer_objects() if self._columns else table
         try:
             return np.asarray(self._predict(rows))
-        except ValueError as exc:
+        except (ValueError, TypeError) as exc:
             raise InvalidInput(f"inputs: {exc}") from exc
 
     @classmethod

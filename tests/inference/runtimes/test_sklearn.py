@@ -1,0 +1,133 @@
+"""What only the scikit-learn runtime promises: safe formats first, names and text kept, one thread."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import RandomForestClassifier, VotingClassifier
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import MultinomialNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
+
+from inference.directory import open_model
+from inference.errors import InvalidInput, ModelLoadFailed, UnsafeFormat
+from inference.runtime import iris
+from inference.settings import Trust
+
+
+class _Planted:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self._path),)
+
+
+def _doubled(rows: Any) -> Any:  # noqa: ANN401 - whatever scikit-learn hands over
+    return rows * 2
+
+
+@pytest.mark.parametrize("name", ["model.joblib", "model.pkl", "model.pickle"])
+def test_pickles_are_refused_unloaded(tmp_path: Path, name: str) -> None:
+    """Without trust a pickle is refused with the flag that allows it, and nothing in it has run."""
+    planted = tmp_path / "planted"
+    directory = tmp_path / "model"
+    directory.mkdir()
+    joblib.dump(_Planted(planted), directory / name)
+
+    with pytest.raises(UnsafeFormat, match=rf"{name}: loading .* --trusted"):
+        open_model(directory, Trust())
+    assert not planted.exists()
+    with pytest.raises(ModelLoadFailed, match="expected an estimator that predicts"):
+        open_model(directory, Trust(pickle=True))
+    assert planted.exists()
+
+
+@pytest.mark.parametrize("name", ["model.joblib", "model.pkl"])
+def test_pickles_load_when_trusted(tmp_path: Path, name: str) -> None:
+    """With trust, joblib files and plain pickles serve."""
+    rows, labels = iris()
+    model = LogisticRegression().fit(rows, labels)
+    if name.endswith("pkl"):
+        (tmp_path / name).write_bytes(pickle.dumps(model))
+    else:
+        joblib.dump(model, tmp_path / name)
+    outputs = open_model(tmp_path, Trust(pickle=True)).predict({"x": rows})
+
+    np.testing.assert_array_equal(outputs["output-0"], model.predict(rows))
+
+
+def test_skops_types_must_be_named(tmp_path: Path) -> None:
+    """A type outside skops' own list is refused, and named so that it can be allowed; then it serves."""
+    rows, labels = iris()
+    skops.io.dump(
+        make_pipeline(FunctionTransformer(_doubled), LogisticRegression(max_iter=1000)).fit(rows, labels),
+        tmp_path / "model.skops",
+    )
+    name = f"{_doubled.__module__}._doubled"
+
+    with pytest.raises(UnsafeFormat, match=f"--trusted-types {name}"):
+        open_model(tmp_path, Trust())
+    assert len(open_model(tmp_path, Trust(types=(name,))).predict({"x": rows})["output-0"]) == len(rows)
+
+
+def test_frames_keep_their_names(tmp_path: Path) -> None:
+    """A pipeline fitted on named columns of text and numbers predicts from columns in any order."""
+    frame = pd.DataFrame({"colour": ["red", "blue"] * 20, "size": np.tile([1.0, 2.0, 3.0, 4.0], 10)})
+    encode = ColumnTransformer([("colour", OneHotEncoder(), ["colour"])], remainder="passthrough")
+    model = make_pipeline(encode, LogisticRegression()).fit(frame, ["warm", "cold"] * 20)
+    skops.io.dump(model, tmp_path / "model.skops")
+    runtime = open_model(tmp_path, Trust())
+    inputs = {"size": np.array([2.0, 9.0]), "colour": np.array(["red", "blue"], object)}
+
+    assert runtime.predict(inputs)["output-0"].tolist() == ["warm", "cold"]
+    with pytest.raises(InvalidInput, match=r"missing \['colour'\], unknown \['color'\]"):
+        runtime.predict({"size": np.ones(1), "color": np.array(["red"], object)})
+    with pytest.raises(InvalidInput, match="unknown categories"):
+        runtime.predict({"size": np.ones(1), "colour": np.array(["green"], object)})
+    with pytest.raises(InvalidInput, match="as many rows in each"):
+        runtime.predict({"size": np.ones(3), "colour": np.array(["red"], object)})
+
+
+def test_text_models_take_flat_text(tmp_path: Path) -> None:
+    """A model on raw text predicts from a flat tensor of texts."""
+    model = make_pipeline(CountVectorizer(), MultinomialNB()).fit(["good fine", "bad poor"] * 5, [1, 0] * 5)
+    skops.io.dump(model, tmp_path / "model.skops")
+
+    outputs = open_model(tmp_path, Trust()).predict({"instances": np.array(["fine", "poor"], object)})
+
+    assert outputs["output-0"].tolist() == [1, 0]
+
+
+def test_every_part_runs_on_one_thread(tmp_path: Path) -> None:
+    """n_jobs is 1 in fitted parts too, so that a prediction never starts a pool of its own."""
+    rows, labels = iris()
+    forest = RandomForestClassifier(n_estimators=3, n_jobs=4, random_state=0)
+    model = VotingClassifier([("forest", forest)], n_jobs=4).fit(rows, labels)
+    joblib.dump(model, tmp_path / "model.joblib")
+    runtime = open_model(tmp_path, Trust(pickle=True))
+    served = runtime._predict.__self__  # type: ignore[attr-defined]
+
+    assert (served.n_jobs, served.estimators_[0].n_jobs) == (1, 1)
+
+
+def test_text_is_refused_by_numeric_models(tmp_path: Path) -> None:
+    """Text where a model takes numbers is the caller's mistake, not a failure of the model."""
+    rows, labels = iris()
+    skops.io.dump(LogisticRegression().fit(rows, labels), tmp_path / "model.skops")
+
+    with pytest.raises(InvalidInput, match="could not convert string"):
+        open_model(tmp_path, Trust()).predict({"x": np.array([["a"] * 4], object)})

@@ -1,0 +1,157 @@
+"""Loading, reloading and unloading while predictions go on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from inference.errors import ModelLoadFailed, ModelNotFound, ModelNotReady
+from inference.repository import IndexEntry, Loaded, Repository, State
+from inference.runtime import Arrays, Runtime, Source
+
+
+class Counted(Runtime):
+    """Counts how many threads are inside, and remembers being unloaded."""
+
+    def __init__(self, *, thread_safe: bool = True) -> None:
+        self.thread_safe = thread_safe
+        self.inside = 0
+        self.most = 0
+        self.unloaded = 0
+
+    @classmethod
+    def load(cls, source: Source) -> Self:
+        """Take anything."""
+        del source
+        return cls()
+
+    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Note how many are inside."""
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        threading.Event().wait(0.002)
+        self.inside -= 1
+        return dict(inputs)
+
+    def unload(self) -> None:
+        """Remember it."""
+        assert self.inside == 0
+        self.unloaded += 1
+
+    @classmethod
+    def example(cls, directory: Path) -> dict[str, NDArray[Any]]:
+        """Give one row."""
+        del directory
+        return {"x": np.ones((1, 1))}
+
+
+def _repository(*runtimes: Runtime) -> Repository:
+    remaining = list(runtimes)
+    return Repository({"m": lambda: Loaded(remaining.pop(0), str(len(runtimes) - len(remaining)))})
+
+
+def _failing() -> Loaded:
+    raise ModelLoadFailed("no such file")
+
+
+def test_unknown_and_unloaded_models() -> None:
+    """Unknown names are not found; known ones are not ready until they are loaded."""
+    repository = _repository(Counted())
+
+    with pytest.raises(ModelNotFound, match="other"):
+        repository.load("other")
+    with pytest.raises(ModelNotReady), repository.using("m"):
+        pass
+    assert repository.index() == [IndexEntry("m", "", State.UNAVAILABLE, "not loaded")]
+
+
+def test_versions() -> None:
+    """A model answers under its own version only."""
+    repository = _repository(Counted())
+    repository.load("m")
+
+    assert repository.loaded("m", "1").version == "1"
+    with pytest.raises(ModelNotFound, match="Model with name m and version 2 does not exist"):
+        repository.loaded("m", "2")
+    with pytest.raises(ModelNotFound, match="version 2"), repository.using("m", "2"):
+        pass
+
+
+@pytest.mark.parametrize("replace", [Repository.load, Repository.unload])
+def test_unloaded_after_the_last_prediction(replace: Callable[[Repository, str], None]) -> None:
+    """A replaced or unloaded model lives until its predictions in progress have ended."""
+    first, second = Counted(), Counted()
+    repository = _repository(first, second)
+    repository.load("m")
+    with repository.using("m") as one, repository.using("m") as other:
+        replace(repository, "m")
+
+        assert one.runtime is other.runtime is first
+        assert first.unloaded == 0
+    assert first.unloaded == 1
+    assert second.unloaded == 0
+
+
+def test_failed_load_says_why() -> None:
+    """A failed first load leaves the model unavailable, with the reason in the index."""
+    repository = Repository({"m": _failing})
+    with pytest.raises(ModelLoadFailed):
+        repository.load("m")
+
+    assert repository.index() == [IndexEntry("m", "", State.UNAVAILABLE, "ModelLoadFailed: no such file")]
+
+
+def test_one_thread_at_a_time_where_declared() -> None:
+    """A runtime that is not thread-safe is never entered by two threads; a thread-safe one is."""
+    alone, shared = Counted(thread_safe=False), Counted()
+    for runtime in (alone, shared):
+        repository = _repository(runtime)
+        repository.load("m")
+        together = threading.Barrier(4)
+
+        def predict(repository: Repository = repository, together: threading.Barrier = together) -> None:
+            together.wait(30)
+            for _ in range(5):
+                with repository.using("m") as loaded:
+                    loaded.runtime.predict({})
+
+        with ThreadPoolExecutor(4) as threads:
+            for done in [threads.submit(predict) for _ in range(4)]:
+                done.result()
+
+    assert alone.most == 1
+    assert shared.most > 1
+
+
+def test_reloads_under_traffic() -> None:
+    """Predictions never meet an unloaded model while it is replaced again and again, and each is unloaded once."""
+    runtimes = [Counted() for _ in range(30)]
+    repository = _repository(*runtimes)
+    repository.load("m")
+    stop = threading.Event()
+
+    def predict() -> int:
+        count = 0
+        while not stop.is_set():
+            with repository.using("m") as loaded:
+                assert loaded.runtime.unloaded == 0  # type: ignore[attr-defined]
+                count += 1
+        return count
+
+    with ThreadPoolExecutor(3) as threads:
+        calls = [threads.submit(predict) for _ in range(3)]
+        for _ in runtimes[1:]:
+            repository.load("m")
+        stop.set()
+        counts = [call.result() for call in calls]
+    repository.close()
+
+    assert all(counts)
+    assert [runtime.unloaded for runtime in runtimes] == [1] * 30
