@@ -1,7 +1,7 @@
 """What an explainer is: one instance and a way to predict in, an explanation out.
 
-`predict` is passed in, so an explainer needs no client, and its work off the event loop is the server's affair: it runs in a
-thread, with a generator of its own, and calls `predict` as a plain function.
+`predict` is passed in, so an explainer needs no client, and its work off the event loop is the server's affair: it runs
+in a thread, with a generator of its own, and calls `predict` as a plain function.
 """
 
 from __future__ import annotations

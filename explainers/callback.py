@@ -1,7 +1,7 @@
 """The callback client: how an explainer asks the predictor. Pooled, split, marked synthetic, bounded by a deadline.
 
-It speaks V2 with binary tensors when the model's metadata offers one numeric input, else V1 JSON. It blocks, for explainers run
-in threads; many threads share one pool.
+It speaks V2 with binary tensors when the model's metadata offers one numeric input, else V1 JSON. It blocks, for
+explainers run in threads; many threads share one pool.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class CallbackClient:
         widths = {answer.shape[1] for answer in answers}
         if len(widths) != 1:
             raise PredictorMisbehaved(f"outputs differ in width between calls: {sorted(widths)}")
-        return np.concatenate(answers)[place]
+        scores: Array = np.concatenate(answers)[place]
+        return scores
 
     def close(self) -> None:
         """Let go of connections and threads."""
@@ -121,7 +122,7 @@ class CallbackClient:
         return self._ask_v2(rows, self._input, calls)
 
     def _ask_v1(self, rows: Array, calls: Calls) -> Array:
-        body = v1.encode_request(rows.tolist() if rows.dtype == object else np.ascontiguousarray(rows))
+        body = v1.encode_request(rows.tolist())
         headers = {"content-type": "application/json"}
         answer = self._send("POST", f"/v1/models/{self._settings.model}:predict", body, headers, calls)
         try:

@@ -1,7 +1,7 @@
 """The explain server: `POST /v1/models/{m}:explain`, one explanation per instance. KServe's V1 shapes.
 
-The searches run in threads; each has its own object, its own seeded generator and its own count of callbacks, so answers do
-not depend on what else is being explained.
+The searches run in threads; each has its own object, its own seeded generator and its own count of callbacks, so
+answers do not depend on what else is being explained.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class ExplainServer:
         work = loop.run_in_executor(self._threads, self._search, rows, options, calls)
         gone = loop.create_task(_disconnected(request))
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([asyncio.ensure_future(work), gone], return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 calls.cancelled.set()
             return await work

@@ -20,12 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 
 
-def run(_arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Do it; the exit code is 1 while a process is down."""
     found = runfile.current()
     book = ledger.read(found)
     down = [process.name for process in found.processes if not runfile.alive(process.pid)]
-    if _arguments.json:
+    if arguments.json:
         laws = [asdict(law) | {"holds": law.holds} for law in book.laws()]
         print(json.dumps({"run": asdict(found), "ledger": asdict(book), "laws": laws, "down": down}))
     else:

@@ -23,9 +23,7 @@ Ctrl-C drains everything: running requests, then the topics, then Kafka."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="YAML with InferenceService, InferenceMonitor"
-    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="InferenceService, InferenceMonitor YAML")
     parser.add_argument("--name", default="local", help="name of this run (default: local)")
     parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="use this broker instead of the embedded one")
     parser.add_argument("--data", type=Path, default=None, help="folder of the embedded broker's data")

@@ -1,8 +1,8 @@
 """Kernel SHAP: Shapley values of one prediction, against a background, from predictions alone.
 
-Exact when every coalition fits the budget, by the Shapley formula itself; else by paired sampling of coalitions and least
-squares under the constraint that the values add up. Sources: Shapley 1953; Lundberg and Lee 2017, "A Unified Approach to
-Interpreting Model Predictions", theorem 2; Covert and Lee 2021, "Improving KernelSHAP", sections 3.1 and 3.2 for the
+Exact when every coalition fits the budget, by the Shapley formula itself; else by paired sampling of coalitions and
+least squares under the constraint that the values add up. Sources: Shapley 1953; Lundberg and Lee 2017, "A Unified
+Approach to Interpreting Model Predictions", theorem 2; Covert and Lee 2021, "Improving KernelSHAP", sections 3.1 and 3.2 for the
 sampling distribution, the pairing and the standard errors.
 """
 
@@ -41,7 +41,8 @@ class _Game:
             table[known[:, column], feature] = self.instance[feature]
         self.rows += len(table)
         scores = self.predict(table)
-        return np.einsum("nko,k->no", scores.reshape(len(masks), size, -1), self.background.weights)
+        worth: Array = np.einsum("nko,k->no", scores.reshape(len(masks), size, -1), self.background.weights)
+        return worth
 
 
 class KernelShap(Explainer):
