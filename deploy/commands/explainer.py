@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -64,6 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
     server = ExplainServer(settings, client, background(arguments.model_name, arguments.monitor, arguments.background))
     if arguments.metrics_port:
         start_http_server(arguments.metrics_port, addr="127.0.0.1", registry=server.registry)
+    # uvicorn drains and then raises the signal again; drained is a good end, so nothing more shall come of it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     uvicorn.run(
         server.app,
         host=settings.host,

@@ -37,6 +37,13 @@ _WITHOUT_EFFECT: Final = {
     "log_config_file": "the log goes to stderr",
     "access_log_format": "there is no access log; the logger records payloads",
     "event_loop": "uvloop is always used",
+    "predictor_host": "a predictor has no predictor behind it",
+    "predictor_protocol": "a predictor has no predictor behind it",
+    "predictor_use_ssl": "a predictor has no predictor behind it",
+    "predictor_request_timeout_seconds": "a predictor has no predictor behind it",
+    "predictor_request_retries": "a predictor has no predictor behind it",
+    "enable_predictor_health_check": "a predictor has no predictor behind it",
+    "protocol": "V1 and V2 are both served",
     "nthread": "a prediction runs on one thread; --max_threads sets how many run at once",
 }
 
@@ -67,8 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS", help="how long idle connections stay (default: %(default)s)",
     )  # fmt: skip
     _add_limits(parser.add_argument_group("limits"))
+    accepted = parser.add_argument_group("accepted from KServe, without effect")
     for name, reason in _WITHOUT_EFFECT.items():
-        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", help=f"accepted: {reason}", metavar="X")
+        accepted.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), help=reason, metavar="X")
 
 
 def _add_limits(limits: argparse._ArgumentGroup) -> None:

@@ -41,9 +41,8 @@ def _show(found: Run, book: ledger.Ledger, down: list[str]) -> None:
         state = "down" if process.name in down else "up"
         print(f"  {process.name:<26}{state:<6}pid {process.pid:<9}restarts {process.restarts}")
     dropped = ", ".join(f"{count} {reason}" for reason, count in book.dropped.items()) or "none"
-    print(
-        f"\nlogger     captured {book.captured}, delivered {book.delivered}, in flight {book.in_flight}, dropped {dropped}"
-    )
+    print(f"\nlogger     captured {book.captured}, delivered {book.delivered}, in flight {book.in_flight}")
+    print(f"           dropped {dropped}")
     print(f"topics     {book.payloads} payloads, {book.deadletters} dead letters")
     print("assembler  " + _numbers(book.assembler))
     print("detectors  " + _numbers(book.detectors) + "\n")

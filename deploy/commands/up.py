@@ -42,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     settings = LocalSettings(
-        files=tuple(arguments.files), name=arguments.name, kafka=arguments.kafka, data=arguments.data, java=arguments.java,
+        files=tuple(arguments.files), name=arguments.name, kafka=arguments.kafka, data=arguments.data,
+        java=arguments.java,
         prefix=arguments.prefix, partitions=arguments.partitions, workers=arguments.workers, host=arguments.host,
         port=arguments.port, volumes=dict(map(_volume, arguments.volume)),
     )  # fmt: skip

@@ -2,8 +2,8 @@
 
 Exact when every coalition fits the budget, by the Shapley formula itself; else by paired sampling of coalitions and
 least squares under the constraint that the values add up. Sources: Shapley 1953; Lundberg and Lee 2017, "A Unified
-Approach to Interpreting Model Predictions", theorem 2; Covert and Lee 2021, "Improving KernelSHAP", sections 3.1 and 3.2 for the
-sampling distribution, the pairing and the standard errors.
+Approach to Interpreting Model Predictions", theorem 2; Covert and Lee 2021, "Improving KernelSHAP", sections 3.1 and
+3.2 for the sampling distribution, the pairing and the standard errors.
 """
 
 from __future__ import annotations
