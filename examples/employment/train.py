@@ -1,8 +1,8 @@
 """Train the example's model on US census data of 2015, and write what the service and its monitor need.
 
 The data are the American Community Survey rows for Massachusetts that the `nannyml` wheel carries (277,677 people, 2015
-to 2018). Written beside this file: `model/` for the predictor and `reference.parquet`, rows of 2015 that the model never
-saw in training, with the model's own scores, for the detectors and the explainer.
+to 2018). Written beside this file: `model/` for the predictor and `reference.parquet`, rows of 2015 that the model
+never saw in training, with the model's own scores, for the detectors and the explainer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The faust-streaming host, in the one shape that loses nothing: one agent, concurrency 1, `take_events`, raw bytes.
 
-Faust commits past messages when an agent runs concurrently, uses `noack`, or lets an exception out (measured with 0.15.3), so
-none of these happens here. The checkpoint rule is `runner.py`'s, as on every host; Faust's own commit only follows it. A
-stage runs in a thread, so that Faust's loop keeps its heartbeats.
+Faust commits past messages when an agent runs concurrently, uses `noack`, or lets an exception out (measured with
+0.15.3), so none of these happens here. The checkpoint rule is `runner.py`'s, as on every host; Faust's own commit only
+follows it. A stage runs in a thread, so that Faust's loop keeps its heartbeats.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ class FaustHost:
         app.on_partitions_revoked.connect(self._revoked, weak=False)
         return app
 
-    def _revoked(self, _app: Any, revoked: Any, **_: Any) -> None:  # noqa: ANN401 - faust's signal
+    def _revoked(self, _app: Any, /, *given: Any, signal: Any = None, **_: Any) -> None:  # noqa: ANN401, ARG002 - faust's
         # State goes with the partition; whoever gets it next reads it from the topic.
-        for item in revoked:
+        for item in given[0]:
             self._runners.pop(item.partition, None)
 
     async def _take(self, messages: list[Any]) -> None:
