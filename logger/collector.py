@@ -1,7 +1,7 @@
 """The collector: takes the CloudEvents that an unmodified KServe agent posts and puts them on the payload topic.
 
-A 2xx means that Kafka has acknowledged every event of the request. Anything else says what was wrong, or to come again. Bodies
-go through byte for byte; what is no event goes to the dead letters, as it came.
+A 2xx means that Kafka has acknowledged every event of the request. Anything else says what was wrong, or to come
+again. Bodies go through byte for byte; what is no event goes to the dead letters, as it came.
 """
 
 from __future__ import annotations
