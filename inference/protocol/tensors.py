@@ -22,6 +22,8 @@ Parameters = Mapping[str, Any]
 
 _LENGTH: Final = struct.Struct("<I")
 _MAX_RANK: Final = 32
+MAX_ELEMENTS: Final = 1 << 31
+"""Most elements that a shape may speak of, sizes of 0 counted as 1: a body of 64 MiB cannot hold more."""
 _JSON_TYPES: Final[Mapping[str, set[type]]] = MappingProxyType({"b": {bool}, "f": {int, float}})
 _NOTHING: Final[Parameters] = MappingProxyType({})
 
@@ -45,20 +47,26 @@ class Tensor:
 
 
 def check_shape(shape: object, where: str) -> tuple[int, ...]:
-    """Give a shape as a tuple; refuse what is no list of sizes from 0 up."""
+    """Give a shape as a tuple.
+
+    Raises:
+        BadTensor: no list of sizes from 0 up, too many of them, or more elements than any body holds.
+    """
     if not isinstance(shape, list) or len(shape) > _MAX_RANK:
         raise BadTensor(where, f"shape: expected a list of at most {_MAX_RANK} sizes, got {_short(shape)}")
     for size in shape:
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise BadTensor(where, f"shape {shape}: expected sizes from 0 up, got {size!r}")
+            raise BadTensor(where, f"shape {_short(shape)}: expected sizes from 0 up, got {_short(size)}")
+    if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
+        raise BadTensor(where, f"shape {_short(shape)}: expected at most {MAX_ELEMENTS} elements")
     return tuple(shape)
 
 
 def from_raw(datatype: object, shape: tuple[int, ...], raw: bytes | memoryview, where: str) -> Array:
-    """Read raw little-endian bytes, row-major.
+    """Read raw little-endian bytes, row-major. NaN and infinities are values like any other here.
 
     Raises:
-        BadTensor: not exactly as many bytes as datatype and shape need.
+        BadTensor: not exactly as many bytes as datatype and shape need, or a BOOL that is neither 0 nor 1.
     """
     dtype = numpy_dtype(datatype, where)
     count = math.prod(shape)
@@ -71,15 +79,21 @@ def from_raw(datatype: object, shape: tuple[int, ...], raw: bytes | memoryview, 
         return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
     if datatype == "BOOL" and count and np.frombuffer(raw, "u1").max() > 1:
         raise BadTensor(where, "BOOL: expected bytes 0 or 1")
-    return np.frombuffer(raw, dtype).reshape(shape)
+    # Tensors lie in the body back to back; what computes on them wants its numbers aligned.
+    return np.require(np.frombuffer(raw, dtype), requirements="A").reshape(shape)
 
 
 def to_raw(tensor: Tensor) -> bytes:
-    """Write raw little-endian bytes, row-major. BF16 loses what BF16 cannot hold (it is cut, not rounded)."""
+    """Write raw little-endian bytes, row-major; BF16 is rounded to the nearest, ties to even.
+
+    Raises:
+        BadTensor: data and shape differ in their number of elements.
+    """
+    _check_size(tensor)
     if tensor.datatype == BYTES:
         return b"".join(_LENGTH.pack(len(item)) + item for item in tensor.data.ravel())
     if tensor.datatype == BF16:
-        return (np.ascontiguousarray(tensor.data, "<f4").view("<u4") >> 16).astype("<u2").tobytes()
+        return _bf16(np.ascontiguousarray(tensor.data, "<f4"))
     return np.ascontiguousarray(tensor.data, numpy_dtype(tensor.datatype, tensor.name)).tobytes()
 
 
@@ -92,11 +106,12 @@ def from_json(datatype: object, shape: tuple[int, ...], data: object, where: str
     dtype = numpy_dtype(datatype, where)
     if datatype in {"FP16", BF16}:
         raise BadTensor(where, f"{datatype} has no JSON form; send it as a binary tensor")
-    flat = _flatten(data, where) if not _is_flat(data) else data
+    flat, nesting = _flatten(data, where)
     count = math.prod(shape)
-    if not isinstance(flat, list) or len(flat) != count:
-        got = len(flat) if isinstance(flat, list) else _short(data)
-        raise BadTensor(where, f"shape {list(shape)} needs {count} values, got {got}")
+    if len(flat) != count:
+        raise BadTensor(where, f"shape {list(shape)} needs {count} values, got {len(flat)}")
+    if len(nesting) > 1 and nesting != shape:
+        raise BadTensor(where, f"shape {list(shape)}: the data is nested as {list(nesting)}")
     if datatype == BYTES:
         return _objects([_json_bytes(item, where) for item in flat], shape)
     return _numbers(flat, dtype, str(datatype), where).reshape(shape)
@@ -106,8 +121,9 @@ def to_json(tensor: Tensor) -> list[Any]:
     """Give flat, row-major JSON data. NaN and infinities have no JSON form.
 
     Raises:
-        BadTensor: the tensor holds NaN or infinities, or BYTES that are no UTF-8.
+        BadTensor: the tensor holds NaN or infinities, or BYTES that are no UTF-8, or has another size than its shape.
     """
+    _check_size(tensor)
     if tensor.datatype == BYTES:
         try:
             return [item.decode() for item in tensor.data.ravel()]
@@ -120,24 +136,36 @@ def to_json(tensor: Tensor) -> list[Any]:
 
 
 def _numbers(flat: list[Any], dtype: np.dtype[Any], datatype: str, where: str) -> Array:
-    kinds = {type(item) for item in flat}
     allowed = _JSON_TYPES.get(dtype.kind, {int})
-    if not kinds <= allowed:
+    if not set(map(type, flat)) <= allowed:
         wrong = next(item for item in flat if type(item) not in allowed)
-        raise BadTensor(
-            where, f"{datatype}: expected {' or '.join(sorted(k.__name__ for k in allowed))}, got {wrong!r}"
-        )
-    try:
-        array = np.array(flat, dtype)
-    except (OverflowError, ValueError) as exc:
-        raise BadTensor(where, f"{datatype}: a value is out of range: {exc}") from exc
+        expected = " or ".join(sorted(kind.__name__ for kind in allowed))
+        raise BadTensor(where, f"{datatype}: expected {expected}, got {_short(wrong)}")
     if dtype.kind in "iu" and flat:
         bounds = np.iinfo(dtype)
         if min(flat) < bounds.min or max(flat) > bounds.max:
             raise BadTensor(where, f"{datatype}: expected {bounds.min} to {bounds.max}, got {min(flat)} to {max(flat)}")
+    with np.errstate(over="ignore"):
+        array = np.array(flat, dtype)
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise BadTensor(where, f"{datatype}: a value is out of range")
     return array
+
+
+def _check_size(tensor: Tensor) -> None:
+    if tensor.data.size != math.prod(tensor.shape):
+        text = f"shape {list(tensor.shape)} needs {math.prod(tensor.shape)} values, got {tensor.data.size}"
+        raise BadTensor(f"tensor {tensor.name!r}", text)
+
+
+def _bf16(data: Array) -> bytes:
+    bits = data.view("<u4").astype("u8")
+    # Adding just under half of what is cut away, plus the last kept bit, rounds ties to even.
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    # A NaN must not round into infinity.
+    rounded[np.isnan(data)] = 0x7FC0
+    raw: bytes = rounded.astype("<u2").tobytes()
+    return raw
 
 
 def _from_raw_bytes(shape: tuple[int, ...], count: int, raw: memoryview, where: str) -> Array:
@@ -176,22 +204,21 @@ def _json_bytes(item: object, where: str) -> bytes:
     return item.encode()
 
 
-def _is_flat(data: object) -> bool:
-    return isinstance(data, list) and not (data and isinstance(data[0], list))
-
-
-def _flatten(data: object, where: str) -> list[Any]:
+def _flatten(data: object, where: str) -> tuple[list[Any], tuple[int, ...]]:
+    """Give the elements, and the sizes of the lists that they lay in."""
     if not isinstance(data, list):
         raise BadTensor(where, f"data: expected a list, got {_short(data)}")
     level: list[Any] = data
-    for _ in range(_MAX_RANK):
-        if not level or not isinstance(level[0], list):
-            return level
+    nesting: tuple[int, ...] = (len(level),)
+    while level and isinstance(level[0], list):
+        if len(nesting) == _MAX_RANK:
+            raise BadTensor(where, f"data: nested deeper than {_MAX_RANK}")
         widths = {len(item) if isinstance(item, list) else -1 for item in level}
         if len(widths) != 1:
             raise BadTensor(where, "data: nested lists are ragged")
+        nesting = (*nesting, *widths)
         level = [item for inner in level for item in inner]
-    raise BadTensor(where, f"data: nested deeper than {_MAX_RANK}")
+    return level, nesting
 
 
 def _short(value: object) -> str:

@@ -54,13 +54,24 @@ def decode_response(body: bytes) -> list[Any]:
 
 
 def encode_request(instances: Sequence[Any], extra: Mapping[str, Any] = MappingProxyType({})) -> bytes:
-    """Write a request; NumPy arrays are taken as they are."""
-    return orjson.dumps({"instances": instances, **extra}, option=orjson.OPT_SERIALIZE_NUMPY)
+    """Write a request; NumPy arrays are taken as they are. NaN and infinities become null: JSON has no word for them.
+
+    Raises:
+        MalformedBody: something that JSON cannot say.
+    """
+    return _dumps({"instances": instances, **extra})
 
 
 def encode_response(predictions: Sequence[Any]) -> bytes:
-    """Write a response; NumPy arrays are taken as they are."""
-    return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
+    """Write a response; see `encode_request`."""
+    return _dumps({"predictions": predictions})
+
+
+def _dumps(fields: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError as exc:
+        raise MalformedBody("body", f"has no JSON form: {exc}") from exc
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -130,7 +130,10 @@ def _encode(
         if parameters:
             item["parameters"] = parameters
         items.append(item)
-    head = orjson.dumps(fields | {key: items})
+    try:
+        head = orjson.dumps(fields | {key: items})
+    except TypeError as exc:
+        raise MalformedBody("body", f"has no JSON form: {exc}") from exc
     return (b"".join((head, *raws)), len(head)) if raws else (head, None)
 
 
@@ -141,8 +144,12 @@ def _decode(body: bytes, header_length: int | None, key: str) -> tuple[dict[str,
     fields = _object(_json(body[:length]), "body")
     rest = memoryview(body)[length:]
     tensors: list[Tensor] = []
+    seen: set[str] = set()
     for index, item in enumerate(_list(fields, key)):
         tensor, rest = _tensor(item, f"{key}[{index}]", rest, binary_allowed=header_length is not None)
+        if tensor.name in seen:
+            raise BadTensor(f"tensor {tensor.name!r}", "is given twice")
+        seen.add(tensor.name)
         tensors.append(tensor)
     if len(rest):
         raise MalformedBody("binary data", f"{len(rest)} bytes follow the last tensor's")
@@ -166,6 +173,8 @@ def _tensor(item: object, where: str, rest: memoryview, *, binary_allowed: bool)
     else:
         if not binary_allowed:
             raise MalformedBody(where, "binary data without the header Inference-Header-Content-Length")
+        if "data" in fields:
+            raise MalformedBody(where, f"has both 'data' and the parameter {_SIZE!r}")
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise BadTensor(where, f"{_SIZE}: expected a number of bytes, got {size!r}")
         if size > len(rest):
