@@ -1,0 +1,345 @@
+"""One list of promises, kept by every host: memory with injected crashes, native and Faust by kill -9 on real Kafka."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from deploy.kafka.topics import ensure_topics
+from deploy.lag import Lag
+from streams.hosts.memory import MemoryHost
+from streams.hosts.runner import Abandoned, RunnerSettings
+from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
+from streams.publishers.memory import MemoryLog, MemoryPublisher, partition_of
+from streams.publishing import publish_all
+from streams.stage import Checkpoint, Done, Output
+from streams.state import KafkaStateStore, MemoryStateStore
+from streams.topics import Topics, state_topic
+from tests.contracts.stages import Sums
+
+PARTITIONS: Final = 2
+STEPS: Final = ("before-publish", "after-publish", "before-save", "after-save", "before-commit")
+KAFKA_HOSTS: Final = ("native", "faust")
+RECORDS: Final = [(f"k{number % 5}", str(number)) for number in range(60)]
+
+
+class Crash(Exception):
+    """An injected crash."""
+
+
+class World:
+    """Where a host works: how to fill its input, run it (with a crash), and read what it put out."""
+
+    def __init__(self, topics: Topics) -> None:
+        self.topics = topics
+
+    def fill(self, records: Sequence[tuple[str, str]]) -> None:
+        """Write the input."""
+        raise NotImplementedError
+
+    def work(self, step: str = "", at: int = 1) -> None:
+        """Run the host, let it crash at a step, and run it again until everything is done."""
+        raise NotImplementedError
+
+    def read(self, topic: str) -> list[Output]:
+        """Read a topic, partition after partition."""
+        raise NotImplementedError
+
+    def sums(self) -> list[dict[str, object]]:
+        """Give the outputs, each id once, in order per key."""
+        found: dict[str, dict[str, object]] = {}
+        for output in self.read(self.topics.observations):
+            body = json.loads(output.value or b"{}")
+            if "key" in body:
+                assert found.setdefault(body["id"], body) == body, "one id, two contents"
+        return list(found.values())
+
+
+class MemoryWorld(World):
+    """The memory host."""
+
+    def __init__(self, topics: Topics) -> None:
+        super().__init__(topics)
+        names = (topics.payloads, topics.observations, topics.deadletter)
+        self.log = MemoryLog(dict.fromkeys(names, PARTITIONS))
+        self.store = MemoryStateStore()
+
+    def fill(self, records: Sequence[tuple[str, str]]) -> None:
+        for key, value in records:
+            self.log.append(Output(self.topics.payloads, key.encode(), value.encode()))
+
+    def work(self, step: str = "", at: int = 1) -> None:
+        fuse = _Fuse(step, at)
+        for _ in range(3):
+            publisher = _FusedPublisher(self.log, fuse)
+            host = MemoryHost(
+                self.log, self.topics.payloads, lambda p: Sums(p, self.topics.observations), publisher,
+                _FusedStore(self.store, fuse), RunnerSettings(stage="sums", deadletter=self.topics.deadletter), batch=7,
+            )  # fmt: skip
+            try:
+                host.run()
+            except Crash:
+                continue
+            return
+
+    def read(self, topic: str) -> list[Output]:
+        return [Output(r.topic, r.key, r.value, r.headers, r.partition) for r in self.log.records(topic)]
+
+
+class KafkaWorld(World):
+    """A host over real Kafka, in processes of its own."""
+
+    def __init__(self, topics: Topics, kafka: str, host: str, folder: Path) -> None:
+        super().__init__(topics)
+        self.kafka, self.host, self._log = kafka, host, folder / "worker.log"
+        ensure_topics(kafka, (*topics.declared(PARTITIONS), state_topic(topics, "sums", PARTITIONS)))
+
+    def fill(self, records: Sequence[tuple[str, str]]) -> None:
+        publisher = ConfluentPublisher(PublisherSettings(bootstrap=self.kafka))
+        outputs = [Output(self.topics.payloads, key.encode(), value.encode()) for key, value in records]
+        publish_all(publisher, outputs, 30.0)
+
+    def start(self, step: str = "", at: int = 1, pause: float = 0.0) -> subprocess.Popen[bytes]:
+        """Start a worker."""
+        words = (self.host, self.kafka, self.topics.prefix, step, str(at), str(pause), "4000")
+        with self._log.open("ab") as output:
+            command = (sys.executable, "-m", "tests.contracts.worker", *words)
+            return subprocess.Popen(command, stdout=output, stderr=output)
+
+    def work(self, step: str = "", at: int = 1) -> None:
+        worker = self.start(step, at)
+        if step:
+            assert worker.wait(60) == -signal.SIGKILL, self._log.read_text()[-3000:]
+            worker = self.start()
+        self.await_done()
+        self.stop(worker)
+
+    def stop(self, worker: subprocess.Popen[bytes]) -> None:
+        """Drain a worker; it has to end well."""
+        worker.send_signal(signal.SIGTERM)
+
+        assert worker.wait(30) == 0, self._log.read_text()[-3000:]
+
+    def await_done(self) -> None:
+        """Wait until the group has committed everything."""
+        lag = Lag(self.kafka, f"{self.topics.prefix}.sums")
+        until(lambda: lag.records(self.topics.payloads) == 0)
+        lag.close()
+
+    def read(self, topic: str) -> list[Output]:
+        consumer = Consumer({"bootstrap.servers": self.kafka, "group.id": "reader", "enable.auto.commit": False})
+        found: list[Output] = []
+        for partition in range(PARTITIONS):
+            place = TopicPartition(topic, partition, 0)
+            _, end = consumer.get_watermark_offsets(place, timeout=10)
+            consumer.assign([place])
+            while consumer.position([place])[0].offset < end:
+                for m in consumer.consume(500, timeout=0.2):
+                    found.append(Output(topic, m.key(), m.value(), tuple(m.headers() or ()), partition))  # type: ignore[arg-type]
+        consumer.close()
+        return found
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Wait for what has to come."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.05)
+
+
+@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.kafka) for name in KAFKA_HOSTS)])
+def world(request: pytest.FixtureRequest, topics: Topics, tmp_path: Path) -> Iterator[World]:
+    """Give each host's world in turn."""
+    if request.param == "memory":
+        yield MemoryWorld(topics)
+    else:
+        yield KafkaWorld(topics, request.getfixturevalue("kafka"), request.param, tmp_path)
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.kafka) for name in KAFKA_HOSTS])
+def kafka_world(request: pytest.FixtureRequest, kafka: str, topics: Topics, tmp_path: Path) -> KafkaWorld:
+    """Give the worlds that have processes."""
+    return KafkaWorld(topics, kafka, request.param, tmp_path)
+
+
+def expected(records: Sequence[tuple[str, str]]) -> dict[str, list[int]]:
+    """Give the running sums per key."""
+    totals: dict[str, list[int]] = {}
+    for key, value in records:
+        before = totals.setdefault(key, [])
+        before.append((before[-1] if before else 0) + int(value))
+    return totals
+
+
+def by_key(sums: Sequence[dict[str, object]]) -> dict[str, list[object]]:
+    """Group outputs by key, in order."""
+    found: dict[str, list[object]] = {}
+    for body in sums:
+        found.setdefault(str(body["key"]), []).append(body["sum"])
+    return found
+
+
+def test_order_per_key_and_everything_once(world: World) -> None:
+    """Every record has its effect once, and each key's in order."""
+    world.fill(RECORDS)
+    world.work()
+
+    assert by_key(world.sums()) == expected(RECORDS)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_crash_at_any_step_changes_nothing(world: World, step: str) -> None:
+    """Killed before or after publishing, saving and committing: the same outputs with the same ids."""
+    world.fill(RECORDS)
+    world.work(step, at=3)
+
+    assert by_key(world.sums()) == expected(RECORDS)
+
+
+def test_poison_goes_to_the_dead_letters_alone(world: World) -> None:
+    """A record on which the stage raises is kept with its place and reason; its neighbours go through in order."""
+    poisoned = [*RECORDS[:20], ("k1", "poison"), *RECORDS[20:]]
+    world.fill(poisoned)
+    world.work()
+    (letter,) = world.read(world.topics.deadletter)
+
+    assert by_key(world.sums()) == expected(RECORDS)
+    assert letter.value == b"poison"
+    headers = dict(letter.headers)
+    assert headers["sl_reason"] == b"poison"
+    assert headers["sl_partition"] == str(partition_of(b"k1", PARTITIONS)).encode()
+
+
+def test_later_records_continue_from_the_state(world: World) -> None:
+    """A second start takes up where the first one stopped, with its sums."""
+    world.fill(RECORDS[:30])
+    world.work()
+    world.fill(RECORDS[30:])
+    world.work()
+
+    assert by_key(world.sums()) == expected(RECORDS)
+
+
+def test_silence_is_told(kafka_world: KafkaWorld) -> None:
+    """At the end of a quiet partition, the stage of each one is told so."""
+    kafka_world.fill(RECORDS)
+    worker = kafka_world.start()
+    until(lambda: _idles(kafka_world) == {"idle-0", "idle-1"})
+    kafka_world.stop(worker)
+
+
+def test_a_second_worker_takes_over(kafka_world: KafkaWorld) -> None:
+    """Partitions move when a worker joins and when one is killed; nothing is lost or counted twice."""
+    kafka_world.fill(RECORDS)
+    first = kafka_world.start(pause=0.02)
+    second = kafka_world.start(pause=0.02)
+    until(lambda: len(kafka_world.read(kafka_world.topics.observations)) > 5)
+    first.kill()
+    first.wait()
+    kafka_world.fill(RECORDS)
+    kafka_world.await_done()
+    kafka_world.stop(second)
+
+    assert by_key(kafka_world.sums()) == expected([*RECORDS, *RECORDS])
+
+
+def test_drain_finishes_the_running_batch(kafka_world: KafkaWorld) -> None:
+    """SIGTERM in the middle of the work ends the worker well; a later one does the rest, and nothing twice."""
+    kafka_world.fill(RECORDS)
+    worker = kafka_world.start(pause=0.05)
+    until(lambda: len(kafka_world.read(kafka_world.topics.observations)) > 5)
+    kafka_world.stop(worker)
+    done = len(kafka_world.sums())
+    kafka_world.work()
+
+    assert 5 < done < len(RECORDS)
+    assert by_key(kafka_world.sums()) == expected(RECORDS)
+
+
+@pytest.mark.kafka
+def test_state_lives_in_a_compacted_topic(kafka: str, topics: Topics, tmp_path: Path) -> None:
+    """Any worker can find a partition's state: in Kafka, where compaction keeps it small."""
+    world = KafkaWorld(topics, kafka, "native", tmp_path)
+    world.fill(RECORDS)
+    world.work()
+    name = topics.state("sums")
+    resource = ConfigResource(ResourceType.TOPIC, name)
+    admin = AdminClient({"bootstrap.servers": kafka})
+    config = admin.describe_configs([resource])[resource].result(10)
+    store = KafkaStateStore(kafka, name, ConfluentPublisher(PublisherSettings(bootstrap=kafka)))
+    kept = [store.load(partition) for partition in range(PARTITIONS)]
+
+    assert config["cleanup.policy"].value == "compact"
+    assert sum(checkpoint.position for checkpoint in kept if checkpoint is not None) == len(RECORDS)
+
+
+def test_the_memory_host_waits_for_a_broker_that_is_away(topics: Topics) -> None:
+    """While nothing can be published nothing counts as done; once it can, the same records have their effect."""
+    world = MemoryWorld(topics)
+    world.fill(RECORDS)
+    publisher = MemoryPublisher(world.log)
+    publisher.fail = ConnectionError("away")
+    host = MemoryHost(
+        world.log, topics.payloads, lambda p: Sums(p, topics.observations), publisher, world.store,
+        RunnerSettings(stage="sums", deadletter=topics.deadletter),
+    )  # fmt: skip
+    with pytest.raises(Abandoned):
+        host.run()
+    assert world.sums() == []
+    world.work()
+
+    assert by_key(world.sums()) == expected(RECORDS)
+
+
+def _idles(world: KafkaWorld) -> set[str]:
+    bodies = [json.loads(output.value or b"{}") for output in world.read(world.topics.observations)]
+    return {body["id"] for body in bodies if "key" not in body}
+
+
+class _Fuse:
+    def __init__(self, step: str, at: int) -> None:
+        self._step, self._left = step, at
+
+    def reach(self, step: str) -> None:
+        if step == self._step:
+            self._left -= 1
+            if self._left == 0:
+                raise Crash
+
+
+class _FusedPublisher(MemoryPublisher):
+    def __init__(self, log: MemoryLog, fuse: _Fuse) -> None:
+        super().__init__(log)
+        self._fuse = fuse
+
+    def send(self, output: Output, done: Done) -> None:
+        self._fuse.reach("before-publish")
+        super().send(output, done)
+        self.flush(0)
+        self._fuse.reach("after-publish")
+
+
+class _FusedStore(MemoryStateStore):
+    def __init__(self, store: MemoryStateStore, fuse: _Fuse) -> None:
+        super().__init__()
+        self._store, self._fuse = store, fuse
+
+    def load(self, partition: int) -> Checkpoint | None:
+        return self._store.load(partition)
+
+    def save(self, partition: int, checkpoint: Checkpoint) -> None:
+        self._fuse.reach("before-save")
+        self._store.save(partition, checkpoint)
+        self._fuse.reach("after-save")
+        self._fuse.reach("before-commit")
