@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
+from inference import columns as cols
+from inference.columns import MAX_COLUMNS, Columns
 from inference.protocol import v1, v2
 from inference.protocol.errors import MalformedBody, ProtocolError
-from inference.protocol.tensors import Tensor
 from streams.events import (
     CONTENT_ENCODING,
     INFERENCE_HEADER_LENGTH,
@@ -29,11 +31,8 @@ from streams.events import (
     PROTOCOL,
     SAMPLED_RATE,
     Event,
-    parse_time,
-)  # fmt: skip
+)
 from streams.pairing import Exchange, Undecodable
-
-Columns = dict[str, pa.Array]
 
 META: Final = pa.schema([
     ("_id", pa.string()), ("_row", pa.int32()), ("_time", pa.int64()), ("_order", pa.int64()),
@@ -42,23 +41,38 @@ META: Final = pa.schema([
     ("_sampled_rate", pa.float64()),
 ])  # fmt: skip
 MAX_BODY: Final = 64 << 20
+"""Most bytes of a body after decompression."""
+_FREE: Final = 1 << 20
+_RATIO: Final = 200
+"""Above 1 MiB, most bytes that one compressed byte may become: tables of numbers stay below 20, bombs reach 1000."""
 _GZIP: Final = b"\x1f\x8b"
 _JSON_SCAN: Final = 1 << 20
-_QUOTE, _BACKSLASH, _OPEN, _CLOSE = b'"\\{}'
+_ROW_COST: Final = 64
+"""Bytes of a row's fixed-size meta columns, offsets included."""
+_COLUMN_COST: Final = 256
+"""Bytes of a column's description in a record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One exchange's rows, each feature an array of `rows` values."""
+    """One exchange's rows."""
 
     exchange: Exchange
     rows: int
     columns: Columns
+    schema: tuple[tuple[Any, ...], ...] = field(init=False)
+    """What must be equal for two exchanges to share a table."""
+    nbytes: int = field(init=False)
+    """About how many bytes the rows take in a record."""
 
-    @property
-    def schema(self) -> tuple[tuple[str, pa.DataType], ...]:
-        """What must be equal for two exchanges to share a table."""
-        return tuple((name, column.type) for name, column in self.columns.items())
+    def __post_init__(self) -> None:
+        columns, request, response = self.columns, self.exchange.request.event, self.exchange.response.event
+        schema = tuple((name, column.kind, column.shape, column.nullable) for name, column in columns.items())
+        names = len(request.correlation()) + len(request.id) + len(response.id)
+        meta = self.rows * (_ROW_COST + names + len(request.text(MODEL_NAME)) + len(request.text(MODEL_VERSION)))
+        object.__setattr__(self, "schema", schema)
+        values = sum(column.nbytes for column in columns.values())
+        object.__setattr__(self, "nbytes", meta + values + _COLUMN_COST * len(columns))
 
 
 class ArrowCodec:
@@ -70,10 +84,22 @@ class ArrowCodec:
         Raises:
             Undecodable: a body that does not follow its protocol, or rows in and out that do not match.
         """
+        request, response = exchange.request.event, exchange.response.event
+        side = "request"
         try:
-            return _decode(exchange)
+            body = body_of(request)
+            protocol = protocol_of(request, body)
+            inputs, rows = _inputs(request, body, protocol)
+            side = "response"
+            outputs, answered = _outputs(response, body_of(response), protocol)
         except ProtocolError as exc:
-            raise Undecodable("undecodable", str(exc)) from exc
+            raise Undecodable("undecodable", f"{side}: {exc}") from exc
+        if answered != rows:
+            raise Undecodable("undecodable", f"response: expected {rows} rows as in the request, got {answered}")
+        columns = inputs | outputs
+        if len(columns) > MAX_COLUMNS:
+            raise Undecodable("undecodable", f"expected at most {MAX_COLUMNS} columns, got {len(columns)}")
+        return Decoded(exchange, rows, columns)
 
     def encode(self, decoded: Sequence[Decoded]) -> bytes:
         """Write rows of one schema as one Arrow IPC stream."""
@@ -84,8 +110,8 @@ def encode_rows(decoded: Sequence[Decoded]) -> bytes:
     """Write the rows of exchanges that share a schema, in order, as an Arrow IPC stream."""
     meta = _meta(decoded)
     names = list(decoded[0].columns)
-    features = [pa.concat_arrays([item.columns[name] for item in decoded]) for name in names]
-    schema = pa.schema([*META, *((name, array.type) for name, array in zip(names, features, strict=True))])
+    features = [cols.arrow([item.columns[name] for item in decoded]) for name in names]
+    schema = pa.schema([*META, *(cols.field_of(name, decoded[0].columns[name]) for name in names)])
     batch = pa.RecordBatch.from_arrays([*meta, *features], schema=schema)
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, schema) as writer:
@@ -97,31 +123,29 @@ def decode_rows(value: bytes) -> pa.Table:
     """Read what `encode_rows` wrote.
 
     Raises:
-        ProtocolError: no Arrow IPC stream, or one without the columns that every observation has.
+        ProtocolError: no Arrow IPC stream, or one without the columns that every observation has, in their types.
     """
     try:
         with pa.ipc.open_stream(value) as reader:
             table = reader.read_all()
     except (pa.ArrowException, OSError) as exc:
         raise MalformedBody("observations", f"no Arrow IPC stream: {exc}") from exc
-    missing = [name for name in META.names if name not in table.column_names]
-    if missing:
-        raise MalformedBody("observations", f"columns are missing: {', '.join(missing)}")
+    for want in META:
+        found = table.schema.field(want.name).type if want.name in table.column_names else "none"
+        if found != want.type:
+            raise MalformedBody("observations", f"column {want.name!r}: expected {want.type}, got {found}")
     return table
 
 
-def decode_inputs(request: Event) -> tuple[Columns, int]:
+def decode_inputs(request: Event) -> tuple[dict[str, pa.Array], int]:
     """Give the columns (`in.…`) and number of rows of a request event alone.
 
     Raises:
         ProtocolError: the body does not follow its protocol.
     """
     body = body_of(request)
-    if protocol_of(request, body) == "v2":
-        decoded = v2.decode_request(body, _header_length(request, body))
-        return _tensors("in.", decoded.inputs)
-    plain = v1.decode_request(body)
-    return _listed("in.", plain.key, plain.instances)
+    columns, rows = _inputs(request, body, protocol_of(request, body))
+    return {name: cols.arrow([column]) for name, column in columns.items()}, rows
 
 
 def protocol_of(request: Event, body: bytes) -> str:
@@ -155,170 +179,80 @@ def body_of(event: Event) -> bytes:
 
 
 def _unzipped(body: bytes) -> bytes:
+    limit = min(MAX_BODY, max(_FREE, _RATIO * len(body)))
     try:
         with gzip.open(io.BytesIO(body)) as stream:
-            content: bytes = stream.read(MAX_BODY + 1)
+            content: bytes = stream.read(limit + 1)
     except (OSError, EOFError, zlib.error) as exc:
         raise MalformedBody("body", f"broken gzip: {exc}") from exc
-    if len(content) > MAX_BODY:
-        raise MalformedBody("body", f"more than {MAX_BODY} bytes of content")
+    if len(content) > limit:
+        raise MalformedBody("body", f"{len(body)} bytes of gzip hold more than {limit} bytes of content")
     return content
 
 
-def _decode(exchange: Exchange) -> Decoded:
-    request, response = exchange.request.event, exchange.response.event
-    columns, rows = decode_inputs(request)
-    body = body_of(response)
-    if protocol_of(request, body_of(request)) == "v2":
-        answer = v2.decode_response(body, _header_length(response, body))
-        outputs, answered = _tensors("out.", answer.outputs)
-    else:
-        outputs, answered = _listed("out.", "predictions", v1.decode_response(body))
-    if answered != rows:
-        raise MalformedBody("response", f"expected {rows} rows as in the request, got {answered}")
-    return Decoded(exchange, rows, columns | outputs)
+def _inputs(request: Event, body: bytes, protocol: str) -> tuple[Columns, int]:
+    if protocol == "v2":
+        return cols.of_tensors("in.", v2.decode_request(body, _header_length(request, body)).inputs)
+    plain = v1.decode_request(body)
+    return cols.of_rows("in.", plain.key, plain.instances)
+
+
+def _outputs(response: Event, body: bytes, protocol: str) -> tuple[Columns, int]:
+    if protocol == "v2":
+        return cols.of_tensors("out.", v2.decode_response(body, _header_length(response, body)).outputs)
+    return cols.of_rows("out.", "predictions", v1.decode_response(body))
 
 
 def _header_length(event: Event, body: bytes) -> int | None:
-    text = event.text(INFERENCE_HEADER_LENGTH)
-    if text.isdecimal():
-        return int(text)
-    # KServe agents lose the header: where JSON ends and tensors begin shows in the JSON itself, if it closes early.
-    end = _json_end(body)
-    return end if 0 < end < len(body) and b"binary_data_size" in body[:end] else None
+    given = event.number(INFERENCE_HEADER_LENGTH)
+    # KServe agents lose the header: where JSON ends and tensors begin shows in the JSON itself. That is safe: the
+    # sizes that the JSON names have to be those of what follows, to the byte.
+    return _json_end(body) if given is None and b'"binary_data_size"' in body[:_JSON_SCAN] else given
 
 
-def _json_end(body: bytes) -> int:
-    """Give where the first JSON object ends; 0 when it does not, within the first MiB."""
-    depth, quoted, escaped = 0, False, False
-    for index, byte in enumerate(body[:_JSON_SCAN]):
-        if quoted:
-            escaped, quoted = (False, True) if escaped else (byte == _BACKSLASH, byte != _QUOTE)
-        elif byte == _QUOTE:
-            quoted = True
-        elif byte == _OPEN:
-            depth += 1
-        elif byte == _CLOSE:
-            depth -= 1
-            if depth == 0:
-                return index + 1
-    return 0
-
-
-def _tensors(prefix: str, tensors: Sequence[Tensor]) -> tuple[Columns, int]:
-    if not tensors:
-        raise MalformedBody("body", "has no tensors")
-    rows = {tensor.shape[0] if tensor.shape else 1 for tensor in tensors}
-    if len(rows) != 1:
-        shapes = ", ".join(f"{tensor.name!r} {list(tensor.shape)}" for tensor in tensors)
-        raise MalformedBody("tensors", f"expected one number of rows, got {shapes}")
-    return {prefix + tensor.name: _column(tensor) for tensor in tensors}, rows.pop()
-
-
-def _column(tensor: Tensor) -> pa.Array:
-    if tensor.datatype == "BYTES":
-        values = _texts(tensor.data.ravel().tolist())
-    else:
-        data = np.ascontiguousarray(tensor.data).ravel()
-        values = pa.array(data.astype("f4") if data.dtype == np.dtype("f2") else data)
-    width = int(np.prod(tensor.shape[1:], dtype=np.int64)) if len(tensor.shape) > 1 else 1
-    if len(tensor.shape) <= 1 or (width == 1 and len(tensor.shape) == 2):  # noqa: PLR2004 - a column vector
-        return values
-    return pa.FixedSizeListArray.from_arrays(values, width)
-
-
-def _texts(items: list[bytes]) -> pa.Array:
+def _json_end(body: bytes) -> int | None:
+    """Give where the leading JSON object ends; None when it does not within the first MiB, or is all there is."""
     try:
-        return pa.array([item.decode() for item in items], pa.string())
-    except UnicodeDecodeError:
-        return pa.array(items, pa.binary())
-
-
-def _listed(prefix: str, key: str, items: list[Any]) -> tuple[Columns, int]:
-    """Turn V1's rows into columns: objects by their keys, lists as one vector or by position, scalars as one column."""
-    if not items:
-        raise MalformedBody(key, "expected at least one row, got none")
-    if all(isinstance(item, dict) for item in items):
-        return _objects(prefix, key, items), len(items)
-    if not isinstance(items[0], list):
-        return {prefix + key: _values(items, key)}, len(items)
-    array = _matrix(items)
-    if array is not None:
-        width = array.size // len(items)
-        return {prefix + key: pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), width)}, len(items)
-    widths = {len(item) if isinstance(item, list) else -1 for item in items}
-    if len(widths) != 1:
-        raise MalformedBody(key, f"rows differ in length: {sorted(widths)}")
-    columns = zip(*items, strict=True)
-    return {f"{prefix}{key}.{at}": _values(list(column), f"{key}[{at}]") for at, column in enumerate(columns)}, len(
-        items
-    )
-
-
-def _matrix(items: list[Any]) -> np.ndarray[Any, Any] | None:
-    try:
-        array = np.array(items)
-    except ValueError:
+        # Latin-1 keeps every byte one character, so that the place is a place in the bytes.
+        _, end = json.JSONDecoder().raw_decode(body[:_JSON_SCAN].decode("latin-1"))
+    except (ValueError, RecursionError):
         return None
-    if array.dtype.kind not in "fiub" or array.size == 0:
-        return None
-    # A column that is 1 in one call and 1.5 in the next must not change its type: JSON has but one kind of number.
-    return array if array.dtype.kind == "b" else array.astype(np.float64)
-
-
-def _objects(prefix: str, key: str, items: list[dict[str, Any]]) -> Columns:
-    names = list(items[0])
-    for index, item in enumerate(items):
-        if item.keys() != items[0].keys():
-            raise MalformedBody(f"{key}[{index}]", f"expected the keys {names}, got {list(item)}")
-    return {prefix + name: _values([item[name] for item in items], f"{key}.{name}") for name in names}
-
-
-def _values(values: list[Any], where: str) -> pa.Array:
-    kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float}:
-        return pa.array([None if value is None else float(value) for value in values], pa.float64())
-    if kinds in ({str}, {bool}):
-        return pa.array(values)
-    array = _matrix(values)
-    if array is not None and array.ndim > 1:
-        return pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), array.size // len(values))
-    found = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise MalformedBody(where, f"expected numbers, texts or booleans, one kind of them, got {found}")
+    return end if end < len(body) else None
 
 
 def _meta(decoded: Sequence[Decoded]) -> list[pa.Array]:
-    values: Mapping[str, list[Any]] = {name: [] for name in META.names}
-    for item in decoded:
-        per_exchange = _facts(item.exchange)
-        for name, column in values.items():
-            if name == "_row":
-                column.extend(range(item.rows))
-            else:
-                column.extend([per_exchange[name]] * item.rows)
-    return [pa.array(values[field.name], field.type) for field in META]
+    facts = [_facts(item.exchange) for item in decoded]
+    counts = np.array([item.rows for item in decoded])
+    exchange = pa.array(np.repeat(np.arange(len(decoded)), counts))
+    starts = np.cumsum(counts) - counts
+    rows = np.arange(counts.sum()) - np.repeat(starts, counts)
+    return [
+        pa.array(rows, want.type)
+        if want.name == "_row"
+        else pa.array([fact[want.name] for fact in facts], want.type).take(exchange)
+        for want in META
+    ]
 
 
 def _facts(exchange: Exchange) -> dict[str, Any]:
     request, response = exchange.request.event, exchange.response.event
-    latency, rate = response.text(LATENCY_US), request.text(SAMPLED_RATE)
     return {
         "_id": request.correlation(),
-        "_time": parse_time(request.time) if request.time else exchange.order_ms * 1000,
+        "_time": exchange.order_ms * 1000 if exchange.request.at_us is None else exchange.request.at_us,
         "_order": exchange.order_ms,
         "_partition": exchange.record.partition,
         "_offset": exchange.record.offset,
         "_request": request.id,
         "_response": response.id,
         "_status": exchange.status,
-        "_latency_us": int(latency) if latency.isdecimal() else None,
+        "_latency_us": response.number(LATENCY_US),
         "_model": request.text(MODEL_NAME) or None,
         "_version": request.text(MODEL_VERSION) or None,
-        "_sampled_rate": _number(rate),
+        "_sampled_rate": _rate(request.text(SAMPLED_RATE)),
     }
 
 
-def _number(text: str) -> float | None:
+def _rate(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:

@@ -1,18 +1,21 @@
 """The assembler: payload events in, observation rows and dead letters out. A stage; hosts run it once per partition.
 
 It pairs (`streams/pairing.py`) and hands exchanges to a codec, for it knows no tensors itself. Every event that comes
-in is accounted for: in = paired + expired + evicted + deadlettered + duplicates + waiting, always. Next on the path:
-the detectors' stage.
+in is accounted for, always (`COUNTED`); where a log is cut into batches changes no row, dead letter or count.
+What a logger sends one-sided (`--log-mode request`) has no partner and expires to the dead letters; synthetic exchanges
+pair as others do and make no rows. Next on the path: the detectors' stage.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from streams.bindings import to_kafka
 from streams.deadletter import dead_letter
+from streams.errors import StreamError
 from streams.events import ABORTED, OBSERVATIONS_TYPE, SYNTHETIC, TRUNCATED, Event, format_time, stable_id
 from streams.pairing import Exchange, Pairing, Rejected, Undecodable
 from streams.settings import AssemblerSettings
@@ -20,10 +23,16 @@ from streams.stage import Batch, Effects, Output, Record
 
 ARROW: Final = "application/vnd.apache.arrow.stream"
 _STAGE: Final = "assembler"
-_COUNTED: Final = (
+COUNTED: Final = (
     "in", "paired", "expired", "evicted", "deadlettered", "duplicates",
-    "exchanges", "observed", "rows", "failed", "synthetic", "truncated", "aborted", "undecodable",
+    "exchanges", "observed", "failed", "synthetic", "truncated", "aborted", "undecodable", "oversized", "rows",
 )  # fmt: skip
+"""The counters. Events: in = paired + expired + evicted + deadlettered + duplicates + waiting. Exchanges: exchanges =
+observed + failed + synthetic + truncated + aborted + undecodable + oversized; the last two are `deadlettered` as
+events, the others `paired`. `rows` belong to the observed ones."""
+_MAGIC: Final = b"SLA1"
+_HEAD: Final = struct.Struct("<4sI")
+"""Magic, length of the JSON part; then the JSON part with counters, and the pairing's state."""
 # How a rejection counts; every other reason is a dead letter of the event's own making.
 _COUNTER: Final = {"unpaired": "expired", "evicted": "evicted"}
 
@@ -37,6 +46,11 @@ class Rows(Protocol):
         ...
 
     @property
+    def nbytes(self) -> int:
+        """About how many bytes they take in a record."""
+        ...
+
+    @property
     def schema(self) -> object:
         """What must be equal for two exchanges to share a record."""
         ...
@@ -46,12 +60,16 @@ class Codec(Protocol):
     """Decodes exchanges and writes their rows; `inference.observations.ArrowCodec` is the one in use."""
 
     def decode(self, exchange: Exchange) -> Any:  # noqa: ANN401 - the codec's own kind of rows, handed back to `encode`
-        """Decode one exchange to `Rows`, or raise `streams.pairing.Undecodable`."""
+        """Decode one exchange to `Rows`, or raise `streams.pairing.Undecodable` and nothing else."""
         ...
 
     def encode(self, decoded: Sequence[Any]) -> bytes:
         """Write rows of one schema."""
         ...
+
+
+Decoded = dict[str, list[Any]]
+"""What the codec made of a batch's exchanges, by service."""
 
 
 class Assembler:
@@ -60,13 +78,13 @@ class Assembler:
     def __init__(self, partition: int, settings: AssemblerSettings, codec: Codec) -> None:
         self._partition, self._settings, self._codec = partition, settings, codec
         self._pairing = Pairing(settings.pairing)
-        self._counts = dict.fromkeys(_COUNTED, 0)
+        self._counts = dict.fromkeys(COUNTED, 0)
         self._told_ms = 0
 
     def process(self, batch: Batch) -> Effects:
         """Pair, decode and write; see `streams.stage.Stage`."""
         outputs: list[Output] = []
-        rows: dict[str, list[tuple[Any, int]]] = {}
+        rows: Decoded = {}
         for record in batch.records:
             outputs += self._take(record, rows)
         if batch.idle_ms is not None:
@@ -78,21 +96,28 @@ class Assembler:
 
     def snapshot(self) -> bytes:
         """Give the complete state."""
-        state = {"version": 1, "counts": self._counts, "told": self._told_ms, "pairing": self._pairing.state()}
-        return json.dumps(state, separators=(",", ":")).encode()
+        fields = json.dumps({"counts": self._counts, "told": self._told_ms}, separators=(",", ":")).encode()
+        return _HEAD.pack(_MAGIC, len(fields)) + fields + self._pairing.snapshot()
 
     def restore(self, state: bytes) -> None:
-        """Take what `snapshot` gave."""
-        fields = json.loads(state)
-        self._counts = dict.fromkeys(_COUNTED, 0) | fields["counts"]
+        """Take what `snapshot` gave.
+
+        Raises:
+            StreamError: it is no state of an assembler, or of another version.
+        """
+        if len(state) < _HEAD.size or state[:4] != _MAGIC:
+            raise StreamError(f"assembler state: expected format {_MAGIC.decode()}, got {state[:4]!r}")
+        _, length = _HEAD.unpack_from(state)
+        fields = json.loads(state[_HEAD.size : _HEAD.size + length])
+        self._counts = dict.fromkeys(COUNTED, 0) | fields["counts"]
         self._told_ms = fields["told"]
-        self._pairing.restore(fields["pairing"])
+        self._pairing.restore(state[_HEAD.size + length :])
 
     def counters(self) -> Mapping[str, int]:
         """Give the counters and how many events wait."""
         return {**self._counts, "waiting": self._pairing.waiting()}
 
-    def _take(self, record: Record, rows: dict[str, list[tuple[Any, int]]]) -> list[Output]:
+    def _take(self, record: Record, rows: Decoded) -> list[Output]:
         self._counts["in"] += 1
         taken = self._pairing.take(record)
         letters = [self._rejected(item) for item in taken.rejected]
@@ -101,26 +126,30 @@ class Assembler:
             letters += self._complete(taken.exchange, rows)
         return letters
 
-    def _complete(self, exchange: Exchange, rows: dict[str, list[tuple[Any, int]]]) -> list[Output]:
+    def _complete(self, exchange: Exchange, rows: Decoded) -> list[Output]:
         """Count a pair, and decode it when it is traffic that a detector may look at."""
         self._counts["exchanges"] += 1
         why_not = _unobserved(exchange)
-        if why_not is None:
-            try:
-                decoded = self._codec.decode(exchange)
-            except Undecodable as exc:
-                return self._undecodable(exchange, exc)
-            self._counts["observed"] += 1
-            self._counts["rows"] += decoded.rows
-            size = len(exchange.request.record.value or b"") + len(exchange.response.record.value or b"")
-            rows.setdefault(exchange.request.event.service(), []).append((decoded, size))
-        else:
+        if why_not is not None:
             self._counts[why_not] += 1
+            self._counts["paired"] += 2
+            return []
+        try:
+            decoded = self._codec.decode(exchange)
+        except Undecodable as exc:
+            return self._refused(exchange, "undecodable", exc)
+        limit = self._settings.max_record_bytes
+        if decoded.nbytes > limit:
+            detail = f"{decoded.rows} rows of about {decoded.nbytes} bytes: expected at most {limit} in one record"
+            return self._refused(exchange, "oversized", Undecodable("too-large", detail))
+        self._counts["observed"] += 1
+        self._counts["rows"] += decoded.rows
         self._counts["paired"] += 2
+        rows.setdefault(exchange.request.event.service(), []).append(decoded)
         return []
 
-    def _undecodable(self, exchange: Exchange, problem: Undecodable) -> list[Output]:
-        self._counts["undecodable"] += 1
+    def _refused(self, exchange: Exchange, counter: str, problem: Undecodable) -> list[Output]:
+        self._counts[counter] += 1
         both = (exchange.request.record, exchange.response.record)
         return [self._rejected(Rejected(record, problem.reason, problem.detail)) for record in both]
 
@@ -128,17 +157,17 @@ class Assembler:
         self._counts[_COUNTER.get(item.reason, "deadlettered")] += 1
         return dead_letter(item.record, item.reason, item.detail, _STAGE, self._settings.deadletter)
 
-    def _observations(self, service: str, decoded: Sequence[tuple[Any, int]]) -> list[Output]:
-        """Cut a service's rows into records: one schema each, and below the size limit."""
+    def _observations(self, service: str, decoded: Sequence[Any]) -> list[Output]:
+        """Cut a service's rows into records: one schema each, and below the size limit; offsets never go back."""
         outputs: list[Output] = []
         run: list[Any] = []
         size = 0
-        for item, item_size in decoded:
-            if run and (item.schema != run[0].schema or size + item_size > self._settings.max_record_bytes):
+        for item in decoded:
+            if run and (item.schema != run[0].schema or size + item.nbytes > self._settings.max_record_bytes):
                 outputs.append(self._record(service, run))
                 run, size = [], 0
             run.append(item)
-            size += item_size
+            size += item.nbytes
         outputs.append(self._record(service, run))
         return outputs
 

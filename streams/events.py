@@ -52,6 +52,9 @@ SYNTHETIC_PARAMETER: Final = "sidelight_synthetic"
 
 Value = str | int | bool
 
+_DIGITS: Final = 18
+"""Digits of the longest number that every consumer's 64 bits hold."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -71,6 +74,11 @@ class Event:
         """Give an extension as text, empty when absent; booleans and integers in CloudEvents' canonical spelling."""
         value = self.extensions.get(extension)
         return "" if value is None else canonical(value)
+
+    def number(self, extension: str) -> int | None:
+        """Give an extension as a whole number from 0 up, below 10^18; None when it is absent or no such number."""
+        text = self.text(extension)
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else None
 
     def service(self) -> str:
         """Give the service's key, `namespace/name`; the key of the observations topic."""

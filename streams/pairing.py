@@ -6,21 +6,35 @@ the watermark at which they completed, which never goes back. Next on the path: 
 
 from __future__ import annotations
 
-import base64
+import itertools
+import struct
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Final
 
+from streams import records
 from streams.bindings import from_kafka
-from streams.errors import InvalidEvent
-from streams.events import COMPONENT, REQUEST_TYPE, RESPONSE_TYPE, STATUS_CODE, Event, parse_time
+from streams.errors import InvalidEvent, StreamError
+from streams.events import COMPONENT, LATENCY_US, REQUEST_TYPE, RESPONSE_TYPE, STATUS_CODE, Event, parse_time
 from streams.settings import PairingSettings
 from streams.stage import Record
 
 _SKEW_MS: Final = 3_600_000
 """How far an event's clock may run ahead of the broker's: an event from the year 3000 must not stop the merge."""
+_SLACK_US: Final = 1_000_000
+"""How far the start that a response tells may be from its request's time, in microseconds."""
+_CANDIDATES: Final = 64
+"""Waiting partners of one correlation id that are looked at, the newest first."""
+_DIGEST: Final = 8
+_HEAD: Final = struct.Struct("<qII")
+"""Watermark, number of waiting events, number of remembered digests."""
+_ORDER: Final = struct.Struct("<q")
+# What a record and a header cost in memory and in a checkpoint beside their content.
+_RECORD_COST: Final = 512
+_HEADER_COST: Final = 64
+_PARTNER: Final = {REQUEST_TYPE: RESPONSE_TYPE, RESPONSE_TYPE: REQUEST_TYPE}
 
 
 class Undecodable(Exception):
@@ -39,6 +53,12 @@ class Held:
     record: Record
     order_ms: int
     """The watermark when it came."""
+    at_us: int | None
+    """The event's own time."""
+    identity: bytes
+    """What it is known again by."""
+    shared: tuple[str, ...]
+    """What it shares with its partner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +73,9 @@ class Exchange:
 
     @property
     def status(self) -> int:
-        """HTTP status; a KServe agent logs only what was answered with 200, and says nothing."""
-        text = self.response.event.text(STATUS_CODE)
-        return int(text) if text.isdecimal() else 200
+        """HTTP status; a KServe agent logs only what was answered with 200, and says nothing. 0 is none at all."""
+        event = self.response.event
+        return (event.number(STATUS_CODE) or 0) if event.text(STATUS_CODE) else 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +97,19 @@ class Taken:
 
 
 class Pairing:
-    """The pairing of one partition."""
+    """The pairing of one partition.
+
+    An event is known again by service, component, source, id and type: KServe's agents give both events of an exchange
+    one id. Partners share service, component and correlation id; when a client uses one correlation id for several
+    calls, the start that a response tells (its time less its latency) finds its own request.
+    """
 
     def __init__(self, settings: PairingSettings) -> None:
         self._settings = settings
         self._pending: OrderedDict[bytes, Held] = OrderedDict()
         self._pending_bytes = 0
+        self._sought: dict[str, dict[tuple[str, ...], dict[bytes, None]]] = {kind: {} for kind in _PARTNER}
+        """Which events wait, by type and by what they share with their partner."""
         self._completed: OrderedDict[bytes, None] = OrderedDict()
         self.watermark_ms = 0
 
@@ -90,15 +117,19 @@ class Pairing:
         """Take one record, in offset order."""
         try:
             event = from_kafka(record.headers, record.value)
-            self._advance(event, record)
         except InvalidEvent as exc:
-            return Taken(rejected=[*self._expired(), Rejected(record, exc.reason, exc.detail)])
-        taken = Taken(rejected=list(self._expired()))
-        if event.type not in {REQUEST_TYPE, RESPONSE_TYPE}:
+            return Taken(rejected=[Rejected(record, exc.reason, exc.detail)])
+        at_us = None if event.time is None else parse_time(event.time)
+        self._advance(at_us, record)
+        taken = Taken()
+        if event.type in _PARTNER:
+            self._match(_held(event, record, self.watermark_ms, at_us), taken)
+        else:
             detail = f"type {event.type!r}: expected {REQUEST_TYPE} or {RESPONSE_TYPE}"
             taken.rejected.append(Rejected(record, "unexpected-type", detail))
-            return taken
-        self._match(event, record, taken)
+        # After the match: an exchange that took longer than the expiry is whole when its response is there in time.
+        taken.rejected += self._expired()
+        taken.rejected += self._evicted()
         return taken
 
     def advance_to(self, idle_ms: int) -> list[Rejected]:
@@ -110,62 +141,90 @@ class Pairing:
         """Give how many events wait for their partner."""
         return len(self._pending)
 
-    def state(self) -> dict[str, Any]:
-        """Give everything as JSON-able values."""
-        return {
-            "watermark": self.watermark_ms,
-            "pending": [_pack(held) for held in self._pending.values()],
-            "completed": base64.b64encode(b"".join(self._completed)).decode(),
-        }
+    def snapshot(self) -> bytes:
+        """Give the complete state."""
+        parts = [_HEAD.pack(self.watermark_ms, len(self._pending), len(self._completed)), *self._completed]
+        for held in self._pending.values():
+            parts += (_ORDER.pack(held.order_ms), records.pack(held.record))
+        return b"".join(parts)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take what `state` gave."""
-        self.watermark_ms = state["watermark"]
+    def restore(self, state: bytes) -> None:
+        """Take what `snapshot` gave.
+
+        Raises:
+            StreamError: it is cut off, or something follows it.
+        """
         self._pending.clear()
         self._pending_bytes = 0
-        for packed in state["pending"]:
-            held = _unpack(packed)
-            self._hold(_key(held.event, held.event.type), held)
-        digests = base64.b64decode(state["completed"])
-        self._completed = OrderedDict((digests[at : at + 8], None) for at in range(0, len(digests), 8))
+        self._sought = {kind: {} for kind in _PARTNER}
+        try:
+            self.watermark_ms, pending, completed = _HEAD.unpack_from(state)
+            at = _HEAD.size + completed * _DIGEST
+            digests = (state[place : place + _DIGEST] for place in range(_HEAD.size, at, _DIGEST))
+            self._completed = OrderedDict.fromkeys(digests)
+            for _ in range(pending):
+                (order_ms,) = _ORDER.unpack_from(state, at)
+                record, at = records.unpack(state, at + _ORDER.size)
+                event = from_kafka(record.headers, record.value)
+                at_us = None if event.time is None else parse_time(event.time)
+                self._hold(_held(event, record, order_ms, at_us))
+        except struct.error as exc:
+            raise StreamError(f"pairing state: cut off after {len(state)} bytes") from exc
+        if at != len(state):
+            raise StreamError(f"pairing state: {len(state) - at} bytes follow its end")
 
-    def _advance(self, event: Event, record: Record) -> None:
-        if event.time is None:
-            at_ms = record.timestamp_ms
-        else:
-            at_ms = parse_time(event.time) // 1000
-            if record.timestamp_ms > 0:
-                at_ms = min(at_ms, record.timestamp_ms + _SKEW_MS)
+    def _advance(self, at_us: int | None, record: Record) -> None:
+        at_ms = record.timestamp_ms if at_us is None else at_us // 1000
+        if record.timestamp_ms > 0:
+            at_ms = min(at_ms, record.timestamp_ms + _SKEW_MS)
         self.watermark_ms = max(self.watermark_ms, at_ms)
 
-    def _match(self, event: Event, record: Record, taken: Taken) -> None:
-        own = _key(event, event.type)
+    def _match(self, held: Held, taken: Taken) -> None:
+        own = held.identity
         if own in self._pending or own in self._completed:
             taken.duplicate = True
             return
-        held = Held(event, record, self.watermark_ms)
-        other = self._release(_key(event, _partner(event.type)))
-        if other is None:
-            self._hold(own, held)
-            taken.rejected += self._evicted()
+        found = self._partner(held)
+        if found is None:
+            self._hold(held)
             return
+        other = self._release(found)
         self._remember(own)
-        self._remember(_key(event, other.event.type))
-        request, response = (held, other) if event.type == REQUEST_TYPE else (other, held)
-        taken.exchange = Exchange(request, response, record, self.watermark_ms)
+        self._remember(found)
+        request, response = (held, other) if held.event.type == REQUEST_TYPE else (other, held)
+        taken.exchange = Exchange(request, response, held.record, self.watermark_ms)
 
-    def _hold(self, key: bytes, held: Held) -> None:
-        self._pending[key] = held
+    def _partner(self, held: Held) -> bytes | None:
+        """Give the identity of the event that completes one, if it waits."""
+        sought = self._sought[_PARTNER[held.event.type]].get(held.shared)
+        if not sought:
+            return None
+        best, least = None, _SLACK_US + 1
+        for identity in itertools.islice(reversed(sought), _CANDIDATES):
+            gap = _gap(held, self._pending[identity])
+            if gap is None:
+                # Nothing tells them apart: first come, first served.
+                return next(iter(sought))
+            if gap < least:
+                best, least = identity, gap
+        return best
+
+    def _hold(self, held: Held) -> None:
+        self._pending[held.identity] = held
         self._pending_bytes += _size(held.record)
+        self._sought[held.event.type].setdefault(held.shared, {})[held.identity] = None
 
-    def _release(self, key: bytes) -> Held | None:
-        held = self._pending.pop(key, None)
-        if held is not None:
-            self._pending_bytes -= _size(held.record)
+    def _release(self, identity: bytes) -> Held:
+        held = self._pending.pop(identity)
+        self._pending_bytes -= _size(held.record)
+        sought = self._sought[held.event.type]
+        del sought[held.shared][identity]
+        if not sought[held.shared]:
+            del sought[held.shared]
         return held
 
-    def _remember(self, key: bytes) -> None:
-        self._completed[key] = None
+    def _remember(self, identity: bytes) -> None:
+        self._completed[identity] = None
         while len(self._completed) > self._settings.completed_memory:
             self._completed.popitem(last=False)
 
@@ -173,58 +232,38 @@ class Pairing:
         # Pending events came in watermark order, so the oldest is always first.
         limit = self.watermark_ms - self._settings.expiry_ms
         while self._pending:
-            key, held = next(iter(self._pending.items()))
+            identity, held = next(iter(self._pending.items()))
             if held.order_ms >= limit:
                 return
-            self._release(key)
-            missing = _partner(held.event.type).rpartition(".")[2]
+            self._release(identity)
+            missing = _PARTNER[held.event.type].rpartition(".")[2]
             detail = f"no {missing} within {self._settings.expiry_ms} ms of event time"
             yield Rejected(held.record, "unpaired", detail)
 
-    def _evicted(self) -> list[Rejected]:
-        evicted = []
-        while len(self._pending) > self._settings.max_pending or self._pending_bytes > self._settings.max_pending_bytes:
-            key = next(iter(self._pending))
-            held = self._release(key)
-            if held is not None:
-                bounds = self._settings
-                detail = f"more than {bounds.max_pending} events or {bounds.max_pending_bytes} bytes waited"
-                evicted.append(Rejected(held.record, "evicted", detail))
-        return evicted
+    def _evicted(self) -> Iterator[Rejected]:
+        bounds = self._settings
+        while len(self._pending) > bounds.max_pending or self._pending_bytes > bounds.max_pending_bytes:
+            held = self._release(next(iter(self._pending)))
+            detail = f"more than {bounds.max_pending} events or {bounds.max_pending_bytes} bytes waited"
+            yield Rejected(held.record, "evicted", detail)
 
 
-def _key(event: Event, kind: str) -> bytes:
-    """Give what identifies an event among its service's: correlation and type, for KServe's pairs share their id."""
-    parts = (event.service(), event.text(COMPONENT), event.correlation(), kind)
-    return blake2b("\x1f".join(parts).encode(), digest_size=8).digest()
+def _held(event: Event, record: Record, order_ms: int, at_us: int | None) -> Held:
+    service, component = event.service(), event.text(COMPONENT)
+    parts = f"{service}\x1f{component}\x1f{event.source}\x1f{event.id}\x1f{event.type}"
+    identity = blake2b(parts.encode(), digest_size=_DIGEST).digest()
+    return Held(event, record, order_ms, at_us, identity, (service, component, event.correlation()))
 
 
-def _partner(kind: str) -> str:
-    return RESPONSE_TYPE if kind == REQUEST_TYPE else REQUEST_TYPE
+def _gap(held: Held, other: Held) -> int | None:
+    """Give how far the response's start is from the request's time; None when the events do not tell."""
+    request, response = (held, other) if held.event.type == REQUEST_TYPE else (other, held)
+    latency = response.event.number(LATENCY_US)
+    if latency is None or request.at_us is None or response.at_us is None:
+        return None
+    return abs(response.at_us - latency - request.at_us)
 
 
 def _size(record: Record) -> int:
-    return len(record.value or b"") + sum(len(name) + len(value or b"") for name, value in record.headers)
-
-
-def _pack(held: Held) -> list[Any]:
-    record = held.record
-    return [
-        record.topic, record.partition, record.offset, _text(record.key), _text(record.value), record.timestamp_ms,
-        [[name, _text(value)] for name, value in record.headers], held.order_ms,
-    ]  # fmt: skip
-
-
-def _unpack(packed: Sequence[Any]) -> Held:
-    topic, partition, offset, key, value, timestamp_ms, headers, order_ms = packed
-    pairs = tuple((name, _bytes(text)) for name, text in headers)
-    record = Record(topic, partition, offset, _bytes(key), _bytes(value), pairs, timestamp_ms)
-    return Held(from_kafka(record.headers, record.value), record, order_ms)
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else base64.b64encode(value).decode()
-
-
-def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else base64.b64decode(text)
+    headers = sum(_HEADER_COST + len(name) + len(value or b"") for name, value in record.headers)
+    return _RECORD_COST + len(record.key or b"") + len(record.value or b"") + headers

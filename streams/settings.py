@@ -15,7 +15,8 @@ class PairingSettings:
     max_pending: int = 20_000
     """Events that may wait; one more puts the oldest on the dead letters."""
     max_pending_bytes: int = 32 << 20
-    """Size of what may wait, headers included; a checkpoint must stay below the state topic's 64 MiB."""
+    """Size of what may wait, headers and a fixed cost for each record and header included; all of it is part of every
+    checkpoint, which must stay below the state topic's 64 MiB."""
     completed_memory: int = 20_000
     """Events of completed pairs that are remembered, 8 bytes each, so that a re-sent one is known as a duplicate."""
 
@@ -33,4 +34,5 @@ class AssemblerSettings:
     watermark_every_ms: int = 500
     """Event time between two watermark records to every observations partition. Less is fresher, and more records."""
     max_record_bytes: int = 8 << 20
-    """Largest observation record; rows beyond it go into the next one."""
+    """Largest observation record, about; rows beyond it go into the next one. An exchange that is larger by itself
+    goes to the dead letters as `too-large`. The topic allows twice as much."""

@@ -61,7 +61,8 @@ class Topics:
         return (
             Topic(self.payloads, partitions, lz4),
             Topic(self.observations, partitions, {**lz4, "max.message.bytes": str(16 << 20)}),
-            Topic(self.deadletter, partitions, gzip),
+            # A dead letter is its original and the reason: larger than what the payload topic took.
+            Topic(self.deadletter, partitions, {**gzip, "max.message.bytes": str(16 << 20)}),
             Topic(self.explanations, partitions, gzip),
             *(Topic(self.alerts(family), partitions, gzip) for family in FAMILIES),
         )

@@ -106,7 +106,7 @@ def from_json(datatype: object, shape: tuple[int, ...], data: object, where: str
     dtype = numpy_dtype(datatype, where)
     if datatype in {"FP16", BF16}:
         raise BadTensor(where, f"{datatype} has no JSON form; send it as a binary tensor")
-    flat, nesting = _flatten(data, where)
+    flat, nesting = flatten(data, where)
     count = math.prod(shape)
     if len(flat) != count:
         raise BadTensor(where, f"shape {list(shape)} needs {count} values, got {len(flat)}")
@@ -115,6 +115,27 @@ def from_json(datatype: object, shape: tuple[int, ...], data: object, where: str
     if datatype == BYTES:
         return _objects([_json_bytes(item, where) for item in flat], shape)
     return _numbers(flat, dtype, str(datatype), where).reshape(shape)
+
+
+def flatten(data: object, where: str) -> tuple[list[Any], tuple[int, ...]]:
+    """Give the elements of nested lists, row-major, and the sizes of the lists that they lay in.
+
+    Raises:
+        BadTensor: no list, ragged, or nested deeper than NumPy's 32 dimensions.
+    """
+    if not isinstance(data, list):
+        raise BadTensor(where, f"data: expected a list, got {_short(data)}")
+    level: list[Any] = data
+    nesting: tuple[int, ...] = (len(level),)
+    while level and isinstance(level[0], list):
+        if len(nesting) == _MAX_RANK:
+            raise BadTensor(where, f"data: nested deeper than {_MAX_RANK}")
+        widths = {len(item) if isinstance(item, list) else -1 for item in level}
+        if len(widths) != 1:
+            raise BadTensor(where, "data: nested lists are ragged")
+        nesting = (*nesting, *widths)
+        level = [item for inner in level for item in inner]
+    return level, nesting
 
 
 def to_json(tensor: Tensor) -> list[Any]:
@@ -202,23 +223,6 @@ def _json_bytes(item: object, where: str) -> bytes:
     if not isinstance(item, str):
         raise BadTensor(where, f"BYTES: expected text, got {_short(item)}")
     return item.encode()
-
-
-def _flatten(data: object, where: str) -> tuple[list[Any], tuple[int, ...]]:
-    """Give the elements, and the sizes of the lists that they lay in."""
-    if not isinstance(data, list):
-        raise BadTensor(where, f"data: expected a list, got {_short(data)}")
-    level: list[Any] = data
-    nesting: tuple[int, ...] = (len(level),)
-    while level and isinstance(level[0], list):
-        if len(nesting) == _MAX_RANK:
-            raise BadTensor(where, f"data: nested deeper than {_MAX_RANK}")
-        widths = {len(item) if isinstance(item, list) else -1 for item in level}
-        if len(widths) != 1:
-            raise BadTensor(where, "data: nested lists are ragged")
-        nesting = (*nesting, *widths)
-        level = [item for inner in level for item in inner]
-    return level, nesting
 
 
 def _short(value: object) -> str:
