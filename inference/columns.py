@@ -42,7 +42,7 @@ class Column:
     def nbytes(self) -> int:
         """About how many bytes the values take in a record."""
         if isinstance(self.values, np.ndarray):
-            return self.values.nbytes
+            return self.values.nbytes + self.values.size // 8  # a bit for each tells which are missing
         return sum(4 + _length(value) for value in self.values)
 
 

@@ -42,12 +42,12 @@ META: Final = pa.schema([
 ])  # fmt: skip
 MAX_BODY: Final = 64 << 20
 """Most bytes of a body after decompression."""
-_FREE: Final = 1 << 20
+_FREE: Final = 8 << 20
 _RATIO: Final = 200
-"""Above 1 MiB, most bytes that one compressed byte may become: tables of numbers stay below 20, bombs reach 1000."""
+"""Above 8 MiB, most bytes that one compressed byte may become: tables of numbers stay below 20, bombs reach 1000."""
 _GZIP: Final = b"\x1f\x8b"
 _JSON_SCAN: Final = 1 << 20
-_ROW_COST: Final = 64
+_ROW_COST: Final = 80
 """Bytes of a row's fixed-size meta columns, offsets included."""
 _COLUMN_COST: Final = 256
 """Bytes of a column's description in a record."""
