@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
+from typing import Final
 
 from deploy.kafka.topics import partitions_of
 from deploy.workers import add_worker_arguments, run_stage
@@ -17,21 +20,25 @@ EXAMPLES = """\
   sidelight assembler --kafka 127.0.0.1:9092
   sidelight assembler --kafka broker:9092 --prefix team --expiry 60 --metrics-port 9100"""
 
+_MOST_MIB: Final = 60
+"""All that waits is in one checkpoint record, which the state topic limits to 64 MiB."""
+_MOST_EVENTS: Final = 10_000_000
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     defaults = PairingSettings()
     add_worker_arguments(parser, "assembler")
     parser.add_argument(
-        "--expiry", type=float, default=defaults.expiry_ms / 1000, metavar="SECONDS",
+        "--expiry", type=_seconds, default=defaults.expiry_ms / 1000, metavar="SECONDS",
         help="event time after which an event without partner is given up (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-pending", type=int, default=defaults.max_pending, metavar="EVENTS",
+        "--max-pending", type=_whole(_MOST_EVENTS), default=defaults.max_pending, metavar="EVENTS",
         help="events that may wait for their partner, per partition (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-pending-mib", type=int, default=defaults.max_pending_bytes >> 20, metavar="MIB",
+        "--max-pending-mib", type=_whole(_MOST_MIB), default=defaults.max_pending_bytes >> 20, metavar="MIB",
         help="size of what may wait, per partition (default: %(default)s)",
     )  # fmt: skip
 
@@ -58,3 +65,22 @@ def run(arguments: argparse.Namespace) -> int:
     return run_stage(
         arguments, name="assembler", topic=topics.payloads, partitions=settings.payload_partitions, factory=stage
     )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
+    return seconds
+
+
+def _whole(most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and 1 <= int(text[:20]) <= most):
+            raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {most}, got {text!r}")
+        return int(text)
+
+    return parse
