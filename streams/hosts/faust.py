@@ -21,13 +21,14 @@ except ModuleNotFoundError as missing:
     raise MissingExtra("the faust host", "faust", "faust") from missing
 
 from streams.errors import StreamError
-from streams.hosts.runner import Abandoned, Runner, RunnerSettings
+from streams.hosts.runner import Runner, RunnerSettings
 from streams.hosts.settings import HostSettings
 from streams.stage import Publisher, Record, StageFactory, StateStore
 
 log = logging.getLogger(__name__)
 
 _WITHIN_S: Final = 0.1
+_QUIET_LOOKS: Final = 3
 
 
 class FaustHost:
@@ -47,6 +48,7 @@ class FaustHost:
         self._runners: dict[int, Runner] = {}
         self._quiet_since: dict[int, float] = {}
         self._failure: Exception | None = None
+        self._busy = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._done: asyncio.Event | None = None
 
@@ -85,7 +87,22 @@ class FaustHost:
             self._done.set()
         await self._done.wait()
         idle.cancel()
+        if self._failure is not None or not await self._drained(app):
+            # Faust commits what it holds when it stops, done or not; a worker that just ends is like one that crashed.
+            return
         await asyncio.wait_for(app.stop(), self._settings.drain_s)
+
+    async def _drained(self, app: Any) -> bool:  # noqa: ANN401 - faust ships no types
+        """Let nothing new in and wait for the running batch: a cancelled one would be committed undone."""
+        app.flow_control.suspend()
+        deadline = time.monotonic() + self._settings.drain_s
+        quiet = 0
+        while quiet < _QUIET_LOOKS:
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(_WITHIN_S)
+            quiet = 0 if self._busy else quiet + 1
+        return True
 
     def _app(self) -> Any:  # noqa: ANN401 - faust ships no types
         settings = self._settings
@@ -125,16 +142,15 @@ class FaustHost:
         by_partition: dict[int, list[Record]] = {}
         for message in messages:
             by_partition.setdefault(message.partition, []).append(_record(message))
+        self._busy = True
         for partition, records in by_partition.items():
             self._quiet_since[partition] = time.monotonic()
             await self._guarded(partition, records, None)
+        self._busy = False
 
     async def _guarded(self, partition: int, records: list[Record], idle_ms: int | None) -> None:
         try:
             await asyncio.to_thread(self._run_one, partition, records, idle_ms)
-        except Abandoned as exc:
-            log.info("%s", exc)
-            await self._hold()
         except Exception as exc:  # noqa: BLE001 - see `_take`; the worker ends, with the messages not committed
             self._failure = exc
             self.stop()

@@ -143,9 +143,9 @@ class KafkaWorld(World):
             place = TopicPartition(topic, partition, 0)
             _, end = consumer.get_watermark_offsets(place, timeout=10)
             consumer.assign([place])
-            while consumer.position([place])[0].offset < end:
-                for m in consumer.consume(500, timeout=0.2):
-                    found.append(Output(topic, m.key(), m.value(), tuple(m.headers() or ()), partition))  # type: ignore[arg-type]
+            while end and consumer.position([place])[0].offset < end:
+                messages = consumer.consume(500, timeout=0.2)
+                found += [Output(topic, m.key(), m.value(), tuple(m.headers() or ()), partition) for m in messages]  # type: ignore[arg-type]
         consumer.close()
         return found
 
