@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
 from deploy.errors import UserError
@@ -63,10 +63,19 @@ def _create(admin: AdminClient, topics: Sequence[Topic], timeout_s: float) -> No
 
 def _wait(admin: AdminClient, wanted: dict[str, int], timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
-    while wanted:
-        known = admin.list_topics(timeout=timeout_s).topics
-        if all(name in known and len(known[name].partitions) == count for name, count in wanted.items()):
-            return
+    while wanted and not _led(admin, wanted, timeout_s):
         if time.monotonic() > deadline:
             raise UserError(f"topics did not appear in {timeout_s:.0f} s: {', '.join(sorted(wanted))}")
         time.sleep(0.05)
+
+
+def _led(admin: AdminClient, wanted: dict[str, int], timeout_s: float) -> bool:
+    """Tell whether each partition's leader answers: it may be known before it knows itself."""
+    places = [TopicPartition(name, partition) for name, count in wanted.items() for partition in range(count)]
+    answers = admin.list_offsets({place: OffsetSpec.latest() for place in places}, request_timeout=timeout_s)
+    try:
+        for answer in answers.values():
+            answer.result(timeout_s)
+    except KafkaException:
+        return False
+    return True
