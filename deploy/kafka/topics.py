@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
 from deploy.errors import UserError
@@ -72,7 +73,8 @@ def _wait(admin: AdminClient, wanted: dict[str, int], timeout_s: float) -> None:
 def _led(admin: AdminClient, wanted: dict[str, int], timeout_s: float) -> bool:
     """Tell whether each partition's leader answers: it may be known before it knows itself."""
     places = [TopicPartition(name, partition) for name, count in wanted.items() for partition in range(count)]
-    answers = admin.list_offsets({place: OffsetSpec.latest() for place in places}, request_timeout=timeout_s)
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the client leaves it unannotated
+    answers = admin.list_offsets(dict.fromkeys(places, latest), request_timeout=timeout_s)
     try:
         for answer in answers.values():
             answer.result(timeout_s)
