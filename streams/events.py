@@ -72,8 +72,8 @@ class Event:
 
     def text(self, extension: str) -> str:
         """Give an extension as text, empty when absent; booleans and integers in CloudEvents' canonical spelling."""
-        value = self.extensions.get(extension)
-        return "" if value is None else canonical(value)
+        value = self.extensions.get(extension, "")
+        return value if isinstance(value, str) else canonical(value)
 
     def number(self, extension: str) -> int | None:
         """Give an extension as a whole number from 0 up, below 10^18; None when it is absent or no such number."""

@@ -107,6 +107,7 @@ class Pairing:
     def __init__(self, settings: PairingSettings) -> None:
         self._settings = settings
         self._pending: OrderedDict[bytes, Held] = OrderedDict()
+        self._sizes: dict[bytes, int] = {}
         self._pending_bytes = 0
         self._sought: dict[str, dict[tuple[str, ...], dict[bytes, None]]] = {kind: {} for kind in _PARTNER}
         """Which events wait, by type and by what they share with their partner."""
@@ -155,6 +156,7 @@ class Pairing:
             StreamError: it is cut off, or something follows it.
         """
         self._pending.clear()
+        self._sizes.clear()
         self._pending_bytes = 0
         self._sought = {kind: {} for kind in _PARTNER}
         try:
@@ -211,12 +213,13 @@ class Pairing:
 
     def _hold(self, held: Held) -> None:
         self._pending[held.identity] = held
-        self._pending_bytes += _size(held.record)
+        self._sizes[held.identity] = size = _size(held.record)
+        self._pending_bytes += size
         self._sought[held.event.type].setdefault(held.shared, {})[held.identity] = None
 
     def _release(self, identity: bytes) -> Held:
         held = self._pending.pop(identity)
-        self._pending_bytes -= _size(held.record)
+        self._pending_bytes -= self._sizes.pop(identity)
         sought = self._sought[held.event.type]
         del sought[held.shared][identity]
         if not sought[held.shared]:
@@ -265,5 +268,7 @@ def _gap(held: Held, other: Held) -> int | None:
 
 
 def _size(record: Record) -> int:
-    headers = sum(_HEADER_COST + len(name) + len(value or b"") for name, value in record.headers)
-    return _RECORD_COST + len(record.key or b"") + len(record.value or b"") + headers
+    size = _RECORD_COST + _HEADER_COST * len(record.headers) + len(record.key or b"") + len(record.value or b"")
+    for name, value in record.headers:
+        size += len(name) + len(value or b"")
+    return size

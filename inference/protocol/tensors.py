@@ -57,7 +57,7 @@ def check_shape(shape: object, where: str) -> tuple[int, ...]:
     for size in shape:
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise BadTensor(where, f"shape {_short(shape)}: expected sizes from 0 up, got {_short(size)}")
-    if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
+    if math.prod([size or 1 for size in shape]) > MAX_ELEMENTS:
         raise BadTensor(where, f"shape {_short(shape)}: expected at most {MAX_ELEMENTS} elements")
     return tuple(shape)
 
@@ -166,7 +166,11 @@ def _numbers(flat: list[Any], dtype: np.dtype[Any], datatype: str, where: str) -
         bounds = np.iinfo(dtype)
         if min(flat) < bounds.min or max(flat) > bounds.max:
             raise BadTensor(where, f"{datatype}: expected {bounds.min} to {bounds.max}, got {min(flat)} to {max(flat)}")
-    with np.errstate(over="ignore"):
+    if dtype == np.float32:
+        # Past the range of FP32 lies infinity, and a warning that nobody sees.
+        with np.errstate(over="ignore"):
+            array = np.array(flat, dtype)
+    else:
         array = np.array(flat, dtype)
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise BadTensor(where, f"{datatype}: a value is out of range")
