@@ -19,7 +19,7 @@ from streams.state import KafkaStateStore
 from streams.topics import Topics
 from tests.contracts.stages import Sums
 
-HOSTS: dict[str, type[NativeHost] | type[FaustHost]] = {"native": NativeHost, "faust": FaustHost}
+HOSTS: dict[str, type[NativeHost | FaustHost]] = {"native": NativeHost, "faust": FaustHost}
 
 
 class Fuse:

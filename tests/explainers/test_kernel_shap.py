@@ -97,7 +97,7 @@ def test_sampling_converges_within_its_errors() -> None:
     rows, instance = GENERATOR.normal(size=(10, 20)), GENERATOR.normal(size=20)
 
     def model(table: Array) -> Array:
-        return np.tanh(table @ weights / 4)
+        return np.tanh(table @ weights / 4)  # type: ignore[no-any-return]
 
     few = explain(model, instance, rows, Budget(max_rows=8_000))
     many = explain(model, instance, rows, Budget(max_rows=80_000), seed=1)
