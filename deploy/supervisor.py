@@ -135,7 +135,7 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - only a system call, and the parent spawns from one thread
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - only a system call, and the parent spawns from one thread
             )
 
 
@@ -148,5 +148,6 @@ def tail(path: Path, lines: int = 15) -> str:
 _libc = ctypes.CDLL(None)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Have the kernel end this process when its parent ends. For a child between fork and exec."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

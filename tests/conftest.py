@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from deploy import environment
 from deploy.kafka import broker, jars, java
 from streams.topics import Topics
+
+# A property is about results, not about time: the first example pays for imports, and machines differ.
+settings.register_profile("sidelight", deadline=None)
+settings.load_profile("sidelight")
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +23,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give the bootstrap address of an embedded Apache Kafka that lives as long as the run."""
     folder: Path = tmp_path_factory.mktemp("kafka")
     class_path = jars.class_path(environment.home() / "kafka", print)
-    settings = broker.BrokerSettings(folder=folder, java=java.find(), class_path=class_path)
+    settings = broker.BrokerSettings(folder=folder, java=java.find(), class_path=class_path, with_parent=True)
     yield broker.start(settings, environment.inherited()).bootstrap
     broker.stop(folder)
 
