@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streams.errors import StreamError
 from streams.events import REQUEST_TYPE, RESPONSE_TYPE, Event, Value, format_time
 from streams.pairing import Exchange, Pairing
 from streams.settings import PairingSettings
-from streams.stage import Record
+from streams.stage import Headers, Record
 from tests.streams.payloads import START_US, event, record
 
 
@@ -183,3 +186,48 @@ def test_restoring_replaces_what_was_there() -> None:
 
     assert pairing.snapshot() == before
     assert names(exchanges(pairing, agents("response", "a"))) == [("a", "a")]
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[Record]:
+    """Draw a log: few correlation ids for many calls, agents' events, repetitions, clock jumps, garbage, any order."""
+    calls = st.tuples(st.integers(0, 5), st.sampled_from([0, 1, 900, 2_000, 10**9]), st.sampled_from([0, 1])).map(
+        lambda drawn: call(drawn[0], drawn[1])[drawn[2]]
+    )
+    bare = st.builds(agents, st.sampled_from(["request", "response"]), st.sampled_from("ab"))
+    strange: st.SearchStrategy[Event | tuple[Headers, bytes | None]] = st.sampled_from([
+        replace(event("a", "request"), type="other"), ((("x", None),), None), ((), b"{"),
+    ])  # fmt: skip
+    items = draw(st.lists(st.one_of(calls, bare, strange), max_size=30))
+    return [record(item, at) for at, item in enumerate(items)]
+
+
+@given(logs(), st.sets(st.integers(0, 30)), st.integers(1, 6), st.integers(0, 30))
+def test_a_restart_anywhere_changes_nothing(log: list[Record], restarts: set[int], most: int, idle_at: int) -> None:
+    """Same pairs, same rejections, same state; every record is accounted for and the bounds hold after each."""
+    settings = PairingSettings(expiry_ms=1_500, max_pending=most, max_pending_bytes=6_000, completed_memory=8)
+    whole, parts = Pairing(settings), Pairing(settings)
+    outcomes = Counter[str]()
+    for at, item in enumerate(log):
+        if at in restarts:
+            restarted = Pairing(settings)
+            restarted.restore(parts.snapshot())
+            parts = restarted
+        if at == idle_at:
+            late = whole.watermark_ms + 1_000
+            rejected = whole.advance_to(late)
+            assert parts.advance_to(late) == rejected
+            outcomes["rejected"] += len(rejected)
+        taken = whole.take(item)
+        assert parts.take(item) == taken
+        outcomes["paired"] += 2 * (taken.exchange is not None)
+        outcomes["rejected"] += len(taken.rejected)
+        outcomes["duplicates"] += taken.duplicate
+
+        assert outcomes.total() + whole.waiting() == at + 1
+        assert whole.waiting() <= most
+        assert whole._pending_bytes <= settings.max_pending_bytes
+        assert sorted(whole._pending) == sorted(
+            identity for kind in whole._sought.values() for own in kind.values() for identity in own
+        )
+    assert parts.snapshot() == whole.snapshot()
