@@ -31,6 +31,8 @@ from streams.stage import Output
 from streams.topics import Topics
 
 DEADLINE_S: Final = 60.0
+LARGE: Final = 25_000
+"""Rows of a small body whose record is beyond Kafka's default limit of 1 MiB; four times as many are beyond ours."""
 PARTITIONS: Final = 2
 NOW_US: Final = 1_760_000_000_000_000
 V1_IN, V1_OUT = b'{"instances":[[1,2],[3,4]]}', b'{"predictions":[0.1,0.9]}'
@@ -119,6 +121,9 @@ def traffic() -> Iterator[Output]:
             about["inferenceheaderlength"] = length
         yield our(name, "request", body, about=about)
         yield our(name, "response", V1_OUT if protocol == "v1" else SCORES[0], about=about)
+    for name, rows in (("large", LARGE), ("too-large", 4 * LARGE)):
+        yield our(name, "request", b'{"instances":[%s]}' % b",".join([b"1"] * rows), about={SERVICE: "bulk"})
+        yield our(name, "response", b'{"predictions":[%s]}' % b",".join([b"0"] * rows), about={SERVICE: "bulk"})
     yield from FOREIGN.values()
     # Every partition gets something at the end of the time, so that the lonely one expires wherever it lies.
     for number in range(20):
@@ -205,8 +210,9 @@ def _check_counters(counters: dict[str, int], written: int, letters: int) -> Non
     assert {name: counters[name] for name in ("expired", "evicted", "duplicates", "failed", "undecodable")} == {
         "expired": 1, "evicted": 0, "duplicates": 1, "failed": 1, "undecodable": len(BROKEN),
     }  # fmt: skip
-    assert counters["deadlettered"] == 2 * len(BROKEN) + len(FOREIGN)
-    assert (counters["observed"], counters["rows"]) == (60, 120)
+    assert counters["oversized"] == 1
+    assert counters["deadlettered"] == 2 * len(BROKEN) + 2 + len(FOREIGN)
+    assert (counters["observed"], counters["rows"]) == (61, 120 + LARGE)
 
 
 def _check_rows(observations: list[Message]) -> None:
@@ -215,9 +221,11 @@ def _check_rows(observations: list[Message]) -> None:
         value = message.value()
         if value is not None:
             tables.setdefault(message.key(), []).append(decode_rows(value))
-    credit, iris = (pa.concat_tables(tables.pop(key)) for key in (b"shop/credit", b"shop/iris"))
+    credit, iris, bulk = (pa.concat_tables(tables.pop(key)) for key in (b"shop/credit", b"shop/iris", b"shop/bulk"))
 
     assert not tables
+    assert max(len(message.value() or b"") for message in observations) > 1 << 20
+    assert bulk["_row"].to_pylist() == list(range(LARGE))
     ids = Counter(credit["_id"].to_pylist())
     assert ids == {f"{name}-{number}": 2 for name in ("good", "last") for number in range(20)}
     assert credit["in.instances"].to_pylist() == [[1.0, 2.0], [3.0, 4.0]] * 40
@@ -231,7 +239,7 @@ def _check_rows(observations: list[Message]) -> None:
 
 def _check_letters(letters: list[Message], written: set[tuple[bytes | None, bytes | None]]) -> None:
     reasons = Counter(header(letter, "sl_reason") for letter in letters)
-    assert reasons == {"undecodable": 2 * len(BROKEN), "unpaired": 1} | dict.fromkeys(FOREIGN, 1)
+    assert reasons == {"undecodable": 2 * len(BROKEN), "too-large": 2, "unpaired": 1} | dict.fromkeys(FOREIGN, 1)
     assert {(letter.key(), letter.value()) for letter in letters} <= written
     details = {
         (letter.key() or b"").decode(): header(letter, "sl_detail")
