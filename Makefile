@@ -35,7 +35,7 @@ check: $(STAMP) ## lint, format, types, import contracts
 	$(BIN)/lint-imports
 
 bench: $(STAMP) ## measure against the named baselines and print the tables
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 lock: ## resolve requirements/dev.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --all-extras --python-version 3.11 --generate-hashes \

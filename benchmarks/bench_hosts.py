@@ -1,6 +1,6 @@
 """Events per second and CPU per event of each host on the same stage, on real Kafka; memory is the floor.
 
-python benchmarks/hosts.py [EVENTS]
+python benchmarks/bench_hosts.py [EVENTS]
 """
 
 from __future__ import annotations

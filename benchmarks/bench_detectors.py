@@ -1,6 +1,6 @@
-"""Rows per second and microseconds per row of each detector, at several batch sizes; the mean of the batch is the floor.
+"""Rows per second and microseconds per row of each detector; the mean of the same batch is the floor.
 
-python benchmarks/detectors.py [ROWS]
+python benchmarks/bench_detectors.py [ROWS]
 """
 
 from __future__ import annotations
