@@ -1,0 +1,106 @@
+"""From what the proxy saw to events."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logger.settings import TapSettings
+from logger.tap import Body, Seen, events_for, is_inference
+from streams.events import REQUEST_TYPE, RESPONSE_TYPE
+
+AT = 1_700_000_000_000_000
+SETTINGS = TapSettings(service="s", namespace="n", metadata_headers=frozenset({"x-client", "authorization", "cookie"}))
+
+
+def seen(*fields: tuple[bytes, bytes], path: str = "/v1/models/m:predict") -> Seen:
+    """Make a whole exchange."""
+    found = Seen(
+        correlation="c1", method="POST", path=path, request_fields=[(b"content-type", b"application/json"), *fields],
+        started_us=AT, response_fields=[(b"content-type", b"text/plain"), (b"content-encoding", b"gzip")], status=404,
+        latency_us=1_500, first_byte_us=900,
+    )  # fmt: skip
+    found.request.add(b"question", 1_000)
+    found.response.add(b"answer", 1_000)
+    return found
+
+
+def test_both_events_share_the_correlation_and_nothing_else() -> None:
+    """Ids differ, as CloudEvents want; each has its own type, time, content type and body."""
+    request, response = events_for(seen(), SETTINGS, AT)
+
+    assert request.id != response.id
+    assert request.correlation() == response.correlation() == "c1"
+    assert (request.type, response.type) == (REQUEST_TYPE, RESPONSE_TYPE)
+    assert (request.datacontenttype, response.datacontenttype) == ("application/json", "text/plain")
+    assert (request.data, response.data) == (b"question", b"answer")
+    assert (request.time, response.time) == ("2023-11-14T22:13:20.000000Z", "2023-11-14T22:13:20.001500Z")
+    assert response.text("statuscode") == "404"
+    assert response.text("latencyus") == "1500"
+    assert response.text("contentencoding") == "gzip"
+    assert request.service() == "n/s"
+    assert (request.text("modelname"), request.text("protocol")) == ("m", "v1")
+
+
+def test_metadata_ignores_case_and_never_holds_credentials() -> None:
+    """Allow-listed headers are found however they were written; credentials stay out whatever is listed."""
+    request, _ = events_for(
+        seen((b"x-client", b"app"), (b"authorization", b"Bearer t"), (b"cookie", b"c")), SETTINGS, AT
+    )
+
+    assert json.loads(request.text("metadata")) == {"x-client": ["app"]}
+
+
+def test_marks() -> None:
+    """Synthetic, aborted and cut exchanges say so."""
+    exchange = seen((b"x-sidelight-synthetic", b"1"), (b"traceparent", b"00-a-b-01"))
+    exchange.aborted = True
+    exchange.response.add(b"x" * 2_000, 1_000)
+    request, response = events_for(exchange, SETTINGS, AT)
+
+    assert request.text("synthetic") == response.text("synthetic") == "true"
+    assert response.text("aborted") == "true"
+    assert request.text("truncated") == ""
+    assert response.text("truncated") == "true"
+    assert request.text("traceparent") == "00-a-b-01"
+
+
+@pytest.mark.parametrize(("mode", "kinds"), [("request", [REQUEST_TYPE]), ("response", [RESPONSE_TYPE])])
+def test_modes(mode: str, kinds: list[str]) -> None:
+    """One side alone when that is what was asked for."""
+    assert [event.type for event in events_for(seen(), TapSettings(mode=mode), AT)] == kinds
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        (b"POST", "/v1/models/m:predict", True),
+        (b"POST", "/prefix/v1/models/m:explain", True),
+        (b"POST", "/v2/models/m/infer", True),
+        (b"POST", "/v2/models/m/versions/3/infer", True),
+        (b"POST", "/v2/models/m/generate_stream", True),
+        (b"GET", "/v1/models/m:predict", False),
+        (b"GET", "/v2/models/m/ready", False),
+        (b"GET", "/metrics", False),
+        (b"POST", "/v2/repository/models/m/load", False),
+    ],
+)
+def test_probes_and_metadata_are_no_inference(method: bytes, path: str, expected: bool) -> None:  # noqa: FBT001 - a table
+    """Only calls for a model's answer are logged."""
+    assert is_inference(method, path) is expected
+
+
+@given(st.lists(st.binary(max_size=20), max_size=10), st.integers(0, 60))
+def test_a_body_is_cut_at_the_cap(chunks: list[bytes], cap: int) -> None:
+    """However the bytes are split, what is kept is their beginning up to the cap."""
+    body = Body()
+    for chunk in chunks:
+        body.add(chunk, cap)
+    whole = b"".join(chunks)
+
+    assert b"".join(body.chunks) == whole[:cap]
+    assert (body.kept, body.size) == (min(len(whole), cap), len(whole))
+    assert body.truncated == (len(whole) > cap)
