@@ -18,8 +18,8 @@ from streams import events
 from streams.events import REQUEST_TYPE, RESPONSE_TYPE, Event, Value, format_time
 
 _INFERENCE: Final = re.compile(
-    r"/v1/models/(?P<v1>[^/:]+):(?:predict|explain)$"
-    r"|/v2/models/(?P<v2>[^/]+)(?:/versions/(?P<version>[^/]+))?/(?:infer|generate|generate_stream)$"
+    r"/v1/models/(?P<v1>[^/:]+):predict$"
+    r"|/v2/models/(?P<v2>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer$"
 )
 _SECRET: Final = frozenset({
     "authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token", "x-csrf-token",
@@ -80,7 +80,7 @@ class Seen:
 
 
 def is_inference(method: bytes, path: str) -> bool:
-    """Tell whether a call is one for a model's answer; probes, metadata and metrics are not."""
+    """Tell whether a call is one for predictions, which have rows; probes, metadata, explain and generate have none."""
     return method == b"POST" and _INFERENCE.search(path) is not None
 
 

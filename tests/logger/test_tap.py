@@ -78,10 +78,11 @@ def test_modes(mode: str, kinds: list[str]) -> None:
     ("method", "path", "expected"),
     [
         (b"POST", "/v1/models/m:predict", True),
-        (b"POST", "/prefix/v1/models/m:explain", True),
+        (b"POST", "/prefix/v1/models/m:predict", True),
+        (b"POST", "/v1/models/m:explain", False),
         (b"POST", "/v2/models/m/infer", True),
         (b"POST", "/v2/models/m/versions/3/infer", True),
-        (b"POST", "/v2/models/m/generate_stream", True),
+        (b"POST", "/v2/models/m/generate_stream", False),
         (b"GET", "/v1/models/m:predict", False),
         (b"GET", "/v2/models/m/ready", False),
         (b"GET", "/metrics", False),
