@@ -130,11 +130,6 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as exc:
             self._refuse(Refusal(400, f"no HTTP/1.1 request: {exc}"))
 
-    def eof_received(self) -> bool:  # noqa: D102
-        # A client that has sent everything may close its half and still wait for the answer.
-        self._closing = self._current is None
-        return self._current is not None
-
     def pause_writing(self) -> None:  # noqa: D102
         if self._current is not None:
             self._current.client_pressure(full=True)
