@@ -190,7 +190,8 @@ class _Lane:
         self.paused = False
         self.busy = False
         self.quiet_since = time.monotonic()
-        self.committed: int | None = runner.position
+        # A crash may have come between checkpoint and commit, so what was loaded is committed once more.
+        self.committed: int | None = None
         self.failure: Exception | None = None
         self._queue: deque[Record] = deque()
         self._idle_ms: int | None = None
