@@ -92,11 +92,12 @@ def cluster_id(folder: Path) -> str:
 
 
 def answers(bootstrap: str, timeout_s: float = 2.0) -> str:
-    """Ask for metadata; give the id of the cluster that answers, empty when none does."""
+    """Ask for metadata; give the id of the cluster that answers, empty when none does or its broker is not up yet."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "reconnect.backoff.max.ms": 200})
     with suppress(KafkaException):
-        # The client's own annotation says None, always.
-        return cast("str | None", admin.list_topics(timeout=timeout_s).cluster_id) or ""
+        found = admin.list_topics(timeout=timeout_s)
+        # A node that still reads its log answers, but lists no broker. The client's own annotation of the id is None.
+        return (cast("str | None", found.cluster_id) or "") if found.brokers else ""
     return ""
 
 

@@ -1,37 +1,48 @@
-"""Creates topics that are missing, and refuses to go on with ones that do not fit."""
+"""Creates topics that are missing, refuses ones that do not fit, and warns about settings that lose records."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.admin._metadata import ClusterMetadata, TopicMetadata
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from deploy.errors import UserError
 from streams.topics import Topic
+
+log = logging.getLogger(__name__)
+
+_ATTEMPT_S: Final = 2.0
+_PAUSE_S: Final = 0.05
+_CONFIG_S: Final = 5.0
 
 
 def ensure_topics(kafka: str, topics: Sequence[Topic], timeout_s: float = 30.0) -> None:
     """Create what is missing and wait until every topic can be used; calling it again changes nothing.
 
     Raises:
-        UserError: the broker does not answer, or a topic exists with another number of partitions.
+        UserError: the broker does not answer, refuses a topic, or a topic exists with another number of partitions.
     """
-    admin = AdminClient({"bootstrap.servers": kafka})
-    try:
-        existing = {name: len(topic.partitions) for name, topic in admin.list_topics(timeout=timeout_s).topics.items()}
-    except KafkaException as exc:
-        raise UserError(f"Kafka at {kafka} does not answer: {exc.args[0].str()}") from exc
-    for topic in topics:
-        found = existing.get(topic.name, topic.partitions)
-        if found != topic.partitions:
-            raise UserError(f"topic {topic.name!r}: expected {topic.partitions} partitions, got {found}")
-    missing = [topic for topic in topics if topic.name not in existing]
+    admin = _admin(kafka)
+    before = _metadata(admin, kafka, timeout_s)
+    _fit(topics, before.topics)
+    missing = [topic for topic in topics if topic.name not in before.topics]
     _create(admin, missing, timeout_s)
-    _wait(admin, {topic.name: topic.partitions for topic in missing}, timeout_s)
+    after = _wait(admin, missing, timeout_s) if missing else before
+    existing = [topic for topic in topics if topic.name in before.topics]
+    configs = _configs(admin, [topic.name for topic in existing])
+    for topic in topics:
+        replicas = min(len(partition.replicas) for partition in after.topics[topic.name].partitions.values())
+        for risk in risks(topic, replicas, len(after.brokers), configs.get(topic.name, topic.config)):
+            log.warning("topic %s: %s", topic.name, risk)
 
 
 def partitions_of(kafka: str, topic: str, timeout_s: float = 10.0) -> int:
@@ -40,13 +51,51 @@ def partitions_of(kafka: str, topic: str, timeout_s: float = 10.0) -> int:
     Raises:
         UserError: the broker does not answer, or has no such topic.
     """
-    try:
-        found = AdminClient({"bootstrap.servers": kafka}).list_topics(topic, timeout=timeout_s).topics[topic]
-    except KafkaException as exc:
-        raise UserError(f"Kafka at {kafka} does not answer: {exc.args[0].str()}") from exc
-    if found.error is not None or not found.partitions:
+    # All topics, not this one: asking for one by its name creates it where the broker is set to do so.
+    found = _metadata(_admin(kafka), kafka, timeout_s).topics.get(topic)
+    if found is None or not found.partitions:
         raise UserError(f"topic {topic!r} does not exist at {kafka}; create it, or start with `sidelight up`")
     return len(found.partitions)
+
+
+def risks(asked: Topic, replicas: int, brokers: int, config: Mapping[str, str]) -> list[str]:
+    """Say what about a topic could lose records. Pure.
+
+    Args:
+        asked: the topic as we want it.
+        replicas: how many copies its least replicated partition has.
+        brokers: how many brokers the cluster has.
+        config: the topic's settings as they are.
+    """
+    found = []
+    if replicas == 1 < brokers:
+        found.append(f"one replica on a cluster of {brokers} brokers: losing that broker loses its records")
+    policy, wanted = config.get("cleanup.policy", "delete"), asked.config.get("cleanup.policy", "delete")
+    if policy != wanted:
+        lost = "checkpoints would be deleted by age" if wanted == "compact" else "records of one key replace each other"
+        found.append(f"cleanup.policy: expected {wanted}, got {policy}: {lost}")
+    limit, needed = config.get("max.message.bytes", ""), asked.config.get("max.message.bytes", "")
+    if needed and limit and int(limit) < int(needed):
+        found.append(f"max.message.bytes: expected {needed} or more, got {limit}: larger records will be refused")
+    return found
+
+
+def _admin(kafka: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": kafka, "log_level": 2})
+
+
+def _metadata(admin: AdminClient, kafka: str, timeout_s: float) -> ClusterMetadata:
+    try:
+        return admin.list_topics(timeout=timeout_s)
+    except KafkaException as exc:
+        raise UserError(f"Kafka at {kafka} does not answer: {exc.args[0].str()}") from exc
+
+
+def _fit(topics: Iterable[Topic], existing: Mapping[str, TopicMetadata]) -> None:
+    for topic in topics:
+        found = len(existing[topic.name].partitions) if topic.name in existing else topic.partitions
+        if found != topic.partitions:
+            raise UserError(f"topic {topic.name!r}: expected {topic.partitions} partitions, got {found}")
 
 
 def _create(admin: AdminClient, topics: Sequence[Topic], timeout_s: float) -> None:
@@ -62,22 +111,44 @@ def _create(admin: AdminClient, topics: Sequence[Topic], timeout_s: float) -> No
                 raise UserError(f"topic {name!r} could not be created: {exc.args[0].str()}") from exc
 
 
-def _wait(admin: AdminClient, wanted: dict[str, int], timeout_s: float) -> None:
+def _wait(admin: AdminClient, topics: Sequence[Topic], timeout_s: float) -> ClusterMetadata:
+    """Wait until each partition's leader answers: others may know it before it knows itself."""
     deadline = time.monotonic() + timeout_s
-    while wanted and not _led(admin, wanted, timeout_s):
+    places = [TopicPartition(topic.name, partition) for topic in topics for partition in range(topic.partitions)]
+    while True:
+        # Asked each time: the client keeps an early "no leader yet" for ever, unless it hears of something newer.
+        found = admin.list_topics(timeout=timeout_s)
+        if _led(admin, places):
+            return found
         if time.monotonic() > deadline:
-            raise UserError(f"topics did not appear in {timeout_s:.0f} s: {', '.join(sorted(wanted))}")
-        time.sleep(0.05)
+            _fit(topics, found.topics)
+            names = ", ".join(sorted(topic.name for topic in topics))
+            raise UserError(f"topics could not be used {timeout_s:.0f} s after they were created: {names}")
+        time.sleep(_PAUSE_S)
 
 
-def _led(admin: AdminClient, wanted: dict[str, int], timeout_s: float) -> bool:
-    """Tell whether each partition's leader answers: it may be known before it knows itself."""
-    places = [TopicPartition(name, partition) for name, count in wanted.items() for partition in range(count)]
+def _led(admin: AdminClient, places: Sequence[TopicPartition]) -> bool:
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the client leaves it unannotated
-    answers = admin.list_offsets(dict.fromkeys(places, latest), request_timeout=timeout_s)
+    answers = admin.list_offsets(dict.fromkeys(places, latest), request_timeout=_ATTEMPT_S)
     try:
         for answer in answers.values():
-            answer.result(timeout_s)
-    except KafkaException:
+            answer.result(_ATTEMPT_S * 2)
+    except (KafkaException, TimeoutError):
         return False
     return True
+
+
+def _configs(admin: AdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Give the settings of topics, as far as we may read them."""
+    found: dict[str, dict[str, str]] = {}
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    if not resources:
+        return found
+    for resource, future in admin.describe_configs(resources, request_timeout=_CONFIG_S).items():
+        try:
+            entries = future.result(_CONFIG_S * 2)
+        except (KafkaException, TimeoutError) as exc:
+            log.debug("topic %s: its settings cannot be read: %s", resource.name, exc)
+            continue
+        found[resource.name] = {name: entry.value for name, entry in entries.items() if entry.value is not None}
+    return found
