@@ -7,15 +7,13 @@ last record of that partition and loading is one read, however long the topic.
 from __future__ import annotations
 
 import struct
-import time
 import zlib
 from collections.abc import Mapping
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-
-from streams.errors import StreamError, Unavailable
+from streams.errors import StreamError
 from streams.publishing import publish_all
+from streams.reading import Reader
 from streams.stage import Checkpoint, Output, Publisher
 
 _MAGIC: Final = b"SLC1"
@@ -60,7 +58,7 @@ class MemoryStateStore:
 
 
 class KafkaStateStore:
-    """A `StateStore` in a compacted topic. Threads may share it: each call uses its own consumer."""
+    """A `StateStore` in a compacted topic. Threads may share it."""
 
     def __init__(
         self,
@@ -71,8 +69,8 @@ class KafkaStateStore:
         timeout_s: float = 30.0,
         extra: Mapping[str, str] = {},
     ) -> None:
-        self._bootstrap, self._topic, self._publisher = bootstrap, topic, publisher
-        self._timeout_s, self._extra = timeout_s, dict(extra)
+        self._topic, self._publisher, self._timeout_s = topic, publisher, timeout_s
+        self._reader = Reader(bootstrap, timeout_s=timeout_s, extra=extra)
 
     def load(self, partition: int) -> Checkpoint | None:
         """Read the last record of the partition.
@@ -81,59 +79,25 @@ class KafkaStateStore:
             Unavailable: the broker did not answer in time.
             StreamError: the record is no checkpoint.
         """
-        consumer = Consumer({
-            "bootstrap.servers": self._bootstrap,
-            "group.id": "sidelight-state",
-            "enable.auto.commit": False,
-            "fetch.message.max.bytes": 64 << 20,
-            "enable.partition.eof": False,
-            **self._extra,
-        })  # fmt: skip
-        try:
-            return self._last(consumer, partition)
-        except KafkaException as exc:
-            raise Unavailable(f"state topic {self._topic!r}: {exc.args[0].str()}") from exc
-        finally:
-            consumer.close()
+        low, high = self._reader.bounds(self._topic, partition)
+        # The last offset always holds a record: compaction never touches the active segment. Should a broker leave a
+        # hole there all the same, going back doubles until a record is found.
+        step = 1
+        while high > low:
+            start = max(low, high - step)
+            found = self._reader.read(self._topic, partition, start, high)
+            if found:
+                return decode(found[-1].value or b"")
+            if start == low:
+                return None
+            step *= 2
+        return None
 
     def save(self, partition: int, checkpoint: Checkpoint) -> None:
         """Write a checkpoint and wait until it is acknowledged."""
         key = str(partition).encode()
         output = Output(self._topic, key, encode(checkpoint), partition=partition)
         publish_all(self._publisher, (output,), self._timeout_s)
-
-    def _last(self, consumer: Consumer, partition: int) -> Checkpoint | None:
-        low, high = consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=self._timeout_s)
-        # The last offset always holds a record: compaction never touches the active segment. Should a broker leave a
-        # hole there all the same, going back doubles until a record is found.
-        step = 1
-        while high > low:
-            start = max(low, high - step)
-            value = self._newest_from(consumer, partition, start, high)
-            if value is not None:
-                return decode(value)
-            if start == low:
-                return None
-            step *= 2
-        return None
-
-    def _newest_from(self, consumer: Consumer, partition: int, start: int, high: int) -> bytes | None:
-        consumer.assign([TopicPartition(self._topic, partition, start)])
-        newest: bytes | None = None
-        deadline = time.monotonic() + self._timeout_s
-        while time.monotonic() < deadline:
-            message = consumer.poll(0.5)
-            if message is None:
-                position = consumer.position([TopicPartition(self._topic, partition)])[0].offset
-                if position >= high:
-                    return newest
-                continue
-            if message.error() is not None:
-                raise KafkaException(message.error())
-            newest = message.value()
-            if (message.offset() or 0) >= high - 1:
-                return newest
-        raise Unavailable(f"state topic {self._topic!r}: partition {partition} could not be read to offset {high}")
 
 
 def _check(checkpoint: Checkpoint) -> int:

@@ -1,7 +1,7 @@
 """The default host: one confluent-kafka consumer, and for each partition a thread that runs its stage in order.
 
-The consumer's thread only reads, hands over, pauses what is full and commits what is done. What counts after a crash
-is the checkpoint (`runner.py`), so commits are for lag figures and for tools.
+The consumer's thread only reads, hands over (`lane.py`), pauses what is full and commits what is done. What counts
+after a crash is the checkpoint (`runner.py`), so commits are for lag figures and for tools.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from streams.errors import StreamError
+from streams.hosts.lane import Lane
 from streams.hosts.runner import Abandoned, Runner, RunnerSettings
 from streams.hosts.settings import HostSettings
-from streams.stage import Headers, Publisher, Record, StageFactory, StateStore
+from streams.reading import as_record
+from streams.stage import Publisher, Record, StageFactory, StateStore
 
 log = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.05
+_NEVER: Final = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 
 
 class NativeHost:
@@ -38,9 +40,10 @@ class NativeHost:
     ) -> None:
         self._settings, self._runner_settings, self._factory = settings, runner, factory
         self._publisher, self._store = publisher, store
-        self._stopping = threading.Event()
-        self._lanes: dict[int, _Lane] = {}
-        self._consumer = Consumer(_client(settings))
+        # Not an Event: `stop` runs inside signal handlers, where a lock may be held by the thread that is interrupted.
+        self._asked = False
+        self._lanes: dict[int, Lane] = {}
+        self._consumer = Consumer({**_client(settings), "on_commit": self._on_commit})
 
     def run(self) -> None:
         """Work until `stop`; then finish the running batches, commit and leave the group.
@@ -48,87 +51,116 @@ class NativeHost:
         Raises:
             StreamError: a checkpoint cannot be read: going on would count records twice.
         """
-        pump = threading.Thread(target=self._pump, name="publisher-poll", daemon=True)
+        ended = threading.Event()
+        pump = threading.Thread(target=self._pump, args=(ended,), name="publisher-poll", daemon=True)
         pump.start()
         self._consumer.subscribe(
             [self._settings.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
         try:
-            while not self._stopping.is_set():
+            while not self._asked:
                 self._turn()
         finally:
-            self._stopping.set()
-            self._close_lanes(self._settings.drain_s)
-            self._commit(asynchronous=False)
+            self._asked = True
+            self._release(list(self._lanes), commit=True)
             self._consumer.close()
+            ended.set()
             pump.join()
 
     def stop(self) -> None:
-        """Ask `run` to drain and return. Any thread may call it."""
-        self._stopping.set()
+        """Ask `run` to drain and return. Any thread or signal handler may call it."""
+        self._asked = True
 
     def runners(self) -> dict[int, Runner]:
         """Give the runners of the partitions that are assigned now."""
         return {partition: lane.runner for partition, lane in list(self._lanes.items())}
 
+    def waiting(self) -> int:
+        """Give how many records have been read and wait for their stage."""
+        return sum(lane.waiting() for lane in list(self._lanes.values()))
+
+    def lags(self) -> dict[int, int]:
+        """Give, for each assigned partition whose end is known, how many records are not done yet."""
+        found = {}
+        for partition, lane in list(self._lanes.items()):
+            low, high = self._ends(partition)
+            if high >= 0:
+                found[partition] = max(
+                    0, high - (max(low, 0) if lane.runner.position is None else lane.runner.position)
+                )
+        return found
+
     def _turn(self) -> None:
-        for message in self._consumer.consume(self._settings.batch_records, timeout=_POLL_S):
-            self._hand_over(message)
+        self._hand_over(self._consumer.consume(self._room(), timeout=_POLL_S))
         now = time.monotonic()
         for lane in list(self._lanes.values()):
             if lane.failure is not None:
                 raise StreamError(f"partition {lane.partition}: {lane.failure}") from lane.failure
             self._balance(lane)
             self._tell_idle(lane, now)
-        self._commit(asynchronous=True)
+        self._commit(list(self._lanes.values()), asynchronous=True)
 
-    def _hand_over(self, message: Message) -> None:
-        error = message.error()
-        if error is not None:
-            if error.fatal() or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                raise StreamError(f"topic {self._settings.topic!r}: {error.str()}")
-            log.warning("topic %s: %s", self._settings.topic, error.str())
-            return
-        record = _record(message)
-        lane = self._lanes.get(record.partition)
-        if lane is not None:
-            lane.put(record)
+    def _room(self) -> int:
+        """Give how many records may be read: as many as every queue that is not paused can still take."""
+        room = [self._settings.queue_records - lane.waiting() for lane in self._lanes.values() if not lane.paused]
+        return max(1, min([self._settings.batch_records, *room]))
 
-    def _balance(self, lane: _Lane) -> None:
+    def _hand_over(self, messages: list[Message]) -> None:
+        by_partition: dict[int, list[Record]] = {}
+        ended: set[int] = set()
+        for message in messages:
+            error, partition = message.error(), message.partition() or 0
+            if error is None:
+                by_partition.setdefault(partition, []).append(as_record(message))
+                ended.discard(partition)
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's own codes are spelt so
+                ended.add(partition)
+            else:
+                self._complain(error)
+        # A partition may have gone while its messages were on their way; its next owner reads them.
+        for partition, lane in self._lanes.items():
+            if partition in by_partition:
+                lane.put(by_partition[partition])
+            if partition in ended:
+                lane.at_end = True
+
+    def _complain(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() in _NEVER:
+            raise StreamError(f"topic {self._settings.topic!r}: {error.str()}")
+        log.warning("topic %s: %s", self._settings.topic, error.str())
+
+    def _balance(self, lane: Lane) -> None:
         """Pause a partition whose stage is behind, and let it go on when half of the queue is free."""
-        waiting = lane.waiting()
-        if not lane.paused and waiting >= self._settings.queue_records:
-            self._consumer.pause([TopicPartition(self._settings.topic, lane.partition)])
+        place = [TopicPartition(self._settings.topic, lane.partition)]
+        if not lane.paused and lane.fill() >= 1:
+            self._consumer.pause(place)
             lane.paused = True
-        elif lane.paused and waiting <= self._settings.queue_records // 2:
-            self._consumer.resume([TopicPartition(self._settings.topic, lane.partition)])
+        elif lane.paused and lane.fill() <= 1 / 2:
+            self._consumer.resume(place)
             lane.paused = False
 
-    def _tell_idle(self, lane: _Lane, now: float) -> None:
+    def _tell_idle(self, lane: Lane, now: float) -> None:
         if not self._settings.idle_after_s:
             return
-        if lane.waiting() or lane.busy or not self._at_end(lane):
+        if lane.waiting() or lane.busy or not lane.at_end:
             lane.quiet_since = now
         elif now - lane.quiet_since >= self._settings.idle_after_s:
             lane.quiet_since = now
             lane.tell_idle(int((time.time() - self._settings.idle_grace_s) * 1000))
 
-    def _at_end(self, lane: _Lane) -> bool:
+    def _ends(self, partition: int) -> tuple[int, int]:
         try:
-            ends = self._consumer.get_watermark_offsets(
-                TopicPartition(self._settings.topic, lane.partition), cached=True
-            )
-        except KafkaException:
-            return False
-        # Before the first fetch both are unknown, which librdkafka spells as a negative offset.
-        low, high = ends
-        return high >= 0 and (low == high or (lane.runner.position or 0) >= high)
+            place = TopicPartition(self._settings.topic, partition)
+            low, high = self._consumer.get_watermark_offsets(place, cached=True)
+        except (KafkaException, RuntimeError):  # not assigned any more, or the consumer is closed
+            return -1, -1
+        return low, high
 
-    def _commit(self, *, asynchronous: bool) -> None:
-        done = [lane for lane in self._lanes.values() if lane.uncommitted()]
+    def _commit(self, lanes: list[Lane], *, asynchronous: bool) -> None:
+        done = [(lane, lane.runner.position) for lane in lanes if lane.uncommitted()]
         if not done:
             return
-        offsets = [TopicPartition(self._settings.topic, lane.partition, lane.runner.position or 0) for lane in done]
+        offsets = [TopicPartition(self._settings.topic, lane.partition, position or 0) for lane, position in done]
         try:
             if asynchronous:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
@@ -138,137 +170,74 @@ class NativeHost:
             # Harmless: the position that counts is in the checkpoint, and the next turn commits again.
             log.debug("commit: %s", exc)
             return
-        for lane in done:
-            lane.committed = lane.runner.position
+        for lane, position in done:
+            lane.committed = position
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        if error is None:
+            return
+        for item in partitions:
+            if item.partition in self._lanes:
+                self._lanes[item.partition].committed = None
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        lanes = [Lane(item.partition, self._settings, self._runner(item.partition)) for item in partitions]
         starts = []
-        for item in partitions:
-            runner = Runner(
-                item.partition, self._factory, self._publisher, self._store, self._runner_settings, self._stopping.wait
-            )
+        for lane in lanes:
             try:
-                position = runner.open()
+                position = lane.runner.open()
             except Abandoned:
                 return
-            starts.append(
-                TopicPartition(item.topic, item.partition, OFFSET_BEGINNING if position is None else position)
-            )
-            lane = _Lane(runner, item.partition, self._settings.batch_records)
-            self._lanes[item.partition] = lane
-            lane.start()
+            start = OFFSET_BEGINNING if position is None else position
+            starts.append(TopicPartition(self._settings.topic, lane.partition, start))
         consumer.assign(starts)
-        log.info("assigned %s of %s", [item.partition for item in partitions], self._settings.topic)
+        for lane in lanes:
+            self._lanes[lane.partition] = lane
+            lane.start()
+        log.info("assigned %s of %s", sorted(self._lanes), self._settings.topic)
 
-    def _revoked(self, _consumer: Consumer, _partitions: list[TopicPartition]) -> None:
-        self._close_lanes(self._settings.drain_s)
-        self._commit(asynchronous=False)
-        self._lanes.clear()
+    def _runner(self, partition: int) -> Callable[[Callable[[float], bool]], Runner]:
+        def build(wait: Callable[[float], bool]) -> Runner:
+            return Runner(
+                partition, self._factory, self._publisher, self._store, self._runner_settings,
+                lambda seconds: wait(seconds) or self._asked,
+            )  # fmt: skip
 
-    def _lost(self, _consumer: Consumer, _partitions: list[TopicPartition]) -> None:
-        self._close_lanes(self._settings.drain_s)
-        self._lanes.clear()
+        return build
 
-    def _close_lanes(self, timeout_s: float) -> None:
-        for lane in self._lanes.values():
+    def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._release([item.partition for item in partitions], commit=True)
+
+    def _lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._release([item.partition for item in partitions], commit=False)
+
+    def _release(self, partitions: list[int], *, commit: bool) -> None:
+        """Let the running batches finish, within bounds, and forget the partitions."""
+        lanes = [self._lanes[partition] for partition in partitions if partition in self._lanes]
+        for lane in lanes:
             lane.ask_to_stop()
-        deadline = time.monotonic() + timeout_s
-        for lane in self._lanes.values():
+        deadline = time.monotonic() + self._settings.drain_s
+        for lane in lanes:
             lane.join(max(0.0, deadline - time.monotonic()))
+        if commit:
+            self._commit(lanes, asynchronous=False)
+        for lane in lanes:
+            self._lanes.pop(lane.partition, None)
 
-    def _pump(self) -> None:
+    def _pump(self, ended: threading.Event) -> None:
         # Acknowledgements also come while every lane computes; without this they would wait for the next publish.
-        while not self._stopping.is_set():
+        while not ended.is_set():
             self._publisher.poll(0.1)
 
 
-class _Lane:
-    """One partition's queue and the thread that empties it into the runner."""
-
-    def __init__(self, runner: Runner, partition: int, batch_records: int) -> None:
-        self.runner, self.partition, self._batch_records = runner, partition, batch_records
-        self.paused = False
-        self.busy = False
-        self.quiet_since = time.monotonic()
-        # A crash may have come between checkpoint and commit, so what was loaded is committed once more.
-        self.committed: int | None = None
-        self.failure: Exception | None = None
-        self._queue: deque[Record] = deque()
-        self._idle_ms: int | None = None
-        self._stop = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name=f"partition-{partition}", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def put(self, record: Record) -> None:
-        """Queue one record."""
-        with self._changed:
-            self._queue.append(record)
-            self._changed.notify()
-
-    def tell_idle(self, idle_ms: int) -> None:
-        """Queue the news that the partition is silent."""
-        with self._changed:
-            self._idle_ms = idle_ms
-            self._changed.notify()
-
-    def waiting(self) -> int:
-        """Give how many records wait."""
-        return len(self._queue)
-
-    def uncommitted(self) -> bool:
-        """Tell whether the checkpoint is ahead of the commit."""
-        return self.runner.position is not None and self.runner.position != self.committed
-
-    def ask_to_stop(self) -> None:
-        """Let the running batch be the last; what waits stays in the topic."""
-        with self._changed:
-            self._stop = True
-            self._changed.notify()
-
-    def join(self, timeout_s: float) -> None:
-        """Wait for the running batch."""
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            log.warning("partition %d: its batch did not finish in time; it will be done again", self.partition)
-
-    def _work(self) -> None:
-        try:
-            while True:
-                records, idle_ms = self._next()
-                if not records and idle_ms is None:
-                    return
-                self.runner.take(records, idle_ms)
-                self.busy = False
-        except Abandoned as exc:
-            log.info("%s", exc)
-        except Exception as exc:  # noqa: BLE001 - handed to the host's thread, which ends the worker
-            self.failure = exc
-
-    def _next(self) -> tuple[Sequence[Record], int | None]:
-        with self._changed:
-            while not self._stop and not self._queue and self._idle_ms is None:
-                self._changed.wait()
-            if self._stop:
-                return (), None
-            self.busy = True
-            count = min(len(self._queue), self._batch_records)
-            records = [self._queue.popleft() for _ in range(count)]
-            # Silence counts only when nothing came in after it.
-            idle_ms, self._idle_ms = (None if records else self._idle_ms), None
-            return records, idle_ms
-
-
-def _client(settings: HostSettings) -> dict[str, str | int | bool]:
-    client: dict[str, str | int | bool] = {
+def _client(settings: HostSettings) -> dict[str, Any]:
+    client: dict[str, Any] = {
         "bootstrap.servers": settings.bootstrap,
         "group.id": settings.group,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
+        "enable.partition.eof": True,
         # Range puts partition p of every topic on the same worker, so state stays with its input.
         "partition.assignment.strategy": "range",
         "session.timeout.ms": settings.session_timeout_ms,
@@ -281,21 +250,3 @@ def _client(settings: HostSettings) -> dict[str, str | int | bool]:
     if settings.instance:
         client["group.instance.id"] = settings.instance
     return client
-
-
-def _record(message: Message) -> Record:
-    return Record(
-        message.topic() or "",
-        message.partition() or 0,
-        message.offset() or 0,
-        message.key(),
-        message.value(),
-        _headers(message),
-        message.timestamp()[1],
-    )
-
-
-def _headers(message: Message) -> Headers:
-    # librdkafka gives a list of pairs of text and bytes; the client's annotation allows more than it ever returns.
-    pairs: Any = message.headers() or ()
-    return tuple(pairs)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from streams.deadletter import dead_letter
-from streams.errors import PublishError, StreamError
-from streams.publishing import publish_all
+from streams.errors import PublishError, Refused, StreamError
+from streams.publishing import Sending
 from streams.stage import Batch, Checkpoint, Output, Publisher, Record, Stage, StageFactory, StateStore
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _LONGEST_PAUSE_S: Final = 5.0
 
 
 class Abandoned(StreamError):
-    """The host told the runner to stop while it waited for the broker; nothing that was unfinished counts."""
+    """The host took the partition back while the runner worked or waited; nothing that was unfinished counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +34,8 @@ class RunnerSettings:
     """The stage's name, for dead letters and counters."""
     deadletter: str
     """The dead-letter topic."""
-    publish_timeout_s: float = 60.0
-    """How long one attempt to publish a batch's effects may take before it is tried again."""
+    publish_timeout_s: float = 10.0
+    """After how long without acknowledgement the log says so; what is on its way is not sent a second time."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,11 @@ class RunnerCounters:
     skipped: int = 0
     outputs: int = 0
     poisoned: int = 0
+    """Records that the stage raised on; they are on the dead-letter topic."""
+    failed_idle: int = 0
+    """Times that the stage raised when it was told that its partition is silent."""
     retries: int = 0
+    """Attempts to reach the broker that failed and were made again."""
     stage: dict[str, int] = field(default_factory=dict)
     """The stage's own counters, since the first record ever."""
 
@@ -70,6 +74,8 @@ class Runner:
         self._publisher, self._store, self._wait = publisher, store, wait
         self._stage: Stage = factory(partition)
         self._state: bytes | None = None
+        self._told_ms = 0
+        self._abandoned = False
         self.position: int | None = None
         """Offset of the first record that is not in the state; None before the first checkpoint."""
         self.counters = RunnerCounters()
@@ -87,19 +93,20 @@ class Runner:
     def take(self, records: Sequence[Record], idle_ms: int | None = None) -> None:
         """Bring records of this partition, oldest first, to their effect; on return they are done for good.
 
+        Records that are in the state already are skipped, also when a client delivers some twice.
+
         Raises:
             Abandoned: the host is stopping; the checkpoint still holds what was done before this call.
         """
-        fresh = tuple(record for record in records if self.position is None or record.offset >= self.position)
-        self.counters.skipped += len(records) - len(fresh)
+        fresh = self._fresh(records)
         if not fresh and idle_ms is None:
             return
-        outputs = self._effects(Batch(self._partition, fresh, idle_ms))
+        outputs = self._effects(Batch(self._partition, fresh, self._forward(idle_ms)))
         position = fresh[-1].offset + 1 if fresh else self.position
         state = self._stage.snapshot()
         if not outputs and not fresh and state == self._state:
             return
-        self._persist("publish", lambda: publish_all(self._publisher, outputs, self._settings.publish_timeout_s))
+        self._publish(outputs)
         if position is not None:
             checkpoint = Checkpoint(position, state)
             self._persist("save its state", lambda: self._store.save(self._partition, checkpoint))
@@ -108,14 +115,41 @@ class Runner:
         self.counters.outputs += len(outputs)
         self.counters.stage = dict(self._stage.counters())
 
+    def abandon(self) -> None:
+        """Give the partition up: a batch that is still running saves nothing any more. Any thread may call it."""
+        self._abandoned = True
+
+    def _fresh(self, records: Sequence[Record]) -> tuple[Record, ...]:
+        following = self.position or 0
+        fresh = []
+        for record in records:
+            if record.offset >= following:
+                fresh.append(record)
+                following = record.offset + 1
+        self.counters.skipped += len(records) - len(fresh)
+        return tuple(fresh)
+
+    def _forward(self, idle_ms: int | None) -> int | None:
+        """Keep the idle time from going back when the wall clock does."""
+        if idle_ms is None:
+            return None
+        self._told_ms = max(self._told_ms, idle_ms)
+        return self._told_ms
+
+    def _publish(self, outputs: Sequence[Output]) -> None:
+        sending = Sending(self._publisher, outputs)
+        self._persist("publish", lambda: sending.wait(self._settings.publish_timeout_s))
+
     def _effects(self, batch: Batch) -> list[Output]:
         try:
             return list(self._stage.process(batch).outputs)
         except Exception:  # a stage that raises has a bug; its neighbours must not pay for it
-            if not batch.records:
-                raise
             self._stage = self._restored()
-            return self._isolated(batch.records)
+            if batch.records:
+                return self._isolated(batch.records)
+            self.counters.failed_idle += 1
+            log.exception("stage %s, partition %d: failed when told of silence", self._settings.stage, self._partition)
+            return []
 
     def _isolated(self, records: tuple[Record, ...]) -> list[Output]:
         """Take records that hold at least one poisonous one, by halves, and put the poison on the dead letters."""
@@ -156,19 +190,24 @@ class Runner:
     def _persist(self, what: str, attempt: Callable[[], None]) -> None:
         """Do something that needs the broker, again and again, until it is done or the host gives up."""
         pause = _FIRST_PAUSE_S
-        while True:
+        while not self._abandoned:
             try:
                 attempt()
             except PublishError as exc:
-                self.counters.retries += 1
-                log.warning(
-                    "stage %s, partition %d: cannot %s yet: %s", self._settings.stage, self._partition, what, exc
-                )
+                self._waited(what, exc)
                 if self._wait(pause):
-                    raise Abandoned(f"partition {self._partition}: stopped before it could {what}") from exc
+                    break
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
             else:
                 return
+        raise Abandoned(f"stage {self._settings.stage}, partition {self._partition}: given up before it could {what}")
+
+    def _waited(self, what: str, problem: PublishError) -> None:
+        self.counters.retries += 1
+        # Refused will not pass by itself: the partition stands still until someone changes the broker's settings.
+        level = logging.ERROR if isinstance(problem, Refused) else logging.WARNING
+        message = "stage %s, partition %d: cannot %s yet: %s"
+        log.log(level, message, self._settings.stage, self._partition, what, problem)
 
 
 def _place(record: Record) -> str:

@@ -19,8 +19,14 @@ class HostSettings:
     crash. Empty: a crashed worker's partitions move to the others when its session times out."""
     batch_records: int = 2_000
     """Most records that one call of the stage takes."""
+    batch_ms: int = 50
+    """How long the first record of a batch waits for company. More means fewer checkpoints, each of which holds the
+    whole state; less means earlier results."""
     queue_records: int = 4_000
     """Records that may wait for one partition's stage; above it the partition is paused, which bounds memory."""
+    queue_kib: int = 64 * 1024
+    """Size of what may wait for one partition's stage, in KiB; above it the partition is paused. What one read brings,
+    up to 16 MiB, may come on top."""
     session_timeout_ms: int = 6_000
     """How long a silent worker keeps its partitions. 6 s is the least that a broker allows by default."""
     idle_after_s: float = 2.0

@@ -1,0 +1,124 @@
+"""One partition of the native host: a bounded queue, and the thread that empties it into the runner, batch by batch.
+
+The consumer's thread fills the queue and looks at what is done; it stays the only one that talks to the consumer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from streams.hosts.runner import Abandoned, Runner
+from streams.hosts.settings import HostSettings
+from streams.stage import Record
+
+log = logging.getLogger(__name__)
+
+_RECORD_BYTES = 200
+"""What a record costs besides key and value, about."""
+
+
+class Lane:
+    """One partition's queue and thread."""
+
+    def __init__(
+        self, partition: int, settings: HostSettings, runner: Callable[[Callable[[float], bool]], Runner]
+    ) -> None:
+        self.partition, self._settings = partition, settings
+        self.paused = False
+        self.busy = False
+        self.at_end = False
+        """Whether the consumer has said that nothing follows what is queued."""
+        self.quiet_since = time.monotonic()
+        self.committed: int | None = None
+        """The position that the group was told last."""
+        self.failure: Exception | None = None
+        self._queue: deque[Record] = deque()
+        self._bytes = 0
+        self._idle_ms: int | None = None
+        self._stop = threading.Event()
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name=f"partition-{partition}", daemon=True)
+        self.runner = runner(self._stop.wait)
+
+    def start(self) -> None:
+        """Begin."""
+        self.committed = self.runner.position
+        self._thread.start()
+
+    def put(self, records: Sequence[Record]) -> None:
+        """Queue records, which follow those before."""
+        with self._changed:
+            self._queue.extend(records)
+            self._bytes += sum(map(_size, records))
+            self.at_end = False
+            self._changed.notify()
+
+    def tell_idle(self, idle_ms: int) -> None:
+        """Queue the news that the partition is silent."""
+        with self._changed:
+            self._idle_ms = idle_ms
+            self._changed.notify()
+
+    def waiting(self) -> int:
+        """Give how many records wait."""
+        return len(self._queue)
+
+    def fill(self) -> float:
+        """Give how full the queue is: 1 and more is full."""
+        return max(len(self._queue) / self._settings.queue_records, self._bytes / (self._settings.queue_kib * 1024))
+
+    def uncommitted(self) -> bool:
+        """Tell whether the checkpoint is ahead of the commit."""
+        return self.runner.position is not None and self.runner.position != self.committed
+
+    def ask_to_stop(self) -> None:
+        """Let the running batch be the last; what waits stays in the topic."""
+        with self._changed:
+            self._stop.set()
+            self._changed.notify()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the running batch; one that takes longer is given up and saves nothing."""
+        if self._thread.ident is None:
+            return
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self.runner.abandon()
+            log.warning("partition %d: its batch did not finish in time; it will be done again", self.partition)
+
+    def _work(self) -> None:
+        try:
+            while True:
+                records, idle_ms = self._next()
+                if not records and idle_ms is None:
+                    return
+                self.runner.take(records, idle_ms)
+                self.busy = False
+        except Abandoned as exc:
+            log.info("%s", exc)
+        except Exception as exc:  # noqa: BLE001 - handed to the host's thread, which ends the worker
+            self.failure = exc
+
+    def _next(self) -> tuple[Sequence[Record], int | None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stop.is_set() or self._queue or self._idle_ms is not None)
+            self._changed.wait_for(self._enough, self._settings.batch_ms / 1000 if self._queue else 0)
+            if self._stop.is_set():
+                return (), None
+            self.busy = True
+            records = [self._queue.popleft() for _ in range(min(len(self._queue), self._settings.batch_records))]
+            self._bytes -= sum(_size(record) for record in records)
+            # Silence counts only when nothing came in after it.
+            idle_ms, self._idle_ms = (None if records else self._idle_ms), None
+            return records, idle_ms
+
+    def _enough(self) -> bool:
+        return self._stop.is_set() or len(self._queue) >= self._settings.batch_records or self.fill() >= 1
+
+
+def _size(record: Record) -> int:
+    return len(record.value or b"") + len(record.key or b"") + _RECORD_BYTES
