@@ -25,6 +25,7 @@ EXAMPLES = """\
 exit codes: 0 done or running, 2 refused, 3 status: not running"""
 
 _NOT_RUNNING = 3
+_LAST_PORT = 65_535
 
 
 def default_folder() -> Path:
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, default=None, help="folder that keeps the data (default: ~/.sidelight/kafka/broker)"
     )
-    parser.add_argument("--port", type=int, default=0, help="client port (default: a free one, kept for the folder)")
+    parser.add_argument("--port", type=_port, default=0, help="client port (default: a free one, kept for the folder)")
     parser.add_argument("--java", default="", help="an existing java, 17 or newer, instead of the one from the extra")
     parser.add_argument("--foreground", action="store_true", help="start: stay until SIGTERM or Ctrl-C, then stop it")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
@@ -63,6 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
         return _foreground(arguments, folder)
     _show(_start(folder, arguments.port, arguments.java), folder, as_json=arguments.json)
     return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"expected a port from 1 to {_LAST_PORT}, got {text!r}")
+    return int(text)
 
 
 def _start(folder: Path, port: int, java_named: str, *, with_parent: bool = False) -> broker.Running:
