@@ -34,8 +34,8 @@ class Lane:
         """Whether the consumer has said that nothing follows what is queued."""
         self.quiet_since = time.monotonic()
         self.committed: int | None = None
-        """The position that the group was told last. None at first: a crash may have come between checkpoint and commit,
-        so what was loaded is committed once more."""
+        """The position that the group was told last. None at first: a crash may have come between checkpoint and
+        commit, so what was loaded is committed once more."""
         self.failure: Exception | None = None
         self._queue: deque[Record] = deque()
         self._bytes = 0
