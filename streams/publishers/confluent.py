@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,6 +13,9 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from streams.errors import PublishError, Refused, Unavailable
 from streams.stage import Done, Output
 
+log = logging.getLogger(__name__)
+
+_PURGE_S: Final = 5.0
 # What no retry can change. Anything else may pass, so it is called Unavailable.
 _NEVER: Final = frozenset({
     KafkaError.MSG_SIZE_TOO_LARGE,
@@ -41,17 +46,84 @@ class PublisherSettings:
     message_max_bytes: int = 1 << 20
     """Largest record, headers included. The topic must allow as much."""
     delivery_timeout_ms: int = 60_000
-    """After this long an unacknowledged record is given back as Unavailable."""
+    """After this long an unacknowledged record is given back as Unavailable; 0 is never. Only with 0 is it certain that
+    no record overtakes one that failed before it."""
     compression: str = "lz4"
     extra: Mapping[str, str] = field(default_factory=dict)
     """Further librdkafka settings: TLS, SASL."""
 
 
 class ConfluentPublisher:
-    """A `Publisher` over librdkafka. `send` may be called from one thread while another polls."""
+    """A `Publisher` over librdkafka. Any number of threads may call it.
+
+    A producer that has failed for good (the broker forgot its sequence, or forbade it) is replaced by the next `poll`;
+    what waited in it is given back as Unavailable.
+    """
 
     def __init__(self, settings: PublisherSettings) -> None:
-        self._producer = Producer({
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._fatal: KafkaError | None = None
+        self._producer = self._built()
+
+    def send(self, output: Output, done: Done) -> None:
+        """Queue one record; see `streams.stage.Publisher`."""
+
+        def answered(error: KafkaError | None, _message: Message) -> None:
+            done(None if error is None else _translated(error))
+
+        # Under the lock no record can slip into a producer that has just been emptied: nobody would ever answer it.
+        with self._lock:
+            if self._fatal is not None:
+                raise Unavailable(f"the Kafka producer failed and is about to be replaced: {self._fatal.str()}")
+            try:
+                self._producer.produce(
+                    output.topic,
+                    value=output.value,
+                    key=output.key,
+                    headers=list(output.headers),
+                    partition=-1 if output.partition is None else output.partition,
+                    on_delivery=answered,
+                )
+            except BufferError as exc:
+                raise Unavailable("the Kafka client's queue is full") from exc
+            except KafkaException as exc:
+                raise _translated(exc.args[0]) from exc
+
+    def poll(self, timeout_s: float) -> None:
+        """Run the callbacks that are due."""
+        self._answering(lambda producer: producer.poll(timeout_s))
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait for every answer; give how many are still missing."""
+        return self._answering(lambda producer: producer.flush(timeout_s))
+
+    def close(self, timeout_s: float = 10.0) -> int:
+        """Flush and let go; give how many records have no answer."""
+        return self.flush(timeout_s)
+
+    def _answering(self, wait: Callable[[Producer], int]) -> int:
+        self._replace_failed()
+        try:
+            return wait(self._producer)
+        except KafkaException as exc:
+            # The client raises for what is fatal; anything else librdkafka retries by itself.
+            self._fatal = exc.args[0]
+            return len(self._producer)
+
+    def _replace_failed(self) -> None:
+        with self._lock:
+            if self._fatal is None:
+                return
+            problem, self._fatal = self._fatal, None
+            failed, self._producer = self._producer, self._built()
+        log.error("the Kafka producer failed and is replaced: %s", problem.str())
+        failed.purge()
+        failed.flush(_PURGE_S)
+
+    def _built(self) -> Producer:
+        settings = self._settings
+        return Producer({
             "bootstrap.servers": settings.bootstrap,
             "client.id": settings.client_id,
             "enable.idempotence": True,
@@ -67,38 +139,6 @@ class ConfluentPublisher:
             "log_level": 3,
             **settings.extra,
         })  # fmt: skip
-
-    def send(self, output: Output, done: Done) -> None:
-        """Queue one record; see `streams.stage.Publisher`."""
-
-        def answered(error: KafkaError | None, _message: Message) -> None:
-            done(None if error is None else _translated(error))
-
-        try:
-            self._producer.produce(
-                output.topic,
-                value=output.value,
-                key=output.key,
-                headers=list(output.headers),
-                partition=-1 if output.partition is None else output.partition,
-                on_delivery=answered,
-            )
-        except BufferError as exc:
-            raise Unavailable("the Kafka client's queue is full") from exc
-        except KafkaException as exc:
-            raise _translated(exc.args[0]) from exc
-
-    def poll(self, timeout_s: float) -> None:
-        """Run the callbacks that are due."""
-        self._producer.poll(timeout_s)
-
-    def flush(self, timeout_s: float) -> int:
-        """Wait for every answer; give how many are still missing."""
-        return self._producer.flush(timeout_s)
-
-    def close(self, timeout_s: float = 10.0) -> int:
-        """Flush and let go; give how many records have no answer."""
-        return self.flush(timeout_s)
 
 
 def _translated(error: KafkaError) -> PublishError:
