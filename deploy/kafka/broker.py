@@ -32,6 +32,7 @@ from deploy.supervisor import end_with_parent, tail
 
 log = logging.getLogger(__name__)
 
+_LINGER_S: Final = 3.0
 _JVM: Final = (
     "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError",
     "-Djava.awt.headless=true", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -221,16 +222,26 @@ def _note(folder: Path, found: Running) -> None:
 
 
 def _take(lock: IO[str], folder: Path) -> None:
+    # A broker that was killed counts as gone a moment before its last thread has let go of the lock.
+    deadline = time.monotonic() + _LINGER_S
+    while not _try(lock):
+        found = running(folder)
+        if found is not None:
+            raise UserError(
+                f"{folder}: Kafka at {found.bootstrap} (pid {found.pid}) serves this data already;"
+                f" stop it with `sidelight kafka stop --data {folder}`"
+            )
+        if time.monotonic() > deadline:
+            raise UserError(f"{folder}: another process is starting or using a broker on this data")
+        time.sleep(0.05)
+
+
+def _try(lock: IO[str]) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        found = running(folder)
-        if found is None:
-            raise UserError(f"{folder}: another process is starting or using a broker on this data") from exc
-        raise UserError(
-            f"{folder}: Kafka at {found.bootstrap} (pid {found.pid}) serves this data already;"
-            f" stop it with `sidelight kafka stop --data {folder}`"
-        ) from exc
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _start_ticks(pid: int) -> int | None:

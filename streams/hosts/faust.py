@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 import threading
 import time
 from typing import Any, Final
@@ -74,7 +75,9 @@ class FaustHost:
         pump = threading.Thread(target=self._pump, args=(ended,), name="publisher-poll", daemon=True)
         pump.start()
         try:
-            asyncio.run(self._main())
+            # Faust makes a folder for tables, which no stage uses; by default in the working directory.
+            with tempfile.TemporaryDirectory(prefix="sidelight-faust-") as folder:
+                asyncio.run(self._main(folder))
         finally:
             ended.set()
             pump.join()
@@ -104,9 +107,9 @@ class FaustHost:
                 found[partition] = max(0, high - (runner.position or 0))
         return found
 
-    async def _main(self) -> None:
+    async def _main(self, folder: str) -> None:
         self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()
-        app = self._app = self._built()
+        app = self._app = self._built(folder)
         idle = asyncio.create_task(self._idle())
         await app.start()
         if self._stopping.is_set():
@@ -130,12 +133,13 @@ class FaustHost:
             quiet = 0 if self._busy or self._turn.locked() else quiet + 1
         return True
 
-    def _built(self) -> Any:  # noqa: ANN401 - faust ships no types
+    def _built(self, folder: str) -> Any:  # noqa: ANN401 - faust ships no types
         settings = self._settings
         app = faust.App(
             settings.group,
             broker=f"kafka://{settings.bootstrap}",
             value_serializer="raw",
+            datadir=folder,
             web_enabled=False,
             topic_disable_leader=True,
             topic_allow_declare=False,
