@@ -1,18 +1,25 @@
-"""Reads CloudEvents off topics for a person: from now, from a time, or from the beginning; it never commits."""
+"""Reads CloudEvents off topics for a person: from now, from a time, or from the beginning; it never commits.
+
+Records of several partitions come in the order of their times (`deploy/chronology.py`). What the commands print of
+them: `deploy/listing.py`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from deploy.chronology import Chronology, Place
 from deploy.errors import UserError
 from streams.bindings import from_kafka
 from streams.errors import InvalidEvent
 from streams.events import Event
 from streams.stage import Headers
+
+_ANSWER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +29,7 @@ class FollowSettings:
     kafka: str
     topics: tuple[str, ...]
     beginning: bool = False
+    """Begin with the oldest record; without `follow` that is so anyway."""
     since_s: float = 0.0
     """Begin with records this many seconds old."""
     follow: bool = False
@@ -39,74 +47,35 @@ class Line:
     problem: str = ""
 
 
-def lines(settings: FollowSettings) -> Iterator[Line | None]:
-    """Give records as they come; None now and then while nothing does, so that a caller can stop.
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Where to begin in a partition, and the offset after its last record at the start."""
+
+    begin: int
+    end: int
+
+
+def lines(settings: FollowSettings) -> Generator[Line | None, None, None]:
+    """Give records as they come; None at the start, and now and then while nothing comes, so that a caller can stop.
 
     Raises:
         UserError: the broker does not answer or lacks a topic.
     """
     consumer = Consumer({
         "bootstrap.servers": settings.kafka, "group.id": "sidelight-follow", "enable.auto.commit": False,
-        "fetch.wait.max.ms": 100, "log_level": 2,
+        "enable.auto.offset.store": False, "enable.partition.eof": True, "fetch.wait.max.ms": 100,
+        # When retention takes what was to be read next, go on with what is left.
+        "auto.offset.reset": "earliest",
+        "queued.max.messages.kbytes": 16_384, "reconnect.backoff.max.ms": 1_000, "log_level": 2,
     })  # fmt: skip
     try:
-        starts, ends = _places(consumer, settings)
-        consumer.assign(starts)
-        yield from _read(consumer, None if settings.follow else ends)
+        spans = _spans(consumer, settings)
+        yield None
+        yield from _read(consumer, spans, follow=settings.follow)
     except KafkaException as exc:
         raise UserError(f"Kafka at {settings.kafka}: {exc.args[0].str()}") from exc
     finally:
         consumer.close()
-
-
-def _read(consumer: Consumer, ends: dict[tuple[str, int], int] | None) -> Iterator[Line | None]:
-    while ends is None or ends:
-        messages = consumer.consume(200, timeout=0.2)
-        if not messages:
-            yield None
-        for message in messages:
-            if message.error() is not None:
-                raise KafkaException(message.error())
-            place = (message.topic() or "", message.partition() or 0, message.offset() or 0)
-            if ends is not None and place[2] >= ends.get(place[:2], 0):
-                continue
-            yield _line(place, tuple(message.headers() or ()), message.value())  # type: ignore[arg-type]
-        if ends is not None:
-            positions = consumer.position([TopicPartition(topic, part) for topic, part in ends])
-            for item in positions:
-                if item.offset >= ends[item.topic, item.partition]:
-                    del ends[item.topic, item.partition]
-
-
-def _line(place: tuple[str, int, int], headers: Headers, value: bytes | None) -> Line:
-    try:
-        return Line(*place, from_kafka(headers, value))
-    except InvalidEvent as exc:
-        return Line(*place, None, str(exc))
-
-
-def _places(consumer: Consumer, settings: FollowSettings) -> tuple[list[TopicPartition], dict[tuple[str, int], int]]:
-    starts: list[TopicPartition] = []
-    ends: dict[tuple[str, int], int] = {}
-    for topic in settings.topics:
-        found = consumer.list_topics(topic, timeout=10).topics[topic]
-        if found.error is not None or not found.partitions:
-            raise UserError(f"topic {topic!r} does not exist at {settings.kafka}")
-        for partition in found.partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-            starts.append(TopicPartition(topic, partition, OFFSET_BEGINNING))
-            if high > low:
-                ends[topic, partition] = high
-    if settings.since_s:
-        at_ms = int((time.time() - settings.since_s) * 1000)
-        starts = consumer.offsets_for_times([TopicPartition(s.topic, s.partition, at_ms) for s in starts], timeout=10)
-        for start in starts:
-            # No record that young: the partition's end is where the next one will be.
-            if start.offset < 0:
-                ends.pop((start.topic, start.partition), None)
-    elif settings.follow and not settings.beginning:
-        starts = [TopicPartition(s.topic, s.partition, OFFSET_END) for s in starts]
-    return starts, ends
 
 
 def duration(text: str) -> float:
@@ -116,11 +85,83 @@ def duration(text: str) -> float:
         UserError: another form.
     """
     units = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-    if len(text) < 2 or text[-1] not in units or not text[:-1].isdecimal():  # noqa: PLR2004 - a number and a unit
+    number, unit = text[:-1], text[-1:]
+    if unit not in units or not (number.isascii() and number.isdecimal() and int(number) > 0):
         raise UserError(f"--since: expected a time such as 90s, 10m, 2h or 1d, got {text!r}")
-    return float(text[:-1]) * units[text[-1]]
+    return float(number) * units[unit]
 
 
 def keep(event: Event, services: Sequence[str]) -> bool:
     """Tell whether an event is of one of these services; none named means all."""
     return not services or event.service() in services
+
+
+def _read(consumer: Consumer, spans: dict[Place, _Span], *, follow: bool) -> Iterator[Line | None]:
+    order: Chronology[Line] = Chronology(spans)
+    if not follow:
+        for place in [place for place, span in spans.items() if span.begin >= span.end]:
+            order.caught_up(place)
+    consumer.assign([TopicPartition(*place, span.begin) for place, span in spans.items()])
+    paused: set[Place] = set()
+    while follow or not order.finished():
+        messages = consumer.consume(200, timeout=0.2)
+        for message in messages:
+            _take(order, message, spans, follow=follow)
+        yield from order.released()
+        if not messages:
+            yield None
+        paused = _hold(consumer, paused, order.crowded())
+
+
+def _take(order: Chronology[Line], message: Message, spans: dict[Place, _Span], *, follow: bool) -> None:
+    place = (message.topic() or "", message.partition() or 0)
+    error = message.error()
+    if error is not None:
+        if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client spells its own codes so
+            raise KafkaException(error)
+        order.caught_up(place)
+        return
+    offset, value = message.offset() or 0, message.value()
+    if follow or offset < spans[place].end:
+        headers: Headers = tuple(message.headers() or ())  # type: ignore[arg-type] # a list or nothing, says the client
+        order.add(place, message.timestamp()[1], len(value or b""), _line((*place, offset), headers, value))
+    # Compaction or an aborted transaction may have taken the last record: then the end of the partition says it.
+    if not follow and offset >= spans[place].end - 1:
+        order.caught_up(place)
+
+
+def _line(place: tuple[str, int, int], headers: Headers, value: bytes | None) -> Line:
+    try:
+        return Line(*place, from_kafka(headers, value))
+    except InvalidEvent as exc:
+        return Line(*place, None, str(exc))
+
+
+def _hold(consumer: Consumer, paused: set[Place], crowded: set[Place]) -> set[Place]:
+    """Fetch no more of partitions that are far ahead of the others."""
+    if crowded - paused:
+        consumer.pause([TopicPartition(*place) for place in crowded - paused])
+    if paused - crowded:
+        consumer.resume([TopicPartition(*place) for place in paused - crowded])
+    return crowded
+
+
+def _spans(consumer: Consumer, settings: FollowSettings) -> dict[Place, _Span]:
+    spans: dict[Place, _Span] = {}
+    for topic in settings.topics:
+        found = consumer.list_topics(topic, timeout=_ANSWER_S).topics[topic]
+        if found.error is not None or not found.partitions:
+            raise UserError(f"topic {topic!r} does not exist at {settings.kafka}")
+        for partition in found.partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
+            from_now = settings.follow and not settings.beginning
+            spans[topic, partition] = _Span(high if from_now else low, high)
+    return _since(consumer, spans, settings.since_s) if settings.since_s else spans
+
+
+def _since(consumer: Consumer, spans: dict[Place, _Span], since_s: float) -> dict[Place, _Span]:
+    at_ms = int((time.time() - since_s) * 1000)
+    asked = [TopicPartition(*place, at_ms) for place in spans]
+    found = {(at.topic, at.partition): at.offset for at in consumer.offsets_for_times(asked, timeout=_ANSWER_S)}
+    # A negative offset: no record is that young, so the partition's end is where the next one will be.
+    return {place: _Span(found[place] if found[place] >= 0 else span.end, span.end) for place, span in spans.items()}

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import zlib
+from dataclasses import replace
 
-from deploy.following import add_follow_arguments, print_events, source
-from streams.events import LATENCY_US, PATH, STATUS_CODE, SYNTHETIC, Event
+from deploy.listing import View, add_follow_arguments, print_events, source
+from streams.events import (
+    ABORTED,
+    CONTENT_ENCODING,
+    INFERENCE_HEADER_LENGTH,
+    LATENCY_US,
+    METHOD,
+    PATH,
+    STATUS_CODE,
+    SYNTHETIC,
+    TRUNCATED,
+    Event,
+)
 
 HELP = "show logged requests and responses"
 EXAMPLES = """\
   sidelight payloads --follow
   sidelight payloads --since 10m --service default/iris --bodies
   sidelight payloads --from-beginning --json --count 10"""
+
+_GZIP = b"\x1f\x8b"
+_MOST = 64 << 10
+"""Bytes of a body that are shown: a terminal is no place for more."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,17 +40,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     kafka, topics = source(arguments)
-    return print_events(arguments, kafka, (topics.payloads,), lambda event: shown(event, bodies=arguments.bodies))
+    with_bodies = View(text=lambda event: f"{shown(event)}\n{body(event)}")
+    without = View(text=shown, json=lambda event: replace(event, data=None))
+    return print_events(arguments, kafka, (topics.payloads,), with_bodies if arguments.bodies else without)
 
 
-def shown(event: Event, *, bodies: bool) -> str:
-    """Give a payload event as one line, and its body on a second one when asked."""
-    kind = event.type.rpartition(".")[2]
-    latency = event.text(LATENCY_US)
-    facts = [
-        event.time or "-", f"{kind:<9}", event.service(), event.text(PATH), event.text(STATUS_CODE),
-        f"{int(latency) / 1000:.1f} ms" if latency.isdecimal() else "", f"{len(event.data or b'')} B",
-        "synthetic" if event.text(SYNTHETIC) else "", f"[{event.correlation()}]",
-    ]  # fmt: skip
-    line = "  ".join(fact for fact in facts if fact)
-    return f"{line}\n    {(event.data or b'').decode(errors='replace')}" if bodies else line
+def shown(event: Event) -> str:
+    """Give a payload event as one line: time, service, type, what was called, status, latency, size, correlation id."""
+    latency = event.number(LATENCY_US)
+    marks = [mark for mark in (SYNTHETIC, TRUNCATED, ABORTED) if event.text(mark)]
+    facts = (
+        event.time or "-", event.service(), f"{event.type.rpartition('.')[2]:<8}", event.text(METHOD), event.text(PATH),
+        event.text(STATUS_CODE), "" if latency is None else f"{latency / 1000:.1f} ms", f"{len(event.data or b'')} B",
+        *marks, f"[{event.correlation()}]",
+    )  # fmt: skip
+    return "  ".join(fact for fact in facts if fact)
+
+
+def body(event: Event) -> str:
+    """Give a body as text: decompressed, and of a V2 body with binary tensors the JSON part."""
+    data = event.data or b""
+    if data[:2] == _GZIP or event.text(CONTENT_ENCODING).lower() == "gzip":
+        try:
+            data = zlib.decompressobj(wbits=31).decompress(data, _MOST + 1)
+        except zlib.error as exc:
+            return f"({len(data)} bytes, broken gzip: {exc})"
+    head = event.number(INFERENCE_HEADER_LENGTH)
+    part = data[: _MOST if head is None else min(head, _MOST)]
+    try:
+        text = part.decode()
+    except UnicodeDecodeError as exc:
+        # The limit may have cut the last character in two.
+        if len(part) < _MOST or exc.start < _MOST - 3:
+            return f"({len(data)} bytes, no text)"
+        text = part[: exc.start].decode()
+    if len(part) == len(data):
+        return text or "(empty)"
+    return f"{text} (and {'more' if len(part) == _MOST else f'{len(data) - len(part)} bytes of tensors'})"
