@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def load(monitor: MonitorSettings) -> Mapping[str, Array]:
     Raises:
         UserError: no such file, another format, a column that is missing or holds no numbers.
     """
-    frame = _frame(monitor)
+    frame = _frame(monitor.reference)
     arrays: dict[str, Array] = {}
     for column in (*monitor.features, *monitor.outputs):
         if column.name not in frame.columns:
@@ -40,6 +41,20 @@ def load(monitor: MonitorSettings) -> Mapping[str, Array]:
     return arrays
 
 
+def table(path: Path) -> Mapping[str, Array]:
+    """Give every column of a file, in its order, as numpy reads it.
+
+    Raises:
+        UserError: no such file, another format, no rows, or values that are missing.
+    """
+    frame = _frame(path)
+    if frame.empty:
+        raise UserError(f"{path}: expected rows, got none")
+    for name in frame.columns[frame.isna().any()]:
+        raise UserError(f"{path}: column {name!r} has missing values; leave those rows out")
+    return {str(name): frame[name].to_numpy() for name in frame.columns}
+
+
 def fingerprint(monitor: MonitorSettings, reference: Mapping[str, Array]) -> str:
     """Give a digest of everything that decides what a monitor's detectors do."""
     digest = blake2b(repr(monitor).encode(), digest_size=16)
@@ -49,8 +64,7 @@ def fingerprint(monitor: MonitorSettings, reference: Mapping[str, Array]) -> str
     return digest.hexdigest()
 
 
-def _frame(monitor: MonitorSettings) -> pd.DataFrame:
-    path = monitor.reference
+def _frame(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".csv":
             return pd.read_csv(path)

@@ -7,6 +7,7 @@ import logging
 import random
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ HELP = "answer explain requests by calling back into a predictor"
 EXAMPLES = """\
   sidelight explainer --model_name income --predictor_host 127.0.0.1:8080 --monitor monitor.yaml
   sidelight explainer --model_name iris --predictor_host iris-predictor.default --http_port 8080 \\
-      --monitor monitor.yaml --explainer kernel-shap"""
+      --background_file train.parquet        # its columns are the features, in the model's order"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--http_port", type=int, default=defaults.port)
     parser.add_argument("--host", default=defaults.host, help="address to listen on (default: all)")
     parser.add_argument("--explainer", default=defaults.explainer, help="which method (default: %(default)s)")
-    parser.add_argument(
-        "--monitor", type=Path, action="append", required=True, metavar="FILE",
+    known = parser.add_mutually_exclusive_group(required=True)
+    known.add_argument(
+        "--monitor", type=Path, action="append", metavar="FILE",
         help="InferenceMonitor whose features and reference serve as background",
+    )  # fmt: skip
+    known.add_argument(
+        "--background_file", type=Path, metavar="FILE",
+        help="Parquet or CSV with the features as columns, in the model's order",
     )  # fmt: skip
     parser.add_argument("--background", type=int, default=defaults.background, help="background rows (default: 50)")
     parser.add_argument("--max_rows", type=int, default=defaults.max_rows, help="callback rows per instance")
@@ -62,7 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
         ),
         random.Random(),  # noqa: S311 - spreads retries, nothing else
     )
-    server = ExplainServer(settings, client, background(arguments.model_name, arguments.monitor, arguments.background))
+    if arguments.background_file:
+        columns = references.table(arguments.background_file)
+    else:
+        columns = features(arguments.model_name, arguments.monitor)
+    server = ExplainServer(settings, client, background(columns, arguments.background))
     if arguments.metrics_port:
         start_http_server(arguments.metrics_port, addr="127.0.0.1", registry=server.registry)
     # uvicorn drains and then raises the signal again; drained is a good end, so nothing more shall come of it.
@@ -79,8 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def background(service: str, files: list[Path], size: int, seed: int = 0) -> Background:
-    """Draw background rows from the reference of the monitor that watches a service.
+def features(service: str, files: list[Path]) -> Mapping[str, references.Array]:
+    """Give the feature columns in the reference of the monitor that watches a service.
 
     Raises:
         UserError: none of the files has such a monitor.
@@ -89,12 +99,16 @@ def background(service: str, files: list[Path], size: int, seed: int = 0) -> Bac
     if not monitors:
         raise UserError(f"--monitor: no InferenceMonitor for service {service!r} in {', '.join(map(str, files))}")
     reference = references.load(monitors[0])
-    names = tuple(column.name for column in monitors[0].features)
-    columns = [_numbers(reference[name]) for name in names]
+    return {column.name: reference[column.name] for column in monitors[0].features}
+
+
+def background(table: Mapping[str, references.Array], size: int, seed: int = 0) -> Background:
+    """Draw background rows from columns; numbers where all of them are numbers."""
+    columns = [_numbers(values) for values in table.values()]
     numeric = all(column.dtype != object for column in columns)
     rows = np.column_stack(columns).astype(np.float64 if numeric else object)
     chosen = np.random.default_rng(seed).choice(len(rows), min(size, len(rows)), replace=False)
-    return Background(rows=rows[np.sort(chosen)], weights=np.full(len(chosen), 1 / len(chosen)), names=names)
+    return Background(rows=rows[np.sort(chosen)], weights=np.full(len(chosen), 1 / len(chosen)), names=tuple(table))
 
 
 def _numbers(values: references.Array) -> references.Array:
