@@ -6,9 +6,11 @@ them: `deploy/listing.py`.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -19,7 +21,8 @@ from streams.errors import InvalidEvent
 from streams.events import Event
 from streams.stage import Headers
 
-_ANSWER_S = 10.0
+_DURATION: Final = re.compile(r"0*([1-9][0-9]{0,8})([smhd])")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +36,9 @@ class FollowSettings:
     since_s: float = 0.0
     """Begin with records this many seconds old."""
     follow: bool = False
-    """Go on for ever; otherwise end at what was there at the start."""
+    """Go on for ever, also through an outage; otherwise end at what was there at the start."""
+    answer_s: float = 10.0
+    """How long the broker may take for an answer at the start; then it counts as away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ def lines(settings: FollowSettings) -> Generator[Line | None, None, None]:
         "queued.max.messages.kbytes": 16_384, "reconnect.backoff.max.ms": 1_000, "log_level": 2,
     })  # fmt: skip
     try:
-        spans = _spans(consumer, settings)
+        spans = _found(consumer, settings)
         yield None
         yield from _read(consumer, spans, follow=settings.follow)
     except KafkaException as exc:
@@ -84,11 +89,10 @@ def duration(text: str) -> float:
     Raises:
         UserError: another form.
     """
-    units = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-    number, unit = text[:-1], text[-1:]
-    if unit not in units or not (number.isascii() and number.isdecimal() and int(number) > 0):
+    found = _DURATION.fullmatch(text)
+    if found is None:
         raise UserError(f"--since: expected a time such as 90s, 10m, 2h or 1d, got {text!r}")
-    return float(number) * units[unit]
+    return float(found[1]) * _UNITS[found[2]]
 
 
 def keep(event: Event, services: Sequence[str]) -> bool:
@@ -146,22 +150,32 @@ def _hold(consumer: Consumer, paused: set[Place], crowded: set[Place]) -> set[Pl
     return crowded
 
 
+def _found(consumer: Consumer, settings: FollowSettings) -> dict[Place, _Span]:
+    try:
+        return _spans(consumer, settings)
+    except KafkaException as exc:
+        raise UserError(f"Kafka at {settings.kafka} does not answer: {exc.args[0].str()}") from exc
+
+
 def _spans(consumer: Consumer, settings: FollowSettings) -> dict[Place, _Span]:
+    wait_s = settings.answer_s
     spans: dict[Place, _Span] = {}
     for topic in settings.topics:
-        found = consumer.list_topics(topic, timeout=_ANSWER_S).topics[topic]
+        found = consumer.list_topics(topic, timeout=wait_s).topics[topic]
         if found.error is not None or not found.partitions:
-            raise UserError(f"topic {topic!r} does not exist at {settings.kafka}")
+            hint = "start with `sidelight up`, or see --kafka and --prefix"
+            raise UserError(f"topic {topic!r} does not exist at {settings.kafka}; {hint}")
         for partition in found.partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=wait_s)
             from_now = settings.follow and not settings.beginning
             spans[topic, partition] = _Span(high if from_now else low, high)
-    return _since(consumer, spans, settings.since_s) if settings.since_s else spans
+    return _since(consumer, spans, settings) if settings.since_s else spans
 
 
-def _since(consumer: Consumer, spans: dict[Place, _Span], since_s: float) -> dict[Place, _Span]:
-    at_ms = int((time.time() - since_s) * 1000)
+def _since(consumer: Consumer, spans: dict[Place, _Span], settings: FollowSettings) -> dict[Place, _Span]:
+    # Never below 0: for Kafka a negative time is no time, -1 for example means the end.
+    at_ms = int(max(0.0, time.time() - settings.since_s) * 1000)
     asked = [TopicPartition(*place, at_ms) for place in spans]
-    found = {(at.topic, at.partition): at.offset for at in consumer.offsets_for_times(asked, timeout=_ANSWER_S)}
+    found = {(at.topic, at.partition): at.offset for at in consumer.offsets_for_times(asked, timeout=settings.answer_s)}
     # A negative offset: no record is that young, so the partition's end is where the next one will be.
     return {place: _Span(found[place] if found[place] >= 0 else span.end, span.end) for place, span in spans.items()}

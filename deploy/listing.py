@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -89,7 +90,7 @@ def print_events(arguments: argparse.Namespace, kafka: str, topics: tuple[str, .
                     break
         except BrokenPipeError:
             # The reader of our output, `head` say, has seen enough.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _let_go()
     if printer.unreadable:
         _say(f"{printer.unreadable} {'record was' if printer.unreadable == 1 else 'records were'} unreadable")
     return 0
@@ -98,6 +99,11 @@ def print_events(arguments: argparse.Namespace, kafka: str, topics: tuple[str, .
 def printable(text: str) -> str:
     """Spell out what a terminal would obey: paths and bodies come from whoever sends requests. Lines stay lines."""
     return "\n    ".join("".join(map(_spelled, line)) for line in text.splitlines())
+
+
+def json_printable(text: str) -> str:
+    """Do the same to JSON text, which means what it meant: outside of its strings all is printable."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 class _Printer:
@@ -123,7 +129,7 @@ class _Printer:
 
     def _shown(self, event: Event) -> str:
         if self._arguments.json:
-            return encode_event(self._view.json(event)).decode()
+            return json_printable(encode_event(self._view.json(event)).decode())
         return printable(self._view.text(event))
 
     def _unreadable(self, line: Line, problem: str) -> None:
@@ -141,6 +147,14 @@ def _stop_on_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _let_go() -> None:
+    """Point standard output to nowhere, and with `2>&1` standard error, too: else Python fails at its very end."""
+    both = os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr) if both else (sys.stdout,):
+        os.dup2(nowhere, stream.fileno())
 
 
 def _say(line: str) -> None:

@@ -52,7 +52,8 @@ def shown(event: Event) -> str:
 
 def numbers(body: Mapping[str, Any]) -> str:
     """Sum the evidence up: what was measured, against what, over how many rows."""
-    p_value, alpha, rows = body.get("p_value"), body.get("alpha"), (body.get("window") or {}).get("rows")
+    p_value, alpha, window = body.get("p_value"), body.get("alpha"), body.get("window")
+    rows = window.get("rows") if isinstance(window, dict) else None
     facts = [f"statistic {body.get('statistic'):.4g}"] if _number(body.get("statistic")) else []
     if _number(p_value) and _number(alpha):
         facts.append(f"p {p_value:.2g}, alarm below {alpha:.2g}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import zlib
 from dataclasses import replace
 
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 def shown(event: Event) -> str:
     """Give a payload event as one line: time, service, type, what was called, status, latency, size, correlation id."""
     latency = event.number(LATENCY_US)
-    marks = [mark for mark in (SYNTHETIC, TRUNCATED, ABORTED) if event.text(mark)]
+    marks = [mark for mark in (SYNTHETIC, TRUNCATED, ABORTED) if event.text(mark) not in {"", "false"}]
     facts = (
         event.time or "-", event.service(), f"{event.type.rpartition('.')[2]:<8}", event.text(METHOD), event.text(PATH),
         event.text(STATUS_CODE), "" if latency is None else f"{latency / 1000:.1f} ms", f"{len(event.data or b'')} B",
@@ -59,21 +60,23 @@ def shown(event: Event) -> str:
 
 def body(event: Event) -> str:
     """Give a body as text: decompressed, and of a V2 body with binary tensors the JSON part."""
-    data = event.data or b""
+    data, cut = event.data or b"", False
     if data[:2] == _GZIP or event.text(CONTENT_ENCODING).lower() == "gzip":
         try:
             data = zlib.decompressobj(wbits=31).decompress(data, _MOST + 1)
         except zlib.error as exc:
             return f"({len(data)} bytes, broken gzip: {exc})"
+        cut = len(data) > _MOST
     head = event.number(INFERENCE_HEADER_LENGTH)
     part = data[: _MOST if head is None else min(head, _MOST)]
     try:
-        text = part.decode()
-    except UnicodeDecodeError as exc:
-        # The limit may have cut the last character in two.
-        if len(part) < _MOST or exc.start < _MOST - 3:
-            return f"({len(data)} bytes, no text)"
-        text = part[: exc.start].decode()
+        # Incremental, as a limit may have cut the last character in two: ours, or the logger's.
+        text = codecs.getincrementaldecoder("utf-8")().decode(part)
+    except UnicodeDecodeError:
+        text = ""
+    if part and not text:
+        return f"({'at least ' if cut else ''}{len(data)} bytes, no text)"
     if len(part) == len(data):
         return text or "(empty)"
-    return f"{text} (and {'more' if len(part) == _MOST else f'{len(data) - len(part)} bytes of tensors'})"
+    rest = f"{'at least ' if cut else ''}{len(data) - len(part)} bytes of tensors"
+    return f"{text} (and {'more' if len(part) == _MOST else rest})"
