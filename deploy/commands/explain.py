@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import urllib.error
 import urllib.request
-from typing import Any
+from contextlib import closing
+from typing import Any, Final
+from urllib.parse import quote
 
 import orjson
 
 from deploy import runfile
 from deploy.errors import UserError
 from deploy.follow import FollowSettings, duration, lines
+from deploy.listing import printable, source
 from inference.observations import body_of, decode_inputs, protocol_of
 from inference.protocol import v1
 from inference.protocol.errors import ProtocolError
@@ -24,7 +28,13 @@ EXAMPLES = """\
   sidelight explain --event 5113-5d9a21b7bad1-26           # a correlation id, or an event's own id
   sidelight explain --event ID --row 3 --json
   sidelight explain --event ID --kafka broker:9092 --explainer-url http://127.0.0.1:8082"""
-_BAR = 24
+_BAR: Final = 24
+_REMEDY: Final = "give the service one (spec.explainer) and start it with `sidelight up`, or name --explainer-url"
+_NAMED: Final = 5
+"""Requests that a message names when an id is several requests'."""
+
+# The explain server is on this machine or in the cluster: a proxy that the environment names is for elsewhere.
+_OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,36 +51,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
-    kafka, prefix, url = _places(arguments)
-    event = find(arguments.event, kafka, Topics(prefix), duration(arguments.since) if arguments.since else 0.0)
+    since_s = duration(arguments.since) if arguments.since else 0.0
+    kafka, topics = source(arguments)
+    explainers = _explainers(arguments.explainer_url, kafka)
+    event = find(arguments.event, kafka, topics, since_s)
+    url = arguments.explainer_url.rstrip("/") or explainers.get(event.service(), "")
+    if not url:
+        raise UserError(f"service {event.service()} has no explainer, {', '.join(explainers)} has: {_REMEDY}")
     instances = _instances(event)
     if not 0 <= arguments.row < len(instances):
-        raise UserError(f"--row {arguments.row}: the request has rows 0 to {len(instances) - 1}")
+        rows = f"rows 0 to {len(instances) - 1}" if instances else "no rows"
+        raise UserError(f"--row {arguments.row}: the request has {rows}")
     model = event.text(MODEL_NAME) or event.text(SERVICE)
     answer = _ask(url, model, instances[arguments.row], arguments.seed, event.correlation())
     if arguments.json:
         print(json.dumps(answer))
     else:
-        print("\n".join(table(answer, instances[arguments.row], event)))
+        print("\n".join(map(printable, table(answer, instances[arguments.row], event))))
     return 0
 
 
 def find(identity: str, kafka: str, topics: Topics, since_s: float) -> Event:
-    """Find a logged request.
+    """Find a logged request by its event's id, which is its own, or by a correlation id, which clients choose.
 
     Raises:
-        UserError: it is not there; the message says how far was looked.
+        UserError: it is not there, or the correlation id is several requests'; the message says what to do.
     """
-    looked = 0
+    looked, oldest, found = 0, "", dict[str, Event]()
     settings = FollowSettings(kafka=kafka, topics=(topics.payloads,), beginning=not since_s, since_s=since_s)
-    for line in lines(settings):
-        if line is None or line.event is None:
-            continue
-        looked += 1
-        event = line.event
-        if event.type == REQUEST_TYPE and identity in {event.id, event.correlation()}:
-            return event
-    raise UserError(f"no logged request has the id {identity!r}; looked at {looked} events of {topics.payloads}")
+    with closing(lines(settings)) as read:
+        for event in (line.event for line in read if line is not None and line.event is not None):
+            looked, oldest = looked + 1, oldest or event.time or "an unknown time"
+            if event.type != REQUEST_TYPE:
+                continue
+            if event.id == identity:
+                return event
+            # An event that was delivered twice has one id. More than are named are not kept: each holds its body.
+            if event.correlation() == identity and len(found) <= _NAMED:
+                found.setdefault(event.id, event)
+    if not found:
+        where = _looked(topics.payloads, looked, oldest, since_s)
+        raise UserError(f"no logged request has the id {identity!r}: {where}")
+    if len(found) > 1:
+        named = ", ".join([*list(found)[:_NAMED], *(["..."] if len(found) > _NAMED else [])])
+        raise UserError(f"several requests have the correlation id {identity!r}; name one by its own id: {named}")
+    return next(iter(found.values()))
 
 
 def table(answer: dict[str, Any], instance: Any, event: Event) -> list[str]:  # noqa: ANN401 - a row in either protocol
@@ -95,6 +120,14 @@ def table(answer: dict[str, Any], instance: Any, event: Event) -> list[str]:  # 
     return lines_
 
 
+def _looked(topic: str, looked: int, oldest: str, since_s: float) -> str:
+    if since_s:
+        return f"{topic} took {looked} events since then; look further back, or leave --since out"
+    if not looked:
+        return f"{topic} holds no events"
+    return f"{topic} holds {looked} events, the oldest of {oldest}; what was before has expired (its retention.ms)"
+
+
 def _instances(event: Event) -> list[Any]:
     try:
         body = body_of(event)
@@ -112,26 +145,32 @@ def _instances(event: Event) -> list[Any]:
 
 def _ask(url: str, model: str, instance: Any, seed: int, correlation: str) -> dict[str, Any]:  # noqa: ANN401 - as above
     body = orjson.dumps({"instances": [instance], "parameters": {"seed": seed}})
-    request = urllib.request.Request(  # noqa: S310 - the user's own URL
-        f"{url}/v1/models/{model}:explain",
-        body,
-        {"content-type": "application/json", "x-request-id": f"{correlation}-x"},
-    )
+    headers = {"content-type": "application/json", "x-request-id": f"{correlation}-x"}
     try:
-        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310 - likewise
-            found: dict[str, Any] = orjson.loads(answer.read())
-            return found
+        where = f"{url}/v1/models/{quote(model, safe='')}:explain"
+        request = urllib.request.Request(where, body, headers)  # noqa: S310 - the user's own URL
+        with _OPENER.open(request, timeout=120) as answer:
+            found = orjson.loads(answer.read())
     except urllib.error.HTTPError as exc:
-        raise UserError(f"{url} answered {exc.code}: {exc.read().decode(errors='replace')[:500]}") from exc
-    except (OSError, ValueError) as exc:
-        raise UserError(f"the explain server at {url} cannot be reached: {exc}") from exc
+        text = printable(exc.read().decode(errors="replace")[:500])
+        raise UserError(f"the explain server at {url} answered {exc.code}: {text}") from exc
+    except orjson.JSONDecodeError as exc:
+        raise UserError(f"{url} is no explain server: its answer is no JSON: {exc}") from exc
+    except (OSError, ValueError, http.client.HTTPException) as exc:
+        raise UserError(f"the explain server at {url} cannot be reached: {exc}; does it run? {_REMEDY}") from exc
+    if not isinstance(found, dict) or not found.get("explanations"):
+        raise UserError(f"{url} is no explain server: its answer has no 'explanations'")
+    return found
 
 
-def _places(arguments: argparse.Namespace) -> tuple[str, str, str]:
-    kafka, prefix, url = arguments.kafka, arguments.prefix, arguments.explainer_url
-    if not kafka or not url:
-        run_ = runfile.current()
-        kafka, prefix, url = kafka or run_.kafka, prefix or run_.prefix, url or run_.explainer
-    if not url:
-        raise UserError("the local run has no explainer; give the service one, or name --explainer-url")
-    return kafka, prefix or "inference", url.rstrip("/")
+def _explainers(named: str, kafka: str) -> dict[str, str]:
+    """Give the explainer of each service of the local runs on this broker, the newest run's first of all.
+
+    Raises:
+        UserError: there is none, and none was named.
+    """
+    runs = [run_ for run_ in runfile.running() if run_.kafka == kafka]
+    found = {service: url for run_ in reversed(runs) for service, url in run_.explainers.items()}
+    if not found and not named:
+        raise UserError(f"no explainer runs here for Kafka at {kafka}: {_REMEDY}")
+    return found
