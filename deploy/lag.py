@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from confluent_kafka import OFFSET_INVALID, Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from deploy.errors import UserError
 
 
 class Lag:
@@ -35,14 +37,21 @@ class Lag:
 
     def _behind(self, item: TopicPartition, timeout_s: float) -> int:
         low, high = self._consumer.get_watermark_offsets(TopicPartition(item.topic, item.partition), timeout=timeout_s)
-        return high - (low if item.offset == OFFSET_INVALID else item.offset)
+        # Nothing committed, or retention has taken it, or the topic was made anew: the group begins with the oldest.
+        return high - (item.offset if low <= item.offset <= high else low)
 
 
 def end_offsets(kafka: str, topic: str, timeout_s: float = 5.0) -> int:
-    """Give how many records were ever written to a topic: the sum of its partitions' end offsets."""
+    """Give how many records were ever written to a topic: the sum of its partitions' end offsets; 0 without a topic.
+
+    Raises:
+        UserError: the broker does not answer in time.
+    """
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": "sidelight-ends", "enable.auto.commit": False})
     try:
         partitions = consumer.list_topics(topic, timeout=timeout_s).topics[topic].partitions
         return sum(consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=timeout_s)[1] for p in partitions)
+    except KafkaException as exc:
+        raise UserError(f"Kafka at {kafka} does not answer: {exc.args[0].str()}") from exc
     finally:
         consumer.close()

@@ -67,7 +67,11 @@ class Ledger:
 
 
 def read(run: Run) -> Ledger:
-    """Collect the numbers of a run from its processes and its broker."""
+    """Collect the numbers of a run from its processes and its broker.
+
+    Raises:
+        UserError: the broker does not answer.
+    """
     samples = scrape.read_all(process.metrics for process in run.processes if process.metrics)
     topics = Topics(run.prefix)
     return Ledger(

@@ -67,7 +67,7 @@ def folder() -> Path:
 
 def running() -> list[Run]:
     """List the runs whose process lives, newest first."""
-    found = [_read(path) for path in sorted(folder().glob("*.json"), key=lambda path: -path.stat().st_mtime)]
+    found = [_read(path) for path in sorted(folder().glob("*.json"), key=_written_ns, reverse=True)]
     return [run for run in found if run is not None and alive(run.pid)]
 
 
@@ -92,6 +92,13 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+def _written_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0  # its run has just ended
+
+
 def _read(path: Path) -> Run | None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -99,5 +106,5 @@ def _read(path: Path) -> Run | None:
             Process(**{**item, "command": tuple(item["command"])}) for item in fields.pop("processes", ())
         )
         return Run(**fields, processes=processes)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict
 
 from deploy import ledger, runfile
+from deploy.errors import UserError
+from deploy.ledger import Ledger
 from deploy.runfile import Run
 
 HELP = "show the local run: processes, counters, conservation laws"
@@ -21,25 +23,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it; the exit code is 1 while a process is down."""
+    """Do it; the exit code is 1 while a process is down or Kafka does not answer."""
     found = runfile.current()
-    book = ledger.read(found)
     down = [process.name for process in found.processes if not runfile.alive(process.pid)]
+    book, problem = _ledger(found)
     if arguments.json:
-        laws = [asdict(law) | {"holds": law.holds} for law in book.laws()]
-        print(json.dumps({"run": asdict(found), "ledger": asdict(book), "laws": laws, "down": down}))
+        laws = [asdict(law) | {"holds": law.holds} for law in book.laws()] if book else []
+        sums = asdict(book) if book else None
+        print(json.dumps({"run": asdict(found), "ledger": sums, "laws": laws, "down": down, "problem": problem}))
     else:
-        _show(found, book, down)
-    return 1 if down else 0
+        _show_processes(found, down)
+        if book:
+            _show_sums(book)
+        else:
+            print(f"\n{problem}")
+    return 1 if down or problem else 0
 
 
-def _show(found: Run, book: ledger.Ledger, down: list[str]) -> None:
+def _ledger(found: Run) -> tuple[Ledger | None, str]:
+    """Give the sums, or why there are none: when something is wrong, the processes are what one wants to see."""
+    try:
+        return ledger.read(found), ""
+    except UserError as exc:
+        return None, str(exc)
+
+
+def _show_processes(found: Run, down: list[str]) -> None:
     for service, url in found.services.items():
         print(f"{service:<28}{url}")
     print(f"{'Kafka':<28}{found.kafka}, topics {found.prefix}.*\n")
     for process in found.processes:
         state = "down" if process.name in down else "up"
         print(f"  {process.name:<26}{state:<6}pid {process.pid:<9}restarts {process.restarts}")
+
+
+def _show_sums(book: Ledger) -> None:
     dropped = ", ".join(f"{count} {reason}" for reason, count in book.dropped.items()) or "none"
     print(f"\nlogger     captured {book.captured}, delivered {book.delivered}, in flight {book.in_flight}")
     print(f"           dropped {dropped}")
