@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,11 @@ def table(path: Path) -> Mapping[str, Array]:
 
 
 def fingerprint(monitor: MonitorSettings, reference: Mapping[str, Array]) -> str:
-    """Give a digest of everything that decides what a monitor's detectors do."""
-    digest = blake2b(repr(monitor).encode(), digest_size=16)
+    """Give a digest of everything that decides what a monitor's detectors do; where the reference lies does not."""
+    digest = blake2b(repr(replace(monitor, reference=Path())).encode(), digest_size=16)
     for name in sorted(reference):
-        digest.update(name.encode())
+        # Type and shape, too: the bytes of one text of two letters are those of two texts of one.
+        digest.update(repr((name, reference[name].dtype.str, reference[name].shape)).encode())
         digest.update(np.ascontiguousarray(reference[name]).tobytes())
     return digest.hexdigest()
 
