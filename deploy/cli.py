@@ -11,13 +11,16 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Sequence
-from typing import Protocol, cast
+from difflib import get_close_matches
+from typing import Final, Protocol, cast
 
 import deploy.commands
 from deploy.errors import UserError
 from streams.errors import MissingExtra, UnknownPlugin
 
 _EPILOG = "See `sidelight COMMAND --help` for a command's arguments and examples."
+_INTERRUPTED: Final = 130
+"""Exit code of what Ctrl-C ended, as shells have it: 128 and the signal's number."""
 
 
 class Command(Protocol):
@@ -50,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(_overview())
         return 0
     if words[0] not in names():
-        sys.stderr.write(f"sidelight: unknown command {words[0]!r}; known: {', '.join(names())}\n")
+        sys.stderr.write(f"sidelight: {_unknown(words[0])}\n")
         return 2
     try:
         command = load(words[0])
@@ -61,6 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, MissingExtra, UnknownPlugin) as exc:
         sys.stderr.write(f"sidelight {words[0]}: {exc}\n")
         return 2
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _unknown(word: str) -> str:
+    near = get_close_matches(word, names(), n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown command {word!r}; known: {', '.join(names())}{meant}"
 
 
 def _parser(name: str, command: Command) -> argparse.ArgumentParser:
