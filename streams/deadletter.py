@@ -29,4 +29,6 @@ def dead_letter(record: Record, reason: str, detail: str, stage: str, topic: str
         "sl_offset": str(record.offset),
     }
     kept = tuple((name, value) for name, value in record.headers if name not in marks)
-    return Output(topic, record.key, record.value, kept + tuple((name, text.encode()) for name, text in marks.items()))
+    # A detail may quote what is no Unicode; the letter has to go all the same.
+    told = tuple((name, text.encode(errors="backslashreplace")) for name, text in marks.items())
+    return Output(topic, record.key, record.value, kept + told)

@@ -39,6 +39,8 @@ class Folder:
         """
         if ":" in name:
             module, _, attribute = name.partition(":")
+            if not all(part.isidentifier() for part in module.split(".")):
+                raise UnknownPlugin(self.kind, name, self.names())
             return self._checked(name, getattr(self._import(name, module), attribute, None))
         if name not in self.names():
             raise UnknownPlugin(self.kind, name, self.names())
@@ -57,7 +59,7 @@ class Folder:
             library = (exc.name or "").partition(".")[0]
             if library in self.extras:
                 raise MissingExtra(f"{self.kind} {name!r}", self.extras[library], library) from exc
-            if exc.name is not None and module.startswith(exc.name):
+            if exc.name is not None and f"{module}.".startswith(f"{exc.name}."):
                 raise UnknownPlugin(self.kind, name, self.names()) from exc
             raise
 

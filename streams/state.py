@@ -73,7 +73,7 @@ class KafkaStateStore:
         self._reader = Reader(bootstrap, timeout_s=timeout_s, extra=extra)
 
     def load(self, partition: int) -> Checkpoint | None:
-        """Read the last record of the partition.
+        """Read the last record of the partition; a tombstone there is a state that somebody has deleted.
 
         Raises:
             Unavailable: the broker did not answer in time.
@@ -87,7 +87,8 @@ class KafkaStateStore:
             start = max(low, high - step)
             found = self._reader.read(self._topic, partition, start, high)
             if found:
-                return decode(found[-1].value or b"")
+                newest = found[-1].value
+                return None if newest is None else decode(newest)
             if start == low:
                 return None
             step *= 2
