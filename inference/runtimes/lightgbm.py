@@ -5,13 +5,14 @@ Predictions are the booster's own: probabilities for classifiers, sums of leaves
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import lightgbm_text
+from inference import lightgbm_text, openmp
 from inference.errors import ModelLoadFailed
 from inference.runtime import Source, head, iris, library
 from inference.tabular import TabularRuntime, chosen_output
@@ -40,7 +41,7 @@ class LightGBM(TabularRuntime):
     @classmethod
     def load(cls, source: Source) -> Self:
         """Read a booster."""
-        lightgbm = library("lightgbm")
+        lightgbm = _library()
         content = source.path.read_bytes()
         try:
             lightgbm_text.check(content)
@@ -57,8 +58,14 @@ class LightGBM(TabularRuntime):
     def example(cls, directory: Path) -> dict[str, NDArray[Any]]:
         """Save a classifier of three classes."""
         rows, labels = iris()
-        lightgbm = library("lightgbm")
+        lightgbm = _library()
         parameters = {"objective": "multiclass", "num_class": 3, "num_threads": 1, "verbosity": -1, "seed": 0}
         booster = lightgbm.train(parameters, lightgbm.Dataset(rows, labels), num_boost_round=5)
         booster.save_model(directory / "model.txt")
         return {"input-0": rows}
+
+
+def _library() -> Any:  # noqa: ANN401 - a module has no narrower type
+    if importlib.util.find_spec("lightgbm") is not None:
+        openmp.provide()
+    return library("lightgbm")
