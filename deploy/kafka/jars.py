@@ -20,7 +20,7 @@ from deploy.errors import UserError
 from streams.errors import MissingExtra
 
 KAFKA_VERSION: Final = "4.3.1"
-ENDPOINT: Final = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
+COORDINATES: Final = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.slf4j:slf4j-simple:1.7.36")
 _PROGRESS_S: Final = 1.0
 
 Progress = Callable[[str], None]
@@ -59,6 +59,7 @@ def fetch_with_jgo(folder: Path, progress: Progress) -> Sequence[Path]:
     """Resolve and download with jgo, from the repositories in jgo's own settings, then from its default one.
 
     The Maven cache in the user's home is left out: jgo takes a file that a killed download left there for a whole one.
+    So are jgo's environments, for which it downloads a Java of its own.
 
     Raises:
         UserError: a repository does not answer or lacks something.
@@ -67,7 +68,6 @@ def fetch_with_jgo(folder: Path, progress: Progress) -> Sequence[Path]:
     try:
         from jgo.config import GlobalSettings  # noqa: PLC0415 - an optional extra, and slow to import
         from jgo.constants import MAVEN_CENTRAL_URL  # noqa: PLC0415 - as above
-        from jgo.env import EnvironmentBuilder  # noqa: PLC0415 - as above
         from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415 - as above
     except ModuleNotFoundError as exc:
         raise MissingExtra("the embedded Kafka", "kafka", "jgo") from exc
@@ -80,7 +80,9 @@ def fetch_with_jgo(folder: Path, progress: Progress) -> Sequence[Path]:
         local_repos=[],
     )
     try:
-        return EnvironmentBuilder(context=context, cache_dir=folder).from_endpoint(ENDPOINT).all_jars
+        named, needed = context.resolver.resolve([context.create_dependency(text) for text in COORDINATES])
+        needed = [dependency for dependency in needed if dependency.scope in {"compile", "runtime"}]
+        return [dependency.artifact.resolve() for dependency in (*named, *needed)]
     except Exception as exc:  # jgo documents no error classes; whatever it is, the user sees one sentence
         raise UserError(
             f"Apache Kafka's jars could not be fetched: {exc}; connect once, or bring the folder from another machine"

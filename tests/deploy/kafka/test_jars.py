@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
+import re
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -164,6 +167,64 @@ def test_a_killed_fetch_leaves_nothing_behind_that_is_used(tmp_path: Path, kept_
     jars.class_path(tmp_path, silent, Source(kept_jars))
 
     assert not [jar for jar in jars.locked() if jars.problem(jar, kept(tmp_path) / jar.name)]
+
+
+@contextmanager
+def repository(kept: Path) -> Iterator[str]:
+    """Serve these jars as a Maven repository does, with descriptions from which the class path follows."""
+    files: dict[str, bytes] = {}
+    named = {"-".join(text.split(":")[1:]): text for text in jars.COORDINATES}
+    dependencies = ""
+    for path in kept.iterdir():
+        artifact, version = re.fullmatch(r"(.+?)-(\d.*)", path.stem).groups()  # type: ignore[union-attr]
+        group = named.get(path.stem, "example:").partition(":")[0]
+        name = f"<groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version>"
+        folder = f"/{group.replace('.', '/')}/{artifact}/{version}/{path.stem}"
+        files[f"{folder}.jar"] = path.read_bytes()
+        files[f"{folder}.pom"] = f"<project><modelVersion>4.0.0</modelVersion>{name}</project>".encode()
+        if group == "example":
+            dependencies += f"<dependency>{name}</dependency>"
+    (kafka,) = [name for name in files if re.search(r"/kafka_2\.13-.*pom$", name)]
+    whole = f"<dependencies>{dependencies}</dependencies></project>".encode()
+    files[kafka] = files[kafka].replace(b"</project>", whole)
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = files.get(self.path)
+            self.send_response(200 if body is not None else 404)
+            self.send_header("content-length", str(len(body or b"")))
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def test_the_jars_are_all_that_is_fetched(tmp_path: Path, kept_jars: Path) -> None:
+    """The repository that the user names is enough for the whole class path, and jgo leaves no Java in their home."""
+    home, config = tmp_path / "home", tmp_path / "jgo.conf"
+    home.mkdir()
+    code = "import sys, pathlib; from deploy.kafka import jars; jars.class_path(pathlib.Path(sys.argv[1]), print)"
+    with repository(kept_jars) as url:
+        config.write_text(f"[repositories]\ncentral = {url}\n", encoding="utf-8")
+        run = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "cache")],
+            env=environment.inherited() | {"HOME": str(home), "JGO_CONFIG_FILE": str(config)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert run.returncode == 0, run.stderr
+    assert not [jar for jar in jars.locked() if jars.problem(jar, kept(tmp_path / "cache") / jar.name)]
+    assert not list(home.iterdir())
 
 
 def test_an_unreachable_repository_gives_one_sentence(tmp_path: Path) -> None:
