@@ -195,7 +195,8 @@ def explain(seen: Seen, console: Console) -> None:
         console.print("no outlier alert opened")
         return
     worst = max(outliers, key=lambda row: row["distance"])
-    console.print(f"\nthe farthest outlier: squared distance {worst['distance']:.0f}, by {worst['contributions']}")
+    shares = ", ".join(f"{column} {share:.0f}" for column, share in worst["contributions"].items())
+    console.print(f"\nthe farthest outlier: squared distance {worst['distance']:.0f}, of which {shares}")
     command = (sys.executable, "-m", "deploy.cli", "explain", "--event", str(worst["id"]), "--row", str(worst["row"]))
     console.print(f"sidelight explain --event {worst['id']} --row {worst['row']}", style="dim")
     subprocess.run(command, check=True)

@@ -8,7 +8,6 @@ never saw in training, with the model's own scores, for the detectors and the ex
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,7 @@ def train(seed: int = 0) -> None:
     held_out = frame.loc[~fit, list(FEATURES)].reset_index(drop=True)
     held_out["score"] = model.predict_proba(held_out.to_numpy())[:, 1]
     held_out.to_parquet(HERE / "reference.parquet")
-    sys.stdout.write(f"trained on {int(fit.sum()):,} people of 2015; {len(held_out):,} others are the reference\n")
+    print(f"trained on {int(fit.sum()):,} people of 2015; {len(held_out):,} others are the reference", flush=True)
 
 
 if __name__ == "__main__":

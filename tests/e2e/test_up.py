@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -144,7 +145,7 @@ def test_a_killed_process_comes_back(up: Installation) -> None:
         for _ in range(20):
             client.post("/v1/models/credit:predict", json={"instances": [[40.0, 30.0, 1.0]]})
         (assembler,) = [p for p in status["run"]["processes"] if p["name"] == "assembler-0"]
-        subprocess.run(["kill", "-9", str(assembler["pid"])], check=True)
+        os.kill(assembler["pid"], signal.SIGKILL)
         for _ in range(20):
             client.post("/v1/models/credit:predict", json={"instances": [[40.0, 30.0, 1.0]]})
 
