@@ -9,7 +9,7 @@ from typing import Final
 from detectors.base import Array, Detector, Setup
 from detectors.budget import Budget
 from detectors.errors import InvalidMonitor, InvalidReference
-from detectors.settings import ColumnSettings, DetectorSettings, MonitorSettings
+from detectors.settings import ColumnSettings, DetectorSettings, MonitorSettings, unknown
 from streams.errors import UnknownPlugin
 from streams.plugins import Folder
 
@@ -46,10 +46,14 @@ def _one(
     for name in settings.params:
         if name not in accepted:
             place = f"spec.detectors[{settings.name}].params.{name}"
-            raise InvalidMonitor(place, f"unknown parameter; known: {', '.join(accepted) or 'none'}")
+            raise InvalidMonitor(place, unknown("parameter", str(name), accepted))
     setup = Setup(columns=_columns(settings, monitor, found), reference=reference, budget=budget)
     try:
         return found(setup, **settings.params)
+    except InvalidMonitor as exc:
+        raise InvalidMonitor(f"spec.detectors[{settings.name}].{exc.where}", exc.problem) from exc
+    except InvalidReference as exc:
+        raise InvalidReference(f"spec.detectors[{settings.name}]: {exc}") from exc
     except TypeError as exc:
         raise InvalidMonitor(f"spec.detectors[{settings.name}].params", str(exc)) from exc
 

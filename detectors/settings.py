@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +73,28 @@ class MonitorSettings:
         return f"{self.namespace}/{self.service}"
 
 
+def whole(where: str, value: object, least: int) -> int:
+    """Give a whole number from `least` up; refuse all else, naming `where`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidMonitor(where, f"expected a whole number from {least} up, got {value!r}")
+    return value
+
+
+def fraction(where: str, value: object, least: float) -> float:
+    """Give a number from `least` to below 1; refuse all else, naming `where`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < 1:
+        raise InvalidMonitor(where, f"expected a number from {least:g} to below 1, got {value!r}")
+    return float(value)
+
+
+def unknown(what: str, name: str, known: Sequence[str]) -> str:
+    """Say that a name is unknown, which one was probably meant, and which there are."""
+    spelling = {item.lower(): item for item in known}
+    meant = difflib.get_close_matches(name.lower(), spelling, n=1)
+    guess = f" did you mean {spelling[meant[0]]!r}?" if meant else ""
+    return f"unknown {what} {name!r};{guess} known: {', '.join(known) or 'none'}"
+
+
 def monitor_from_mapping(document: Mapping[str, Any], base: Path) -> MonitorSettings:
     """Read a monitor from a parsed document; paths in it are relative to `base`.
 
@@ -88,6 +112,8 @@ def monitor_from_mapping(document: Mapping[str, Any], base: Path) -> MonitorSett
     outputs = tuple(_column(item) for item in spec.sections("outputs", ("name", "type", "source")))
     names = [column.name for column in (*features, *outputs)]
     _unique(names, "spec.features and spec.outputs")
+    if not spec.sections("detectors", ("name", "type", "features", "params")):
+        raise InvalidMonitor("spec.detectors", "expected at least one detector, got none")
     detectors = tuple(
         _detector(item, names) for item in spec.sections("detectors", ("name", "type", "features", "params"))
     )
@@ -120,7 +146,7 @@ def _detector(section: _Section, names: Sequence[str]) -> DetectorSettings:
     features = tuple(section.texts("features"))
     for name in features:
         if name not in names:
-            raise InvalidMonitor(section.at("features"), f"unknown column {name!r}; known: {', '.join(names)}")
+            raise InvalidMonitor(section.at("features"), unknown("column", name, names))
     kind = section.text("type")
     return DetectorSettings(
         name=section.text("name", kind), type=kind, features=features, params=section.mapping("params")
@@ -130,8 +156,8 @@ def _detector(section: _Section, names: Sequence[str]) -> DetectorSettings:
 def _budget(spec: _Section) -> Budget:
     section = spec.section("budget", ("falseAlarms", "per"))
     alarms = section.number("falseAlarms", 1)
-    if alarms <= 0:
-        raise InvalidMonitor(section.at("falseAlarms"), f"expected more than 0, got {alarms}")
+    if not 0 < alarms < math.inf:
+        raise InvalidMonitor(section.at("falseAlarms"), f"expected a number above 0, got {alarms}")
     period = section.text("per", "30d")
     found = _PERIOD.fullmatch(period)
     if found is None or int(found.group(1)) == 0:
@@ -147,15 +173,14 @@ def _alerts(spec: _Section) -> AlertSettings:
     section = spec.section("alerts", ("openAfter", "resolveAfter"))
     opening = section.section("openAfter", ("n", "of"))
     defaults = AlertSettings()
+    open_n = opening.whole("n", defaults.open_n)
     settings = AlertSettings(
-        open_n=int(opening.number("n", defaults.open_n)),
-        open_of=int(opening.number("of", max(defaults.open_of, int(opening.number("n", defaults.open_n))))),
-        resolve_after=int(section.number("resolveAfter", defaults.resolve_after)),
+        open_n=open_n,
+        open_of=opening.whole("of", max(defaults.open_of, open_n)),
+        resolve_after=section.whole("resolveAfter", defaults.resolve_after),
     )
-    if not 1 <= settings.open_n <= settings.open_of:
+    if settings.open_n > settings.open_of:
         raise InvalidMonitor(opening.at("n"), f"expected 1 to {settings.open_of}, got {settings.open_n}")
-    if settings.resolve_after < 1:
-        raise InvalidMonitor(section.at("resolveAfter"), f"expected 1 or more, got {settings.resolve_after}")
     return settings
 
 
@@ -171,11 +196,9 @@ class _Section:
     def __init__(self, fields: object, place: str, known: Sequence[str]) -> None:
         if not isinstance(fields, Mapping):
             raise InvalidMonitor(place or "document", f"expected a mapping, got {type(fields).__name__}")
-        unknown = [str(key) for key in fields if key not in known]
-        if unknown:
-            raise InvalidMonitor(
-                f"{place}.{unknown[0]}" if place else unknown[0], f"unknown key; known: {', '.join(known)}"
-            )
+        odd = [str(key) for key in fields if key not in known]
+        if odd:
+            raise InvalidMonitor(place or "document", unknown("key", odd[0], known))
         self._fields, self._place = fields, place
 
     def at(self, key: str) -> str:
@@ -183,8 +206,8 @@ class _Section:
 
     def text(self, key: str, default: str | None = None) -> str:
         value = self._fields.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, str | int) or value is None:
-            raise InvalidMonitor(self.at(key), f"expected text, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, str | int) or (value == "" and default != ""):
+            raise InvalidMonitor(self.at(key), f"expected text, got {'nothing' if value is None else repr(value)}")
         return str(value)
 
     def number(self, key: str, default: float) -> float:
@@ -192,6 +215,9 @@ class _Section:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidMonitor(self.at(key), f"expected a number, got {value!r}")
         return value
+
+    def whole(self, key: str, default: int) -> int:
+        return whole(self.at(key), self._fields.get(key, default), 1)
 
     def texts(self, key: str) -> list[str]:
         value = self._fields.get(key, [])

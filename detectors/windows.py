@@ -9,7 +9,7 @@ import numpy as np
 
 from detectors.arrays import pack, unpack
 from detectors.base import Detector, Finding, Rows, Setup
-from detectors.errors import InvalidMonitor
+from detectors.settings import whole
 
 
 class Windowed(Detector):
@@ -17,9 +17,8 @@ class Windowed(Detector):
 
     def __init__(self, setup: Setup, *, window: int) -> None:
         super().__init__(setup)
-        if window < 20:  # noqa: PLR2004 - the smallest sample with any power
-            raise InvalidMonitor("params.window", f"expected a number of rows from 20 up, got {window!r}")
-        self.window = window
+        # 20: the smallest sample with any power. The check is here because settings are YAML, which may say anything.
+        self.window = whole("params.window", window, 20)
         self._open: list[Rows] = []
         self._rows = 0
         self._last_end_us: int | None = None

@@ -2,22 +2,27 @@
 
 Counts per group over a window decide, so the value is exact. An alert opens only when the whole interval lies outside
 the tolerated band, at the confidence that the budget leaves. Sources: Newcombe 1998, method 10, for the interval of a
-difference of proportions (from Wilson 1927); Feldman et al. 2015 for disparate impact.
+difference of proportions (from Wilson 1927); Wilks 1938 for the likelihood ratio; Feldman et al. 2015 for disparate
+impact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Final, Self
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from detectors import examples
 from detectors.base import Array, Finding, Rows, Setup
 from detectors.errors import InvalidMonitor
 from detectors.frames import spelt
+from detectors.settings import fraction, whole
 from detectors.windows import Windowed
+
+_HALVINGS: Final = 40
+"""Bisections for a share: to the twelfth digit."""
 
 
 class StatisticalParity(Windowed):
@@ -30,20 +35,21 @@ class StatisticalParity(Windowed):
         self,
         setup: Setup,
         *,
-        attribute: str,
-        privileged: Sequence[object],
-        favourable: Mapping[str, Any],
+        attribute: object,
+        privileged: object,
+        favourable: object,
         window: int = 2_000,
         tolerance: float = 0.1,
         least: int = 50,
     ) -> None:
         super().__init__(setup, window=window)
-        self._attribute, self._least, self._tolerance = attribute, least, tolerance
-        if attribute not in setup.reference:
+        self._least, self._tolerance = whole("params.least", least, 1), fraction("params.tolerance", tolerance, 0.0)
+        if not isinstance(attribute, str) or attribute not in setup.reference:
             known = ", ".join(setup.reference)
             raise InvalidMonitor(
                 "params.attribute", f"expected a column of the monitor, one of {known}, got {attribute!r}"
             )
+        self._attribute = attribute
         if not isinstance(privileged, list | tuple) or not privileged:
             raise InvalidMonitor("params.privileged", f"expected a list of values of {attribute!r}, got {privileged!r}")
         self._privileged = tuple(spelt(value) for value in privileged)
@@ -62,20 +68,23 @@ class StatisticalParity(Windowed):
         groups = np.array([spelt(value) for value in rows.columns[self._attribute].tolist()])
         inside = np.isin(groups, self._privileged)
         favoured = self._favourable(rows)
-        counts = [(int(favoured[part].sum()), int(part.sum())) for part in (~inside, inside)]
+        # Whose group is not known is in neither.
+        outside = ~inside & (groups != "")
+        counts = [(int(favoured[part].sum()), int(part.sum())) for part in (outside, inside)]
         alpha = self.setup.budget.alpha(len(rows), elapsed_us)
         (k_un, n_un), (k_pr, n_pr) = counts
         if min(n_un, n_pr) < self._least:
             message = f"too few rows to compare: {n_un} unprivileged, {n_pr} privileged; each needs {self._least}"
-            return [self._finding(rows, alpha, 0.0, (-1.0, 1.0), counts, message, alarm=False)]
+            return [self._finding(rows, alpha, 0.0, (-1.0, 1.0), 1.0, counts, message, alarm=False)]
         difference = k_un / n_un - k_pr / n_pr
         low, high = newcombe(counts[0], counts[1], alpha)
-        alarm = low > self._tolerance or high < -self._tolerance
+        p_value = beyond(counts[0], counts[1], self._tolerance)
+        alarm = (low > self._tolerance or high < -self._tolerance) and p_value <= alpha
         message = (
             f"favourable outcome for {k_un / n_un:.1%} of unprivileged and {k_pr / n_pr:.1%} of privileged rows "
             f"of {self._attribute!r}: difference {difference:+.3f}, interval {low:+.3f} to {high:+.3f}"
         )
-        return [self._finding(rows, alpha, difference, (low, high), counts, message, alarm=alarm)]
+        return [self._finding(rows, alpha, difference, (low, high), p_value, counts, message, alarm=alarm)]
 
     def check(self, rows: Rows) -> None:
         """Refuse rows without the attribute, too."""
@@ -89,6 +98,7 @@ class StatisticalParity(Windowed):
         alpha: float,
         difference: float,
         interval: tuple[float, float],
+        p_value: float,
         counts: Sequence[tuple[int, int]],
         message: str,
         *,
@@ -100,26 +110,45 @@ class StatisticalParity(Windowed):
             "attribute": self._attribute, "interval": list(interval), "confidence": 1 - alpha,
             "disparate_impact": ratio,
             "unprivileged": {"favourable": k_un, "rows": n_un}, "privileged": {"favourable": k_pr, "rows": n_pr},
+            "unknown": len(rows) - n_un - n_pr,
         }  # fmt: skip
         return Finding(
             key=self._attribute, alarm=alarm, message=message, statistic=difference, threshold=self._tolerance,
-            rows=len(rows), first=rows.row_id(0), last=rows.row_id(len(rows) - 1), alpha=alpha, evidence=evidence,
+            p_value=p_value, rows=len(rows), first=rows.row_id(0), last=rows.row_id(len(rows) - 1), alpha=alpha,
+            evidence=evidence,
         )  # fmt: skip
 
 
 class _Favourable:
     """Tells which rows had the favourable outcome."""
 
-    def __init__(self, settings: Mapping[str, Any], setup: Setup) -> None:
+    def __init__(self, settings: object, setup: Setup) -> None:
         known = {"output", "atLeast", "equals"}
-        if "output" not in settings or not set(settings) <= known:
+        if not isinstance(settings, Mapping) or "output" not in settings or not set(settings) <= known:
             raise InvalidMonitor("params.favourable", f"expected 'output' and 'atLeast' or 'equals', got {settings!r}")
         if ("atLeast" in settings) == ("equals" in settings):
             raise InvalidMonitor("params.favourable", "expected exactly one of 'atLeast' and 'equals'")
-        if settings["output"] not in setup.reference:
-            raise InvalidMonitor("params.favourable.output", f"the monitor has no column {settings['output']!r}")
+        if settings["output"] not in list(setup.reference):
+            known_columns = ", ".join(setup.reference)
+            raise InvalidMonitor(
+                "params.favourable.output",
+                f"expected a column of the monitor, one of {known_columns}, got {settings['output']!r}",
+            )
         self._output, self._least = settings["output"], settings.get("atLeast")
+        self._check_least(setup.reference[self._output])
         self._equals = spelt(settings.get("equals"))
+
+    def _check_least(self, reference: Array) -> None:
+        least = self._least
+        if least is None:
+            return
+        if isinstance(least, bool) or not isinstance(least, int | float):
+            raise InvalidMonitor("params.favourable.atLeast", f"expected a number, got {least!r}")
+        if reference.dtype.kind != "f":
+            raise InvalidMonitor(
+                "params.favourable.atLeast",
+                f"expected a numeric column, {self._output!r} is categorical: name its favourable value with 'equals'",
+            )
 
     def __call__(self, rows: Rows) -> Array:
         values = rows.columns[self._output]
@@ -136,6 +165,44 @@ def newcombe(first: tuple[int, int], second: tuple[int, int], alpha: float) -> t
     below = float(np.hypot(p1 - low1, high2 - p2))
     above = float(np.hypot(high1 - p1, p2 - low2))
     return difference - below, difference + above
+
+
+def beyond(first: tuple[int, int], second: tuple[int, int], tolerance: float) -> float:
+    """Give the p-value of a difference of shares no further from 0 than `tolerance`: the likelihood ratio's, doubled.
+
+    It stands beside the interval because Newcombe's errs by ten times at a confidence of 1 - 1e-5 where one group is
+    small and shares are near 0 or 1. Doubled, for with fifty rows a group the ratio's own tail errs by up to 1.7.
+    """
+    difference = first[0] / first[1] - second[0] / second[1]
+    if abs(difference) <= tolerance:
+        return 1.0
+    shift = tolerance if difference > 0 else -tolerance
+    share = _constrained(first, second, shift)
+    free = _log_likelihood(first, first[0] / first[1]) + _log_likelihood(second, second[0] / second[1])
+    bound = _log_likelihood(first, share + shift) + _log_likelihood(second, share)
+    return min(1.0, 2 * float(stats.chi2.sf(2 * (free - bound), 1)))
+
+
+def _constrained(first: tuple[int, int], second: tuple[int, int], shift: float) -> float:
+    """Give the likeliest second share when the first is larger by `shift`: where the likelihood stops to rise."""
+    low, high = max(0.0, -shift), min(1.0, 1.0 - shift)
+    for _ in range(_HALVINGS):
+        share = (low + high) / 2
+        if _slope(first, share + shift) + _slope(second, share) > 0:
+            low = share
+        else:
+            high = share
+    return (low + high) / 2
+
+
+def _slope(counts: tuple[int, int], share: float) -> float:
+    successes, trials = counts
+    return float(np.divide(successes, share) - np.divide(trials - successes, 1 - share))
+
+
+def _log_likelihood(counts: tuple[int, int], share: float) -> float:
+    successes, trials = counts
+    return float(special.xlogy(successes, share) + special.xlog1py(trials - successes, -share))
 
 
 def _wilson(successes: int, trials: int, alpha: float) -> tuple[float, float, float]:
