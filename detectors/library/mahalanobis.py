@@ -16,12 +16,16 @@ from sklearn.covariance import ledoit_wolf
 
 from detectors import examples
 from detectors.base import Array, Finding, Rows, Setup
-from detectors.errors import InvalidMonitor, InvalidReference
-from detectors.settings import ColumnSettings
+from detectors.errors import InvalidReference
+from detectors.settings import ColumnSettings, fraction
 from detectors.windows import Windowed
 
 _CONFIDENCE: Final = 0.999
 _SHOWN: Final = 10
+_SPLIT: Final = 5_318_008_219
+"""Seed that splits the reference: none that made-up data are drawn with, or the halves would follow a column."""
+_FARTHEST: Final = 1e6
+"""Standard deviations beyond which a value counts as this far: squares of it, and an infinite value, stay numbers."""
 
 
 class Mahalanobis(Windowed):
@@ -31,17 +35,21 @@ class Mahalanobis(Windowed):
 
     def __init__(self, setup: Setup, *, window: int = 500, quantile: float = 0.999) -> None:
         super().__init__(setup, window=window)
-        if not 0.5 <= quantile < 1:  # noqa: PLR2004 - below the middle nothing is outlying
-            raise InvalidMonitor("params.quantile", f"expected 0.5 up to below 1, got {quantile}")
-        coders = [_Coder(column, setup.reference[column.name]) for column in setup.columns]
-        self._coders = coders
-        points = np.column_stack([coder(setup.reference[coder.name]) for coder in coders])
-        # The quantile must come from rows that did not shape the centre, or new rows would look farther out than old.
-        half = np.random.default_rng(0).random(len(points)) < 0.5  # noqa: PLR2004 - a half
-        if min(half.sum(), (~half).sum()) < 10 * len(coders) + 50:
+        quantile = fraction("params.quantile", quantile, 0.5)  # below the middle nothing is outlying
+        count = len(setup.reference[setup.columns[0].name])
+        # The quantile must come from rows that did not shape the scale, the surprisal or the centre, or new rows would
+        # look farther out than old.
+        half = np.random.default_rng(_SPLIT).random(count) < 0.5  # noqa: PLR2004 - a half
+        least = 10 * len(setup.columns) + 50
+        if min(half.sum(), (~half).sum()) < least:
             raise InvalidReference(
-                f"mahalanobis needs more reference rows than {len(points)} for {len(coders)} columns"
+                f"mahalanobis over {len(setup.columns)} columns needs about {2 * least} reference rows or more, "
+                f"got {count}"
             )
+        self._coders = [_Coder(column, setup.reference[column.name][half]) for column in setup.columns]
+        points = np.column_stack([coder(setup.reference[coder.name]) for coder in self._coders])
+        if not np.ptp(points[half], axis=0).any():
+            raise InvalidReference("mahalanobis needs a column that varies; in the reference none does")
         self._centre = points[half].mean(axis=0)
         covariance, _ = ledoit_wolf(points[half])
         self._inverse = np.linalg.inv(covariance)
@@ -90,16 +98,18 @@ class Mahalanobis(Windowed):
 
 
 class _Coder:
-    """Gives a column as numbers: itself, scaled robustly, or the surprisal of its categories."""
+    """Gives a column as numbers: itself, in standard deviations from the median, or the surprisal of its categories."""
 
     def __init__(self, column: ColumnSettings, reference: Array) -> None:
         self.name, self._numeric = column.name, column.kind == "numeric"
         if self._numeric:
-            present = reference[~np.isnan(reference)]
+            present = reference[np.isfinite(reference)]
             if not len(present):
-                raise InvalidReference(f"column {column.name!r} of the reference has no values")
-            self._middle = float(np.median(present))
-            self._scale = float(present.std()) or 1.0
+                raise InvalidReference(f"column {column.name!r} of the reference has no finite values")
+            # In parts of the largest, for the squares of huge values are no numbers.
+            self._largest = float(np.abs(present).max()) or 1.0
+            self._middle = float(np.median(present / self._largest))
+            self._scale = float((present / self._largest).std()) or 1.0
         else:
             names, counts = np.unique(reference.astype(str), return_counts=True)
             # One more row than seen for what was never seen: Laplace's rule.
@@ -109,8 +119,10 @@ class _Coder:
 
     def __call__(self, values: Array) -> Array:
         if self._numeric:
-            scaled: Array = (values - self._middle) / self._scale
-            return np.nan_to_num(scaled, nan=0.0)
+            with np.errstate(over="ignore"):
+                scaled: Array = (values / self._largest - self._middle) / self._scale
+            # A missing value lies in the middle: where much is missing is for the drift detectors to say.
+            return np.clip(np.nan_to_num(scaled, nan=0.0), -_FARTHEST, _FARTHEST)
         return np.array([self._surprisal.get(value, self._unseen) for value in values.astype(str).tolist()])
 
 
