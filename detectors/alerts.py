@@ -1,7 +1,7 @@
 """The life cycle of alerts: findings in, opened, updated and resolved out. Pure.
 
 There is at most one open alert per monitor, detector and key (a feature, say). Its id follows from those and from the
-window that opened it, so a crash and a replay give the same alert.
+place in the log of the window that opened it, so a crash and a replay give the same alert.
 """
 
 from __future__ import annotations
@@ -46,10 +46,16 @@ class _Track:
     alert: str = ""
     opened_us: int = 0
     sequence: int = 0
+    alarms: int = 0
+    """Alarming windows since the alert opened."""
 
 
 class AlertBook:
-    """The alerts of one monitor."""
+    """The alerts of one monitor.
+
+    An open alert is updated at its second, fourth, eighth alarming window and so on: what stays broken for a year does
+    not send an event with every window.
+    """
 
     def __init__(self, settings: AlertSettings) -> None:
         self._settings = settings
@@ -63,7 +69,9 @@ class AlertBook:
         if not track.alert:
             return self._open(origin, finding, track) if sum(track.recent) >= self._settings.open_n else None
         if finding.alarm:
-            return self._event(origin, finding, track, "updated")
+            track.alarms += 1
+            due = track.alarms & (track.alarms - 1) == 0
+            return self._event(origin, finding, track, "updated") if due else None
         if track.quiet < self._settings.resolve_after:
             return None
         event = self._event(origin, finding, track, "resolved")
@@ -77,7 +85,7 @@ class AlertBook:
     def state(self) -> dict[str, Any]:
         """Give everything as JSON-able values."""
         return {
-            key: [track.recent, track.quiet, track.alert, track.opened_us, track.sequence]
+            key: [track.recent, track.quiet, track.alert, track.opened_us, track.sequence, track.alarms]
             for key, track in self._tracks.items()
         }
 
@@ -87,10 +95,10 @@ class AlertBook:
 
     def _open(self, origin: Origin, finding: Finding, track: _Track) -> Event:
         first = finding.first
-        track.alert = stable_id(
-            origin.service, origin.monitor, origin.detector, finding.key, first["id"], first["row"], finding.rows
-        )
-        track.opened_us, track.sequence = int(finding.last["time_us"]), 0
+        # The place in the log as well as the correlation id: a client may use one id for every call.
+        place = (first[name] for name in ("id", "partition", "offset", "row"))
+        track.alert = stable_id(origin.service, origin.monitor, origin.detector, finding.key, *place, finding.rows)
+        track.opened_us, track.sequence, track.alarms = int(finding.last["time_us"]), 0, 1
         return self._event(origin, finding, track, "opened")
 
     def _event(self, origin: Origin, finding: Finding, track: _Track, kind: str) -> Event:
@@ -118,6 +126,7 @@ def _body(origin: Origin, finding: Finding, track: _Track, kind: str) -> dict[st
         "alert": track.alert,
         "state": kind,
         "sequence": track.sequence,
+        "alarming_windows": track.alarms,
         "service": origin.service,
         "monitor": origin.monitor,
         "detector": {"name": origin.detector, "type": origin.type, "key": finding.key},

@@ -55,6 +55,7 @@ class Merge:
         self._max_rows = max_rows
         self._seen: dict[int, int] = {}
         self._pending: list[pa.Table] = []
+        self._waiting = 0
         self.duplicates = 0
         self.forced = 0
 
@@ -68,16 +69,29 @@ class Merge:
         if fresh.num_rows:
             self._seen[partition] = int(pc.max(fresh["_offset"]).as_py())
             self._pending.append(fresh)
+            self._waiting += fresh.num_rows
         return int(fresh.num_rows)
 
     def waiting(self) -> int:
         """Give how many rows wait."""
-        return sum(table.num_rows for table in self._pending)
+        return self._waiting
+
+    def overfull(self) -> bool:
+        """Tell whether so much waits that some has to go, due or not."""
+        return self._waiting > self._max_rows
 
     def release(self, below_ms: int) -> list[pa.Table]:
-        """Give the rows whose order is below a time, in order, as tables of one schema each."""
-        if self.waiting() > self._max_rows:
-            below_ms = max(below_ms, self._middle())
+        """Give the rows whose order is below a time, in order, as tables of one schema each.
+
+        While the merge is overfull after that, the older half goes, too. So that this depends on the log alone and not
+        on how it was cut into batches, call it whenever `offer` made the merge overfull.
+        """
+        ready = self._due(below_ms)
+        while self.overfull():
+            ready += self._due(self._middle())
+        return _sorted(ready)
+
+    def _due(self, below_ms: int) -> list[pa.Table]:
         ready, kept = [], []
         for table in self._pending:
             due = pc.less(table["_order"], below_ms)
@@ -87,7 +101,8 @@ class Merge:
             if count < table.num_rows:
                 kept.append(table.filter(pc.invert(due)) if count else table)
         self._pending = kept
-        return _sorted(ready)
+        self._waiting -= sum(table.num_rows for table in ready)
+        return ready
 
     def state(self) -> dict[str, Any]:
         """Give everything as JSON-able values."""
@@ -102,6 +117,7 @@ class Merge:
         """Take what `state` gave."""
         self._seen = {partition: offset for partition, offset in state["seen"]}  # noqa: C416 - pairs come back as lists
         self._pending = [_unpacked(text) for text in state["pending"]]
+        self._waiting = sum(table.num_rows for table in self._pending)
         self.duplicates, self.forced = state["duplicates"], state["forced"]
 
     def _middle(self) -> int:

@@ -1,8 +1,8 @@
 """The detectors' stage: observation rows in, alerts out. Hosts run it once per observations partition.
 
-Rows are merged into one order (`merge.py`), framed for the monitor (`frames.py`), shown to each detector, and the
-findings go through the life cycle (`alerts.py`). Everything is part of the state, so a restart neither forgets nor
-changes its mind.
+Records are read and checked (`intake.py`), rows merged into one order (`merge.py`), framed for the monitor
+(`frames.py`), shown to each detector, and the findings go through the life cycle (`alerts.py`). Everything is part of
+the state, so a restart neither forgets nor changes its mind.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from detectors.alerts import AlertBook, Origin
 from detectors.base import Detector
 from detectors.errors import InvalidRows
 from detectors.frames import Framer
+from detectors.intake import read
 from detectors.merge import Merge, Watermarks
 from detectors.settings import MonitorSettings
-from inference.observations import decode_rows
 from inference.protocol.errors import ProtocolError
-from streams.bindings import from_kafka, to_kafka
+from streams.bindings import to_kafka
 from streams.deadletter import dead_letter
 from streams.errors import InvalidEvent
-from streams.events import Event
+from streams.events import Event, stable_id
 from streams.stage import Batch, Effects, Output, Record
 
 _STAGE: Final = "detectors"
@@ -34,6 +34,8 @@ _COUNTED: Final = (
     "records", "watermarks", "deadlettered", "rows", "released", "unmonitored", "unfit", "findings", "alarms",
     "opened", "updated", "resolved", "restarted",
 )  # fmt: skip
+_TOLD: Final = 64
+"""Most complaints about columns that are told of one partition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +60,15 @@ class DetectorStage:
         self._benches: dict[str, list[_Bench]] = {}
         self._kept: dict[str, Any] = {}
         self._counts = dict.fromkeys(_COUNTED, 0)
+        self._told: list[str] = []
+        self._fitted: dict[str, pa.Schema] = {}
 
     def process(self, batch: Batch) -> Effects:
         """Merge, detect and keep the book; see `streams.stage.Stage`."""
-        outputs = [letter for record in batch.records for letter in self._take(record)]
+        outputs = [output for record in batch.records for output in self._take(record)]
         below = self._watermarks.least()
         for service, merge in self._merges.items():
-            for table in merge.release(below):
-                outputs += self._detect(service, table)
+            outputs += self._release(service, merge, below)
         return Effects(tuple(outputs))
 
     def snapshot(self) -> bytes:
@@ -77,6 +80,7 @@ class DetectorStage:
             "watermarks": self._watermarks.state(),
             "merges": {service: merge.state() for service, merge in self._merges.items()},
             "benches": self._kept | benches,
+            "told": self._told,
         }
         return json.dumps(state, separators=(",", ":")).encode()
 
@@ -89,8 +93,12 @@ class DetectorStage:
         for service, kept in fields["merges"].items():
             self._merges[service] = Merge()
             self._merges[service].restore(kept)
-        self._kept = fields["benches"]
-        self._benches = {}
+        self._kept, self._benches = fields["benches"], {}
+        self._told, self._fitted = fields.get("told", []), {}
+        # Now and not with the next rows: the counters say at once how many alerts are open.
+        for watch in self._watches:
+            if _name(watch) in self._kept:
+                self._bench(watch.monitor.key)
 
     def counters(self) -> Mapping[str, int]:
         """Give the counters, and what waits or is open."""
@@ -106,22 +114,39 @@ class DetectorStage:
     def _take(self, record: Record) -> list[Output]:
         self._counts["records"] += 1
         try:
-            event = from_kafka(record.headers, record.value)
-            self._note(event)
-            if event.data is None:
-                self._counts["watermarks"] += 1
-                return []
-            service = (record.key or b"").decode()
-            rows = self._merges.setdefault(service, Merge()).offer(decode_rows(event.data))
-        except (InvalidEvent, ProtocolError, UnicodeDecodeError, ValueError) as exc:
-            self._counts["deadlettered"] += 1
-            return [dead_letter(record, "unreadable", str(exc), _STAGE, self._deadletter)]
-        self._counts["rows"] += rows
-        return []
+            told = read(record)
+        except (InvalidEvent, ProtocolError, InvalidRows) as exc:
+            return [self._letter(record, "unreadable", str(exc))]
+        self._watermarks.take(told.partition, told.partitions, told.watermark_ms)
+        if told.table is None:
+            self._counts["watermarks"] += 1
+            return []
+        merge = self._merges.setdefault(told.service, Merge())
+        self._counts["rows"] += merge.offer(told.table)
+        outputs = self._unfit(record, told.service, told.table)
+        # At the record that brought too much, not at the end of a batch, which may be cut elsewhere next time.
+        return outputs + self._release(told.service, merge, self._watermarks.least()) if merge.overfull() else outputs
 
-    def _note(self, event: Event) -> None:
-        partition, partitions, watermark = (int(event.text(name)) for name in ("partition", "partitions", "watermark"))
-        self._watermarks.take(partition, partitions, watermark)
+    def _unfit(self, record: Record, service: str, table: pa.Table) -> list[Output]:
+        """Send the first record that a monitor cannot read to the dead letters; the others like it are only counted."""
+        if table.schema.equals(self._fitted.get(service)):
+            return []
+        self._fitted[service] = table.schema
+        letters = []
+        for watch in self._watches:
+            problem = _problem(watch, table) if watch.monitor.key == service else ""
+            mark = stable_id(_name(watch), watch.fingerprint, problem)
+            if problem and mark not in self._told and len(self._told) < _TOLD:
+                self._told.append(mark)
+                letters.append(self._letter(record, "unfit", f"monitor {watch.monitor.name!r}: {problem}"))
+        return letters
+
+    def _letter(self, record: Record, reason: str, detail: str) -> Output:
+        self._counts["deadlettered"] += 1
+        return dead_letter(record, reason, detail, _STAGE, self._deadletter)
+
+    def _release(self, service: str, merge: Merge, below_ms: int) -> list[Output]:
+        return [output for table in merge.release(below_ms) for output in self._detect(service, table)]
 
     def _detect(self, service: str, table: pa.Table) -> list[Output]:
         self._counts["released"] += table.num_rows
@@ -155,7 +180,7 @@ class _Bench:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self.name = f"{watch.monitor.key}/{watch.monitor.name}"
+        self.name = _name(watch)
         self._frame = Framer(watch.monitor)
         self._detectors = watch.build()
         self.book = AlertBook(watch.monitor.alerts)
@@ -194,3 +219,16 @@ class _Bench:
             detector.restore(base64.b64decode(state["detectors"][name]))
         self.book.restore(state["book"])
         return True
+
+
+def _name(watch: Watch) -> str:
+    return f"{watch.monitor.key}/{watch.monitor.name}"
+
+
+def _problem(watch: Watch, table: pa.Table) -> str:
+    """Say why a monitor cannot read a table; empty when it can."""
+    try:
+        Framer(watch.monitor)(table.slice(0, 0))
+    except InvalidRows as exc:
+        return str(exc)
+    return ""
