@@ -129,7 +129,8 @@ class DetectorStage:
 
     def _unfit(self, record: Record, service: str, table: pa.Table) -> list[Output]:
         """Send the first record that a monitor cannot read to the dead letters; the others like it are only counted."""
-        if table.schema.equals(self._fitted.get(service)):
+        fitted = self._fitted.get(service)
+        if fitted is not None and table.schema.equals(fitted):
             return []
         self._fitted[service] = table.schema
         letters = []
