@@ -53,7 +53,7 @@ def read(record: Record) -> Told:
         raise InvalidEvent("encoding", f"key {record.key!r}: expected UTF-8: {exc}") from exc
     if not service:
         raise InvalidEvent("no-key", "key: expected the service as namespace/name, got none")
-    return Told(service, partition, partitions, watermark, _checked(decode_rows(event.data), partition))
+    return Told(service, partition, partitions, watermark, _table(event.data, partition))
 
 
 def _number(event: Event, name: str) -> int:
@@ -63,12 +63,14 @@ def _number(event: Event, name: str) -> int:
     return value
 
 
-def _checked(table: pa.Table, partition: int) -> pa.Table:
+def _table(value: bytes, partition: int) -> pa.Table:
     """Give the table when its rows can be merged: nobody looks at them again before they stand in a window."""
     try:
+        table = decode_rows(value)
         # Arrow trusts what it reads: offsets that point outside their buffer would end the process later.
         table.validate(full=True)
-    except pa.ArrowException as exc:
+    except (pa.ArrowException, UnicodeDecodeError, MemoryError) as exc:
+        # Arrow decodes names only when asked for them, and asks for as much memory as a broken length says.
         raise InvalidRows(f"broken table: {exc}") from exc
     if len(set(table.column_names)) != table.num_columns:
         raise InvalidRows("a column comes twice")
