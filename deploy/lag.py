@@ -13,7 +13,7 @@ class Lag:
     """Asks one cluster about one group. Not shared between threads."""
 
     def __init__(self, kafka: str, group: str) -> None:
-        self._consumer = Consumer({"bootstrap.servers": kafka, "group.id": group, "enable.auto.commit": False})
+        self._consumer = _consumer(kafka, group)
 
     def partitions(self, topic: str, timeout_s: float = 5.0) -> Mapping[int, int]:
         """Give records not yet committed, per partition; empty when the broker does not answer in time."""
@@ -47,7 +47,7 @@ def end_offsets(kafka: str, topic: str, timeout_s: float = 5.0) -> int:
     Raises:
         UserError: the broker does not answer in time.
     """
-    consumer = Consumer({"bootstrap.servers": kafka, "group.id": "sidelight-ends", "enable.auto.commit": False})
+    consumer = _consumer(kafka, "sidelight-ends")
     try:
         partitions = consumer.list_topics(topic, timeout=timeout_s).topics[topic].partitions
         return sum(consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=timeout_s)[1] for p in partitions)
@@ -55,3 +55,8 @@ def end_offsets(kafka: str, topic: str, timeout_s: float = 5.0) -> int:
         raise UserError(f"Kafka at {kafka} does not answer: {exc.args[0].str()}") from exc
     finally:
         consumer.close()
+
+
+def _consumer(kafka: str, group: str) -> Consumer:
+    # What the client would log on standard error, over and over, our own messages say once.
+    return Consumer({"bootstrap.servers": kafka, "group.id": group, "enable.auto.commit": False, "log_level": 2})

@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(answer))
     else:
-        print("\n".join(map(printable, table(answer, instances[arguments.row], event))))
+        print("\n".join(table(answer, instances[arguments.row], event)))
     return 0
 
 
@@ -105,15 +105,15 @@ def table(answer: dict[str, Any], instance: Any, event: Event) -> list[str]:  # 
     given = dict(zip(found["feature_names"], instance, strict=True)) if isinstance(instance, list) else dict(instance)
     widest = max((abs(value) for value in values), default=0.0) or 1.0
     lines_ = [
-        f"request {event.correlation()} of {event.service()} at {event.time}",
+        printable(f"request {event.correlation()} of {event.service()} at {event.time}"),
         f"prediction {found['prediction'][-1]:.4f}, mean over the background {found['base_values'][-1]:.4f}",
     ]
     order = sorted(range(len(values)), key=lambda at: -abs(values[at]))
     for at in order:
-        name = found["feature_names"][at]
+        name, value = found["feature_names"][at], given.get(found["feature_names"][at], "")
         bar = ("+" if values[at] >= 0 else "-") * round(_BAR * abs(values[at]) / widest)
         error = f" ± {errors[at]:.4f}" if found["method"] == "sampled" else ""
-        lines_.append(f"  {name:<14}{given.get(name, '')!s:>10}  {values[at]:+.4f}{error}  {bar}")
+        lines_.append(f"  {printable(name):<14}{printable(str(value)):>10}  {values[at]:+.4f}{error}  {bar}")
     stats = answer["stats"]
     partial = ", partial: the budget ended first" if found["partial"] else ""
     lines_.append(f"kernel SHAP, {found['method']}{partial}; {stats['calls']} calls, {stats['rows']} rows")
@@ -157,7 +157,8 @@ def _ask(url: str, model: str, instance: Any, seed: int, correlation: str) -> di
     except orjson.JSONDecodeError as exc:
         raise UserError(f"{url} is no explain server: its answer is no JSON: {exc}") from exc
     except (OSError, ValueError, http.client.HTTPException) as exc:
-        raise UserError(f"the explain server at {url} cannot be reached: {exc}; does it run? {_REMEDY}") from exc
+        problem = printable(str(exc).strip())
+        raise UserError(f"the explain server at {url} cannot be reached: {problem}; does it run? {_REMEDY}") from exc
     if not isinstance(found, dict) or not found.get("explanations"):
         raise UserError(f"{url} is no explain server: its answer has no 'explanations'")
     return found
