@@ -1,7 +1,8 @@
 """One partition's stage and the checkpoint rule around it: process, publish, save, and only then say how far it got.
 
 Every host drives this. It talks to the broker through the seams `Publisher` and `StateStore`; it waits for a broker
-that is away, and it puts a record that a stage cannot bear on the dead-letter topic without losing its neighbours.
+that is away, and it puts a record that a stage cannot bear, and an output that the broker will never take, on the
+dead-letter topic without losing its neighbours.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from streams.deadletter import dead_letter
 from streams.errors import PublishError, Refused, StreamError
-from streams.publishing import Sending
+from streams.publishing import Refusal, Sending
+from streams.refusals import bare_letter, refused_letter
 from streams.stage import Batch, Checkpoint, Output, Publisher, Record, Stage, StageFactory, StateStore
 
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
+
+T = TypeVar("T")
 
 
 class Abandoned(StreamError):
@@ -49,6 +53,8 @@ class RunnerCounters:
     """Records that the stage raised on; they are on the dead-letter topic."""
     failed_idle: int = 0
     """Times that the stage raised when it was told that its partition is silent."""
+    refused: int = 0
+    """Outputs that the broker will never take; they are on the dead-letter topic."""
     retries: int = 0
     """Attempts to reach the broker that failed and were made again."""
     stage: dict[str, int] = field(default_factory=dict)
@@ -82,10 +88,9 @@ class Runner:
 
     def open(self) -> int | None:
         """Load the checkpoint and restore the stage; give the position to read from, None for the beginning."""
-        found: list[Checkpoint | None] = []
-        self._persist("load its state", lambda: found.append(self._store.load(self._partition)))
-        if found[0] is not None:
-            self.position, self._state = found[0].position, found[0].state
+        found = self._persist("load its state", lambda: self._store.load(self._partition))
+        if found is not None:
+            self.position, self._state = found.position, found.state
             self._stage = self._restored()
             self.counters.stage = dict(self._stage.counters())
         return self.position
@@ -97,6 +102,7 @@ class Runner:
 
         Raises:
             Abandoned: the host is stopping; the checkpoint still holds what was done before this call.
+            StreamError: even the dead-letter topic refuses what another topic refused.
         """
         fresh = self._fresh(records)
         if not fresh and idle_ms is None:
@@ -106,7 +112,7 @@ class Runner:
         state = self._stage.snapshot()
         if not outputs and not fresh and state == self._state:
             return
-        self._publish(outputs)
+        self._publish(outputs, fresh)
         if position is not None:
             checkpoint = Checkpoint(position, state)
             self._persist("save its state", lambda: self._store.save(self._partition, checkpoint))
@@ -136,9 +142,25 @@ class Runner:
         self._told_ms = max(self._told_ms, idle_ms)
         return self._told_ms
 
-    def _publish(self, outputs: Sequence[Output]) -> None:
+    def _publish(self, outputs: Sequence[Output], records: Sequence[Record]) -> None:
+        """Publish; what the broker will never take goes to the dead letters, if need be without its content."""
+        refused = self._sent(outputs)
+        if not refused:
+            return
+        self.counters.refused += len(refused)
+        message = "stage %s, partition %d: the broker refuses %d outputs, which become dead letters; the first: %s"
+        log.error(message, self._settings.stage, self._partition, len(refused), refused[0].error)
+        stage, topic = self._settings.stage, self._settings.deadletter
+        refused = self._sent([refused_letter(item, records, self._partition, stage, topic) for item in refused])
+        refused = self._sent([bare_letter(item) for item in refused])
+        if refused:
+            raise StreamError(
+                f"stage {stage}: topic {topic!r} refuses even a dead letter without content: {refused[0].error}"
+            )
+
+    def _sent(self, outputs: Sequence[Output]) -> tuple[Refusal, ...]:
         sending = Sending(self._publisher, outputs)
-        self._persist("publish", lambda: sending.wait(self._settings.publish_timeout_s))
+        return self._persist("publish", lambda: sending.wait(self._settings.publish_timeout_s))
 
     def _effects(self, batch: Batch) -> list[Output]:
         try:
@@ -187,24 +209,23 @@ class Runner:
             stage.restore(self._state)
         return stage
 
-    def _persist(self, what: str, attempt: Callable[[], None]) -> None:
+    def _persist(self, what: str, attempt: Callable[[], T]) -> T:
         """Do something that needs the broker, again and again, until it is done or the host gives up."""
         pause = _FIRST_PAUSE_S
         while not self._abandoned:
             try:
-                attempt()
+                return attempt()
             except PublishError as exc:
                 self._waited(what, exc)
                 if self._wait(pause):
                     break
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
-            else:
-                return
         raise Abandoned(f"stage {self._settings.stage}, partition {self._partition}: given up before it could {what}")
 
     def _waited(self, what: str, problem: PublishError) -> None:
         self.counters.retries += 1
-        # Refused will not pass by itself: the partition stands still until someone changes the broker's settings.
+        # A checkpoint that is refused will not pass by itself: the partition stands still until someone changes the
+        # broker's settings, for going on without it would do everything twice after a restart.
         level = logging.ERROR if isinstance(problem, Refused) else logging.WARNING
         message = "stage %s, partition %d: cannot %s yet: %s"
         log.log(level, message, self._settings.stage, self._partition, what, problem)

@@ -12,9 +12,10 @@ _MASK = 0xFFFFFFFF
 
 
 class MemoryLog:
-    """Topics and their partitions, each a list of records."""
+    """Topics and their partitions, each a list of records; a topic may limit the size of a record's value."""
 
-    def __init__(self, partitions: Mapping[str, int]) -> None:
+    def __init__(self, partitions: Mapping[str, int], limits: Mapping[str, int] = {}) -> None:
+        self._limits = limits
         self._topics: dict[str, list[list[Record]]] = {
             topic: [[] for _ in range(count)] for topic, count in partitions.items()
         }
@@ -23,7 +24,7 @@ class MemoryLog:
         """Write one record.
 
         Raises:
-            Refused: no such topic or partition.
+            Refused: no such topic or partition, or larger than the topic takes.
         """
         if output.topic not in self._topics:
             raise Refused(f"unknown topic {output.topic!r}; known: {', '.join(sorted(self._topics))}")
@@ -31,6 +32,9 @@ class MemoryLog:
         partition = partition_of(output.key, len(partitions)) if output.partition is None else output.partition
         if not 0 <= partition < len(partitions):
             raise Refused(f"topic {output.topic!r} has {len(partitions)} partitions, got partition {partition}")
+        size, limit = len(output.value or b""), self._limits.get(output.topic)
+        if limit is not None and size > limit:
+            raise Refused(f"topic {output.topic!r}: expected at most {limit} bytes, got {size}")
         record = Record(
             output.topic, partition, len(partitions[partition]), output.key, output.value, output.headers, timestamp_ms
         )
