@@ -16,11 +16,15 @@ from streams.stage import Done, Output
 log = logging.getLogger(__name__)
 
 _PURGE_S: Final = 5.0
+_RECONNECT_MS: Final = 2_000
+"""Longest pause between attempts to connect: a drain that begins when the broker is back must not wait for its end."""
 # What no retry can change. Anything else may pass, so it is called Unavailable.
 _NEVER: Final = frozenset({
     KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.RECORD_LIST_TOO_LARGE,
     KafkaError.INVALID_RECORD,
     KafkaError.INVALID_MSG,
+    KafkaError.TOPIC_EXCEPTION,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - librdkafka's own codes are spelt so
     KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
@@ -48,6 +52,9 @@ class PublisherSettings:
     delivery_timeout_ms: int = 60_000
     """After this long an unacknowledged record is given back as Unavailable; 0 is never. Only with 0 is it certain that
     no record overtakes one that failed before it."""
+    unknown_topic_ms: int = 30_000
+    """How long a topic that the broker does not know may still appear, in milliseconds; then its records are refused.
+    Brokers hear of a new topic one after the other."""
     compression: str = "lz4"
     extra: Mapping[str, str] = field(default_factory=dict)
     """Further librdkafka settings: TLS, SASL."""
@@ -134,6 +141,8 @@ class ConfluentPublisher:
             "queue.buffering.max.kbytes": settings.queue_kib,
             "message.max.bytes": settings.message_max_bytes,
             "delivery.timeout.ms": settings.delivery_timeout_ms,
+            "topic.metadata.propagation.max.ms": settings.unknown_topic_ms,
+            "reconnect.backoff.max.ms": _RECONNECT_MS,
             # Java's partitioner, so that every client in the cluster agrees where a key lives.
             "partitioner": "murmur2_random",
             "log_level": 3,
