@@ -26,9 +26,6 @@ DEADLINE_S: Final = 30.0
 COUNT: Final = 50
 Client = ConfluentPublisher | KafkaPythonPublisher
 CLIENTS: Final[dict[str, type[Client]]] = {"confluent": ConfluentPublisher, "kafka-python": KafkaPythonPublisher}
-    "confluent": ConfluentPublisher,
-    "kafka-python": KafkaPythonPublisher,
-}
 SETTINGS: Final = PublisherSettings(bootstrap="", compression="none", delivery_timeout_ms=0)
 PASSING: Final = {
     "not-enough-replicas": mockcluster.NOT_ENOUGH_REPLICAS,

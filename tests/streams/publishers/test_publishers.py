@@ -30,9 +30,6 @@ QUEUE: Final = 20
 DEADLINE_S: Final = 30.0
 Client = ConfluentPublisher | KafkaPythonPublisher
 CLIENTS: Final[dict[str, type[Client]]] = {"confluent": ConfluentPublisher, "kafka-python": KafkaPythonPublisher}
-    "confluent": ConfluentPublisher,
-    "kafka-python": KafkaPythonPublisher,
-}
 SETTINGS: Final = PublisherSettings(
     bootstrap="", queue_messages=QUEUE, message_max_bytes=100_000, unknown_topic_ms=300, compression="none"
 )
