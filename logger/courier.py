@@ -1,128 +1,117 @@
-"""The one thread that takes exchanges out of the outbox, makes events of them and hands those to the publisher.
-
-The model's answer never waits for it. It works in small slices, because while it runs the event loop does not.
-"""
+"""Gets letters to one Kafka topic: sends, tries again within bounds, and says of each letter what became of it."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from enum import IntEnum
 
-from logger.outbox import Outbox
-from logger.settings import OutboxSettings, TapSettings
-from logger.tap import events_for
-from streams.bindings import to_kafka
+from logger.settings import OutboxSettings
+from logger.tap import Letter
 from streams.errors import Refused, Unavailable
 from streams.stage import Output, Publisher
 
 log = logging.getLogger(__name__)
 
-_SLICE: Final = 16
-_IDLE_S: Final = 0.005
-_PAUSE_S: Final = 0.2
+_PAUSE_S = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class _Letter:
-    """One record on its way, with when it was first tried."""
+class Fate(IntEnum):
+    """What became of a letter."""
+
+    DELIVERED = 0
+    UNDELIVERED = 1
+    """Not delivered in time."""
+    REFUSED = 2
+    """The broker will never take it."""
+    SHUTDOWN = 3
+    """Not delivered before the end."""
+    UNREADABLE = 4
+    """Its exchange could not be read back; a fault of ours."""
+
+
+Settle = Callable[[Fate], None]
+
+
+@dataclass(slots=True)
+class _Posted:
+    """One letter on its way, with when it was first tried."""
 
     output: Output
-    size: int
+    settle: Settle
     since: float
 
 
 class Courier:
-    """Publishes what the outbox holds."""
+    """The way to one topic. The shipper's thread alone calls it."""
 
-    def __init__(
-        self, outbox: Outbox, publisher: Publisher, tap: TapSettings, settings: OutboxSettings, topic: str
-    ) -> None:
-        self._outbox, self._publisher, self._tap, self._settings = outbox, publisher, tap, settings
-        self._topic = topic
-        self._again: deque[_Letter] = deque()
-        self._unanswered = 0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="courier", daemon=True)
+    def __init__(self, publisher: Publisher, topic: str, settings: OutboxSettings) -> None:
+        self._publisher, self._topic, self._settings = publisher, topic, settings
+        self._again: deque[_Posted] = deque()
+        self._next_try = 0.0
+        self._unanswered: dict[int, _Posted] = {}
+        self._count = 0
         self.delivery_seconds = 0.0
         """Time from the first attempt to the acknowledgement, added up over delivered events."""
 
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+    def pending(self) -> int:
+        """Give the letters whose fate is open."""
+        return len(self._again) + len(self._unanswered)
 
-    def stop(self) -> None:
-        """Deliver what is left within the deadline; what is not delivered by then is counted as dropped."""
-        self._stopping.set()
-        self._thread.join()
+    def send(self, letter: Letter, settle: Settle) -> None:
+        """Take a letter; `settle` is called once, from here or from `work`."""
+        output = Output(self._topic, letter.key, letter.value, letter.headers)
+        self._post(_Posted(output, settle, time.monotonic()))
 
-    def _work(self) -> None:
-        while not self._stopping.is_set():
-            if not self._turn():
-                self._publisher.poll(_IDLE_S)
-        deadline = time.monotonic() + self._settings.flush_s
-        while (self._outbox.depth() or self._again or self._unanswered) and time.monotonic() < deadline:
-            if not self._turn():
-                self._publisher.poll(_IDLE_S)
-        self._give_up()
-
-    def _turn(self) -> bool:
-        """Send one slice; say whether there was anything to send."""
-        if self._again:
-            self._retry()
-            return False
-        slice_ = self._outbox.take(_SLICE)
-        for seen in slice_:
-            size = seen.size
-            for event in events_for(seen, self._tap, time.time_ns() // 1000):
-                headers, value = to_kafka(event)
-                self._send(
-                    _Letter(Output(self._topic, seen.correlation.encode(), value, headers), size, time.monotonic())
-                )
-                size = 0
-        self._publisher.poll(0)
-        return bool(slice_)
-
-    def _retry(self) -> None:
-        """Try again what the broker did not take, at a gentle pace and within bounds."""
-        self._publisher.poll(_PAUSE_S)
+    def work(self, timeout_s: float) -> None:
+        """Run what is due: answers of the broker, further attempts."""
+        self._publisher.poll(timeout_s)
+        if not self._again or time.monotonic() < self._next_try:
+            return
+        self._next_try = time.monotonic() + _PAUSE_S
         for _ in range(len(self._again)):
-            letter = self._again.popleft()
-            if time.monotonic() - letter.since > self._settings.retry_s:
-                self._lose("undelivered", letter)
+            posted = self._again.popleft()
+            if time.monotonic() - posted.since > self._settings.retry_s:
+                posted.settle(Fate.UNDELIVERED)
             else:
-                self._send(letter)
+                self._post(posted)
 
-    def _send(self, letter: _Letter) -> None:
+    def give_up(self) -> None:
+        """Settle what is still open: this is the end."""
+        for posted in (*self._again, *self._unanswered.values()):
+            posted.settle(Fate.SHUTDOWN)
+        self._again.clear()
+        self._unanswered.clear()
+
+    def _post(self, posted: _Posted) -> None:
+        self._count += 1
+        number = self._count
+
         def done(error: Exception | None) -> None:
-            self._unanswered -= 1
-            if error is None:
-                self._outbox.deliver(1, letter.size)
-                self.delivery_seconds += time.monotonic() - letter.since
-            elif isinstance(error, Refused):
-                log.error("the broker refuses payload events: %s", error)
-                self._lose("refused", letter)
-            else:
-                self._again.append(letter)
+            if self._unanswered.pop(number, None) is not None:
+                self._answered(posted, error)
 
         try:
-            self._publisher.send(letter.output, done)
+            self._publisher.send(posted.output, done)
         except Unavailable:
-            self._again.append(letter)
+            self._again.append(posted)
         except Refused as exc:
-            log.error("the broker refuses payload events: %s", exc)  # noqa: TRY400 - the traceback would say no more
-            self._lose("refused", letter)
+            self._refused(posted, exc)
         else:
-            self._unanswered += 1
+            self._unanswered[number] = posted
 
-    def _lose(self, reason: str, letter: _Letter) -> None:
-        self._outbox.lose(reason, 1, letter.size)
+    def _answered(self, posted: _Posted, error: Exception | None) -> None:
+        if error is None:
+            self.delivery_seconds += time.monotonic() - posted.since
+            posted.settle(Fate.DELIVERED)
+        elif isinstance(error, Refused):
+            self._refused(posted, error)
+        else:
+            self._again.append(posted)
 
-    def _give_up(self) -> None:
-        left = self._outbox.in_flight()
-        if left:
-            self._outbox.lose("shutdown", left, 0)
-            log.error("%d events were not delivered before the end", left)
+    def _refused(self, posted: _Posted, error: Exception) -> None:
+        log.error("the broker refuses payload events: %s", error)
+        posted.settle(Fate.REFUSED)

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from logger.heads import LAST_CHUNK, Fields, RequestHead, chunk, framing, origin, request_bytes, response_bytes
+from logger.heads import LAST_CHUNK, Fields, RequestHead, chunk, framing, request_bytes, response_bytes
 from logger.tap import Seen, is_inference
 from logger.upstream import Pool, Upstream
 
@@ -25,6 +25,12 @@ class Client(Protocol):
 
     transport: Any
     capture: int
+
+    def write(self, data: bytes) -> None:
+        """Send to the client."""
+
+    def abort(self) -> None:
+        """Cut the connection."""
 
     def finished(self, exchange: Exchange, *, close: bool) -> None:
         """The exchange is over; `close` when the connection cannot serve another."""
@@ -42,7 +48,7 @@ class Exchange:
         self._client, self._pool, self._head, self._correlation = client, pool, head, correlation
         self._length, self._chunked = length, chunked
         self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
+        self._began = time.monotonic()
         self._upstream: Upstream | None = None
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -50,9 +56,9 @@ class Exchange:
         self._request_done = False
         self._answer_chunked = False
         self._answer_begun = False
-        self._close_after = head.version == "1.0" or b"close" in (head.value(b"connection") or b"").lower()
+        self._close_after = head.version == "1.0" or b"close" in head.first.get(b"connection", b"").lower()
         self.over = False
-        path = origin(head.target).partition(b"?")[0].decode("latin-1")
+        path = head.target.partition(b"?")[0].decode("latin-1")
         self._seen = (
             Seen(
                 correlation=correlation.decode("latin-1"), method=head.method.decode("latin-1"), path=path,
@@ -100,20 +106,18 @@ class Exchange:
         endless = body and length is None and not self._answer_chunked
         self._close_after = self._close_after or not self._request_done or endless
         line = framing(length, chunked=self._answer_chunked)
-        self._client.transport.write(
-            response_bytes(status, reason, fields, self._correlation, line, close=self._close_after)
-        )
+        self._client.write(response_bytes(status, reason, fields, self._correlation, line, close=self._close_after))
 
     def answer_data(self, data: bytes) -> None:
         """Write a piece of the answer's content at once."""
         if self._seen is not None:
             self._seen.response.add(data, self._client.capture)
-        self._client.transport.write(chunk(data) if self._answer_chunked else data)
+        self._client.write(chunk(data) if self._answer_chunked else data)
 
     def answer_end(self) -> None:
         """Finish the answer and free the connection to the model."""
         if self._answer_chunked:
-            self._client.transport.write(LAST_CHUNK)
+            self._client.write(LAST_CHUNK)
         self._release(whole=self._request_done)
         self._finish(close=self._close_after)
 
@@ -123,7 +127,7 @@ class Exchange:
         if self._answer_begun:
             self._abort_seen()
             self._finish(close=True)
-            self._client.transport.abort()
+            self._client.abort()
         else:
             self.refuse(502, problem)
 
@@ -162,7 +166,7 @@ class Exchange:
             self._seen.response_fields = [(b"content-type", b"application/json")]
             self._seen.response.add(body, self._client.capture)
             self._seen.first_byte_us = self._elapsed_us()
-        self._client.transport.write(refusal(status, body, self._correlation))
+        self._client.write(refusal(status, body, self._correlation))
         self._release(whole=False)
         self._finish(close=True)
 
@@ -210,7 +214,7 @@ class Exchange:
             self._seen.aborted = True
 
     def _elapsed_us(self) -> int:
-        return int((self._loop.time() - self._began) * 1_000_000)
+        return int((time.monotonic() - self._began) * 1_000_000)
 
     def _finish(self, *, close: bool) -> None:
         if self.over:

@@ -6,7 +6,7 @@ Sources: RFC 9110 sections 7.2, 7.6.1, 10.1.1; RFC 9112 sections 3.2, 6, 9.6.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,8 @@ _HOP: Final = frozenset({
     b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
     b"transfer-encoding", b"upgrade", b"http2-settings",
 })  # fmt: skip
-_REBUILT: Final = frozenset({b"content-length", b"expect", b"x-request-id"})
+_DROPPED: Final = _HOP | {b"content-length", b"expect", b"x-request-id"}
+_KEPT: Final = frozenset({b"host", b"content-type", b"content-encoding", b"authorization", b"keep-alive", b"close"})
 _ABSOLUTE: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _TARGET: Final = re.compile(rb"[\x21-\x7e]+")
 
@@ -30,18 +31,17 @@ class Refusal:
     reason: str
 
 
-@dataclass(slots=True)
 class RequestHead:
-    """A request's head as parsed."""
+    """A request's head as parsed; field names are lower case."""
 
-    method: bytes
-    target: bytes
-    version: str
-    fields: Fields
+    __slots__ = ("fields", "first", "method", "target", "version")
 
-    def value(self, name: bytes) -> bytes | None:
-        """Give a field's first value; names are lower case here."""
-        return next((value for key, value in self.fields if key == name), None)
+    def __init__(self, method: bytes, target: bytes, version: str, fields: Fields) -> None:
+        self.method, self.version, self.fields = method, version, fields
+        self.target = target if target.startswith(b"/") else origin(target)
+        """In origin form."""
+        self.first: dict[bytes, bytes] = dict(reversed(fields))
+        """Each field's first value."""
 
 
 def judge(head: RequestHead, *, upgrade: bool) -> Refusal | None:
@@ -56,25 +56,25 @@ def judge(head: RequestHead, *, upgrade: bool) -> Refusal | None:
 
 
 def _judge_coding(head: RequestHead) -> Refusal | None:
-    codings = [value for name, value in head.fields if name == b"transfer-encoding"]
-    if not codings:
+    if b"transfer-encoding" not in head.first:
         return None
+    codings = [value for name, value in head.fields if name == b"transfer-encoding"]
     if head.version == "1.0":
         return Refusal(400, "Transfer-Encoding in an HTTP/1.0 request")
     if len(codings) > 1 or codings[0].strip().lower() != b"chunked":
         return Refusal(501, "Transfer-Encoding: only 'chunked' is served")
-    if head.value(b"content-length") is not None:
+    if b"content-length" in head.first:
         return Refusal(400, "both Transfer-Encoding and Content-Length")
     return None
 
 
 def _judge_target(head: RequestHead) -> Refusal | None:
-    hosts = [value for name, value in head.fields if name == b"host"]
-    if len(hosts) > 1 or (not hosts and head.version == "1.1"):
-        return Refusal(400, f"expected one Host field, got {len(hosts)}")
+    hosts = sum(name == b"host" for name, _ in head.fields) if len(head.first) < len(head.fields) else 1
+    if hosts > 1 or (b"host" not in head.first and head.version == "1.1"):
+        return Refusal(400, f"expected one Host field, got {hosts if b'host' in head.first else 0}")
     if not _TARGET.fullmatch(head.target):
         return Refusal(400, "request target: expected printable ASCII without spaces")
-    if not origin(head.target).startswith(b"/") and head.target != b"*":
+    if not head.target.startswith(b"/") and head.target != b"*":
         return Refusal(400, "request target: expected a path")
     return None
 
@@ -90,11 +90,10 @@ def origin(target: bytes) -> bytes:
 
 def request_bytes(head: RequestHead, correlation: bytes, length: int | None, *, chunked: bool) -> bytes:
     """Write the head that goes to the model."""
-    lines = [head.method + b" " + origin(head.target) + b" HTTP/1.1\r\n"]
-    if head.value(b"host") is None:
+    lines = [b"%b %b HTTP/1.1\r\nx-request-id: %b\r\n" % (head.method, head.target, correlation)]
+    if b"host" not in head.first:
         lines.append(b"host: localhost\r\n")
-    lines += _lines(end_to_end(head.fields))
-    lines.append(b"x-request-id: " + correlation + b"\r\n")
+    lines += [b"%b: %b\r\n" % item for item in end_to_end(head.fields)]
     lines.append(framing(length, chunked=chunked))
     lines.append(b"\r\n")
     return b"".join(lines)
@@ -110,23 +109,19 @@ def response_bytes(
     close: bool,
 ) -> bytes:
     """Write the head that goes to the client; `framing` is its length or coding line, or empty."""
-    lines = [b"HTTP/1.1 %d %s\r\n" % (status, reason)]
-    lines += _lines(end_to_end(fields))
-    lines.append(b"x-request-id: " + correlation + b"\r\n")
-    lines.append(framing)
-    if close:
-        lines.append(b"connection: close\r\n")
-    lines.append(b"\r\n")
+    lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
+    lines += [b"%b: %b\r\n" % item for item in end_to_end(fields)]
+    lines.append(b"x-request-id: %b\r\n%b%b\r\n" % (correlation, framing, b"connection: close\r\n" if close else b""))
     return b"".join(lines)
 
 
-def end_to_end(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
+def end_to_end(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
     """Give the fields that travel on: neither hop-by-hop, nor named in Connection, nor those that are written anew."""
-    fields = list(fields)
+    kept = [item for item in fields if item[0] not in _DROPPED]
     named = {token.strip().lower() for name, value in fields if name == b"connection" for token in value.split(b",")}
     # A sender may not ask to have these dropped: a message without them means something else.
-    named -= {b"host", b"content-type", b"content-encoding", b"authorization"}
-    return [(name, value) for name, value in fields if name not in _HOP and name not in _REBUILT and name not in named]
+    named -= _KEPT
+    return [item for item in kept if item[0] not in named] if named else kept
 
 
 def framing(length: int | None, *, chunked: bool) -> bytes:
@@ -142,7 +137,3 @@ def chunk(data: bytes) -> bytes:
 
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
-
-
-def _lines(fields: Fields) -> list[bytes]:
-    return [name + b": " + value + b"\r\n" for name, value in fields]

@@ -1,7 +1,7 @@
 """The proxy's client side: parses requests strictly, one exchange at a time per connection, and sweeps for time-outs.
 
-`proxy` → `logger/exchange.py` → `logger/tap.py` → `logger/outbox.py` → `logger/courier.py` → Kafka. The model's answer
-never waits for any of the last three.
+`proxy` → `logger/exchange.py` → `logger/outbox.py` → shared memory → `logger/shipper.py` → `logger/tap.py` →
+`logger/courier.py` → Kafka. The model's answer never waits for anything behind the outbox.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import asyncio
 import itertools
 import os
 import secrets
-from collections import Counter, deque
+import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import httptools
 import orjson
 
 from logger.exchange import Exchange, refusal
 from logger.heads import Fields, Refusal, RequestHead, judge
+from logger.lane import CONNECTIONS, Tally
+from logger.outlet import Outlet, Turn
 from logger.settings import ProxySettings
 from logger.tap import Seen
 from logger.upstream import Pool
@@ -32,14 +35,11 @@ _PROBE: Final = (b"k-network-probe", b"queue")
 class Proxy:
     """Everything that the connections of one listener share."""
 
-    def __init__(self, settings: ProxySettings, capture: int, offer: Callable[[Seen], bool]) -> None:
-        self.settings, self.capture, self.offer = settings, capture, offer
-        self.pool = Pool(settings)
+    def __init__(self, settings: ProxySettings, capture: int, offer: Callable[[Seen], bool], tally: Tally) -> None:
+        self.settings, self.capture, self.offer, self.tally = settings, capture, offer, tally
+        self.turn = Turn()
+        self.pool = Pool(settings, self.turn)
         self.connections: set[Connection] = set()
-        self.answers: Counter[int] = Counter()
-        """Answers by status, of inference calls."""
-        self.refusals: Counter[int] = Counter()
-        """Requests that were answered here because of their form."""
         self.draining = False
         # A random start and a counter: unique over restarts and replicas, and far cheaper than a random id per request.
         self._ids = map(f"{os.getpid():x}-{secrets.token_hex(6)}-{{:x}}".format, itertools.count())
@@ -48,13 +48,14 @@ class Proxy:
         """Give a correlation id that nobody else has."""
         return next(self._ids).encode()
 
-    async def serve(self, stopping: asyncio.Event) -> None:
-        """Listen until `stopping`; then let running requests finish, within bounds."""
+    async def serve(self, stopping: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
+        """Listen until `stopping`, and say when it has begun; then let running requests finish, within bounds."""
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: Connection(self), self.settings.host, self.settings.port, backlog=1024, reuse_port=True
         )
         sweeper = loop.create_task(self._sweep())
+        ready()
         await stopping.wait()
         self.draining = True
         server.close()
@@ -64,7 +65,7 @@ class Proxy:
         while self.connections and loop.time() < deadline:  # noqa: ASYNC110 - the deadline has to be looked at, too
             await asyncio.sleep(0.02)
         for connection in list(self.connections):
-            connection.transport.abort()
+            connection.abort()
         sweeper.cancel()
         self.pool.close()
         # One turn of the loop for the connections' own goodbyes, which hand aborted exchanges to the outbox.
@@ -73,19 +74,20 @@ class Proxy:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
-            now = asyncio.get_running_loop().time()
+            now = time.monotonic()
+            self.tally.set(CONNECTIONS, len(self.connections))
             for connection in list(self.connections):
                 connection.sweep(now)
 
 
-class Connection(asyncio.Protocol):
+class Connection(Outlet):
     """One client connection. Requests that come before the last one's answer wait; reading pauses meanwhile."""
 
     def __init__(self, proxy: Proxy) -> None:
+        super().__init__(proxy.turn)
         self._proxy = proxy
         self.capture = proxy.capture
-        self.transport: Any = None
-        self._loop = asyncio.get_running_loop()
+        self._max_head, self._max_headers = proxy.settings.max_head, proxy.settings.max_headers
         self._parser = httptools.HttpRequestParser(self)
         self._current: Exchange | None = None
         self._latest: Exchange | None = None
@@ -94,7 +96,7 @@ class Connection(asyncio.Protocol):
         self._stepping = False
         self._deaf = False
         """A request was refused: where the next one would begin is unknown, so nothing more is read."""
-        self._heard = self._loop.time()
+        self._heard = time.monotonic()
         self._began: float | None = None
         self._head_bytes = 0
         self._target = b""
@@ -117,9 +119,10 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:  # noqa: D102
         if self._closing or self._deaf:
             return
-        self._heard = self._loop.time()
+        self._heard = time.monotonic()
         if self._began is None and self._current is None:
             self._began = self._heard
+        self._turn.begin()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -129,6 +132,8 @@ class Connection(asyncio.Protocol):
                 raise
         except httptools.HttpParserError as exc:
             self._refuse(Refusal(400, f"no HTTP/1.1 request: {exc}"))
+        finally:
+            self._turn.end()
 
     def pause_writing(self) -> None:  # noqa: D102
         if self._current is not None:
@@ -143,19 +148,23 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, target: bytes) -> None:  # noqa: D102
         self._target += target
-        self._count(len(target))
+        self._head_bytes += len(target)
+        if self._head_bytes > self._max_head:
+            self._too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
         self._fields.append((name.lower(), value.strip(b" \t")))
-        self._count(len(name) + len(value) + 4)
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self._max_head or len(self._fields) > self._max_headers:
+            self._too_large()
 
     def on_headers_complete(self) -> None:  # noqa: D102
         head = RequestHead(self._parser.get_method(), self._target, self._parser.get_http_version(), self._fields)
         refusal_ = judge(head, upgrade=self._parser.should_upgrade())
         if refusal_ is not None:
             self._stop(refusal_)
-        length = head.value(b"content-length")
-        chunked = head.value(b"transfer-encoding") is not None
+        length = head.first.get(b"content-length")
+        chunked = b"transfer-encoding" in head.first
         self._began = None
         self._then(lambda: self._begin(head, length, chunked=chunked), begins=True)
 
@@ -170,17 +179,17 @@ class Connection(asyncio.Protocol):
         if exchange is not self._current:
             return
         self._current = None
-        self._heard = self._loop.time()
+        self._heard = time.monotonic()
         if close or self._proxy.draining:
             self._closing = True
-            self.transport.close()
+            self.end()
             return
         if not self._stepping:
             self._step()
 
     def seen(self, seen: Seen) -> None:
         """Hand an inference call to the outbox; called by the exchange."""
-        self._proxy.answers[seen.status] += 1
+        self._proxy.tally.answered(seen.status)
         self._proxy.offer(seen)
 
     def sweep(self, now: float) -> None:
@@ -190,27 +199,27 @@ class Connection(asyncio.Protocol):
             if self._current.silent_for(now) > settings.answer_s:
                 self._current.refuse(504, f"no answer from the model within {settings.answer_s:g} s")
             elif not self._current.silent_for(now) and now - self._heard > settings.idle_s:
-                self.transport.abort()
+                self.abort()
         elif self._began is not None and now - self._began > settings.head_s:
             self._refuse(Refusal(408, f"the request's head was not complete within {settings.head_s:g} s"))
         elif now - self._heard > settings.idle_s:
-            self.transport.close()
+            self.end()
 
     def close_when_idle(self) -> None:
         """Close now, or as soon as the running exchange is over."""
         if self._current is None:
-            self.transport.close()
+            self.end()
 
     def _begin(self, head: RequestHead, length: bytes | None, *, chunked: bool) -> None:
-        probe = head.value(_PROBE[0])
-        if probe == _PROBE[1] and head.method == b"GET":
+        first = head.first
+        if first.get(_PROBE[0]) == _PROBE[1] and head.method == b"GET":
             # The kubelet's question is whether the model is ready, so it is the model that answers it.
             head = RequestHead(head.method, head.target, head.version, [f for f in head.fields if f[0] != _PROBE[0]])
-        given = head.value(b"x-request-id") or head.value(b"ce-id")
+        given = first.get(b"x-request-id") or first.get(b"ce-id")
         correlation = given if given and len(given) <= _LONGEST_ID else self._proxy.new_id()
-        if (head.value(b"expect") or b"").lower() == b"100-continue" and head.version == "1.1":
+        if b"expect" in first and first[b"expect"].lower() == b"100-continue" and head.version == "1.1":
             # Asked on the model's behalf: the content is wanted, whatever the model will say about it.
-            self.transport.write(_CONTINUE)
+            self.write(_CONTINUE)
         size = int(length) if length is not None else (None if chunked or head.method in _BODILESS else 0)
         self._current = self._latest = Exchange(self, self._proxy.pool, head, correlation, size, chunked=chunked)
         self._latest.start()
@@ -244,12 +253,8 @@ class Connection(asyncio.Protocol):
         if not self._steps and not self._closing:
             self.transport.resume_reading()
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        settings = self._proxy.settings
-        if self._head_bytes > settings.max_head or len(self._fields) > settings.max_headers:
-            limits = f"{settings.max_head} bytes and {settings.max_headers} fields"
-            self._stop(Refusal(431, f"expected a head of at most {limits}"))
+    def _too_large(self) -> None:
+        self._stop(Refusal(431, f"expected a head of at most {self._max_head} bytes and {self._max_headers} fields"))
 
     def _stop(self, refusal_: Refusal) -> None:
         self._refuse(refusal_)
@@ -258,13 +263,13 @@ class Connection(asyncio.Protocol):
     def _refuse(self, refusal_: Refusal) -> None:
         """Answer a request that cannot be forwarded, and close: its end in the byte stream is in doubt."""
         self._deaf = True
-        self._proxy.refusals[refusal_.status] += 1
+        self._proxy.tally.refused(refusal_.status)
         self._then(lambda: self._answer(refusal_), begins=True)
 
     def _answer(self, refusal_: Refusal) -> None:
         self._closing = True
-        self.transport.write(refusal(refusal_.status, orjson.dumps({"error": refusal_.reason}), None))
-        self.transport.close()
+        self.write(refusal(refusal_.status, orjson.dumps({"error": refusal_.reason}), None))
+        self.end()
 
 
 class _Refused(Exception):

@@ -59,8 +59,10 @@ class OutboxSettings:
 
     capacity: int = 20_000
     """Events that may wait; one more is dropped and counted."""
-    max_bytes: int = 64 << 20
-    """Bodies that may wait; beyond it an event is kept without its body, and counted."""
+    max_bytes: int = 48 << 20
+    """Exchanges that may wait, all proxies together; near the end an event is kept without its body, and counted."""
+    client_kib: int = 8 * 1024
+    """KiB of events in the Kafka client, beside those."""
     retry_s: float = 60.0
     """How long delivery of an event is tried again before it is dropped and counted."""
     flush_s: float = 10.0

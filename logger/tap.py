@@ -1,29 +1,34 @@
-"""What the proxy saw of one exchange → payload events. Pure; runs on the courier's thread, never on the event loop.
+"""What the proxy saw of one exchange → payload events. Pure; runs in the shipper's process, never in the proxy's.
 
-Next on the path: `logger/courier.py` publishes them.
+Next on the path: `logger/shipper.py` publishes them.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from functools import lru_cache
 from typing import Final
 
 from logger.heads import Fields
 from logger.settings import TapSettings
 from streams import events
-from streams.events import REQUEST_TYPE, RESPONSE_TYPE, Event, Value, format_time
+from streams.events import REQUEST_TYPE, RESPONSE_TYPE, SYNTHETIC_HEADER, format_time
 
 _INFERENCE: Final = re.compile(
     r"/v1/models/(?P<v1>[^/:]+):predict$"
     r"|/v2/models/(?P<v2>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer$"
 )
-_SECRET: Final = frozenset({
-    "authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token", "x-csrf-token",
+SECRET: Final = frozenset({
+    b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"x-api-key", b"x-auth-token", b"x-csrf-token",
 })  # fmt: skip
+_SYNTHETIC: Final = SYNTHETIC_HEADER.encode()
+_CONTENT: Final = {
+    b"content-type": "content-type",
+    b"content-encoding": "ce_contentencoding",
+    b"inference-header-content-length": "ce_inferenceheaderlength",
+}
 
 
 @dataclass(slots=True)
@@ -55,6 +60,15 @@ class Body:
         return self.kept < self.size
 
 
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One event as a Kafka record."""
+
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+
+
 @dataclass(slots=True)
 class Seen:
     """One exchange as the proxy saw it. Times are microseconds since the epoch; `*_us` latencies are from its start."""
@@ -64,14 +78,14 @@ class Seen:
     path: str
     request_fields: Fields
     started_us: int
-    request: Body = field(default_factory=Body)
-    response: Body = field(default_factory=Body)
     response_fields: Fields = field(default_factory=list)
     status: int = 0
     """0 when the model never answered."""
     first_byte_us: int = 0
     latency_us: int = 0
     aborted: bool = False
+    request: Body = field(default_factory=Body)
+    response: Body = field(default_factory=Body)
 
     @property
     def size(self) -> int:
@@ -84,106 +98,102 @@ def is_inference(method: bytes, path: str) -> bool:
     return method == b"POST" and _INFERENCE.search(path) is not None
 
 
-def count(settings: TapSettings) -> int:
-    """Give how many events an exchange leads to."""
-    return 2 if settings.mode == "all" else 1
+class Tap:
+    """Makes payload events of exchanges: Kafka headers by hand, for this is done for every request."""
 
+    def __init__(self, settings: TapSettings) -> None:
+        self._settings = settings
+        shared = [
+            (events.SERVICE, settings.service), (events.NAMESPACE, settings.namespace),
+            (events.COMPONENT, settings.component), (events.ENDPOINT, settings.endpoint),
+        ]  # fmt: skip
+        if settings.annotations:
+            shared.append((events.ANNOTATIONS, json.dumps(dict(settings.annotations), separators=(",", ":"))))
+        common = [
+            ("ce_specversion", b"1.0"), ("ce_source", settings.source.encode()),
+            *((f"ce_{name}", value.encode()) for name, value in shared),
+        ]  # fmt: skip
+        self._request = (*common, ("ce_type", REQUEST_TYPE.encode()))
+        self._response = (*common, ("ce_type", RESPONSE_TYPE.encode()))
+        self.events_each = 2 if settings.mode == "all" else 1
 
-def events_for(seen: Seen, settings: TapSettings, recorded_us: int) -> list[Event]:
-    """Give the events of one exchange: the request's, the response's, or both, by mode."""
-    shared = _shared(seen, settings, recorded_us)
-    found = []
-    if settings.mode != "response":
-        found.append(_request(seen, settings, shared))
-    if settings.mode != "request":
-        found.append(_response(seen, settings, shared))
-    return found
-
-
-def _shared(seen: Seen, settings: TapSettings, recorded_us: int) -> dict[str, Value]:
-    match = _INFERENCE.search(seen.path)
-    names = match.groupdict() if match else {}
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in seen.request_fields}
-    shared: dict[str, Value] = {
-        events.SERVICE: settings.service,
-        events.NAMESPACE: settings.namespace,
-        events.COMPONENT: settings.component,
-        events.ENDPOINT: settings.endpoint,
-        events.METADATA: json.dumps(_metadata(seen.request_fields, settings.metadata_headers), separators=(",", ":")),
-        events.CORRELATION_ID: seen.correlation,
-        events.METHOD: seen.method,
-        events.PATH: seen.path,
-        events.PROTOCOL: "v1" if names.get("v1") else "v2",
-        events.MODEL_NAME: names.get("v1") or names.get("v2") or "",
-        events.RECORDED_TIME: format_time(recorded_us),
-    }
-    if settings.annotations:
-        shared[events.ANNOTATIONS] = json.dumps(dict(settings.annotations), separators=(",", ":"))
-    optional = {
-        events.MODEL_VERSION: names.get("version"),
-        events.TRACEPARENT: headers.get("traceparent"),
-        events.SYNTHETIC: "true" if headers.get(events.SYNTHETIC_HEADER) else None,
-        events.ABORTED: "true" if seen.aborted else None,
-    }
-    return shared | {name: value for name, value in optional.items() if value}
-
-
-def _request(seen: Seen, settings: TapSettings, shared: Mapping[str, Value]) -> Event:
-    extensions = {**shared, **_content(seen.request, seen.request_fields)}
-    return _event(f"{seen.correlation}-q", REQUEST_TYPE, seen.started_us, seen, settings, extensions)
-
-
-def _response(seen: Seen, settings: TapSettings, shared: Mapping[str, Value]) -> Event:
-    extensions = {
-        **shared,
-        **_content(seen.response, seen.response_fields),
-        events.STATUS_CODE: seen.status,
-        events.LATENCY_US: seen.latency_us,
-    }
-    if seen.first_byte_us:
-        extensions[events.FIRST_BYTE_US] = seen.first_byte_us
-    return _event(f"{seen.correlation}-r", RESPONSE_TYPE, seen.started_us + seen.latency_us, seen, settings, extensions)
-
-
-def _event(
-    identity: str, kind: str, at_us: int, seen: Seen, settings: TapSettings, extensions: Mapping[str, Value]
-) -> Event:
-    body, fields = (
-        (seen.request, seen.request_fields) if kind == REQUEST_TYPE else (seen.response, seen.response_fields)
-    )
-    return Event(
+    def letters(self, seen: Seen, recorded_us: int) -> list[Letter]:
+        """Give the events of one exchange: the request's, the response's, or both, by mode."""
+        mode, found = self._settings.mode, []
+        key = seen.correlation.encode()
+        shared = self._shared(seen, key, recorded_us)
         # The start keeps ids apart when a client uses one correlation id for several calls.
-        id=f"{identity}-{seen.started_us:x}",
-        source=settings.source,
-        type=kind,
-        time=format_time(at_us),
-        datacontenttype=_field(fields, b"content-type") or None,
-        extensions=MappingProxyType(dict(extensions)),
-        data=b"".join(body.chunks),
-    )
+        start = b"%x" % seen.started_us
+        if mode != "response":
+            headers = [
+                *self._request, *shared, ("ce_id", b"%b-q-%b" % (key, start)), ("ce_time", _time(seen.started_us)),
+                *_content(seen.request, seen.request_fields),
+            ]  # fmt: skip
+            found.append(Letter(key, b"".join(seen.request.chunks), tuple(headers)))
+        if mode != "request":
+            headers = [
+                *self._response, *shared, ("ce_id", b"%b-r-%b" % (key, start)),
+                ("ce_time", _time(seen.started_us + seen.latency_us)), ("ce_statuscode", b"%d" % seen.status),
+                ("ce_latencyus", b"%d" % seen.latency_us), *_content(seen.response, seen.response_fields),
+            ]  # fmt: skip
+            if seen.first_byte_us:
+                headers.append(("ce_firstbyteus", b"%d" % seen.first_byte_us))
+            found.append(Letter(key, b"".join(seen.response.chunks), tuple(headers)))
+        return found
+
+    def _shared(self, seen: Seen, key: bytes, recorded_us: int) -> list[tuple[str, bytes]]:
+        headers = [
+            ("ce_correlationid", key), ("ce_recordedtime", _time(recorded_us)), ("ce_method", seen.method.encode()),
+            *_named(seen.path),
+        ]  # fmt: skip
+        allowed = self._settings.metadata_headers
+        metadata: dict[str, list[str]] = {}
+        for raw, value in seen.request_fields:
+            if raw == b"traceparent":
+                headers.append(("ce_traceparent", _utf8(value)))
+            elif raw == _SYNTHETIC:
+                headers.append(("ce_synthetic", b"true"))
+            if allowed and raw not in SECRET and (name := raw.decode("latin-1")) in allowed:
+                metadata.setdefault(name, []).append(value.decode("latin-1"))
+        headers.append(("ce_metadata", json.dumps(metadata, separators=(",", ":")).encode() if metadata else b"{}"))
+        if seen.aborted:
+            headers.append(("ce_aborted", b"true"))
+        return headers
 
 
-def _content(body: Body, fields: Fields) -> dict[str, Value]:
-    found: dict[str, Value] = {}
+@lru_cache(maxsize=1024)
+def _named(path: str) -> tuple[tuple[str, bytes], ...]:
+    """Give the headers that follow from a path, which is the same again and again."""
+    match = _INFERENCE.search(path)
+    names = match.groupdict() if match else {}
+    named = [
+        ("ce_path", path.encode()),
+        ("ce_protocol", b"v1" if names.get("v1") else b"v2"),
+        ("ce_modelname", (names.get("v1") or names.get("v2") or "").encode()),
+    ]
+    if names.get("version"):
+        named.append(("ce_modelversion", names["version"].encode()))
+    return tuple(named)
+
+
+@lru_cache(maxsize=64)
+def _second(at: int) -> str:
+    return format_time(at * 1_000_000)[:20]
+
+
+def _time(micros: int) -> bytes:
+    second, rest = divmod(micros, 1_000_000)
+    return b"%b%06dZ" % (_second(second).encode(), rest)
+
+
+def _content(body: Body, fields: Fields) -> list[tuple[str, bytes]]:
+    # A field that comes twice counts once: an event's attribute has one value.
+    found = {_CONTENT[name]: _utf8(value) for name, value in reversed(fields) if name in _CONTENT and value}
     if body.truncated:
-        found[events.TRUNCATED] = "true"
-    encoding = _field(fields, b"content-encoding")
-    if encoding:
-        found[events.CONTENT_ENCODING] = encoding
-    length = _field(fields, b"inference-header-content-length")
-    if length:
-        found[events.INFERENCE_HEADER_LENGTH] = length
-    return found
+        found["ce_truncated"] = b"true"
+    return list(found.items())
 
 
-def _metadata(fields: Fields, allowed: frozenset[str]) -> dict[str, list[str]]:
-    kept: dict[str, list[str]] = {}
-    for raw, value in fields:
-        name = raw.decode("latin-1")
-        if name in allowed and name not in _SECRET:
-            kept.setdefault(name, []).append(value.decode("latin-1"))
-    return kept
-
-
-def _field(fields: Fields, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in fields if key == name), "")
+def _utf8(value: bytes) -> bytes:
+    # Header fields are bytes of no stated encoding; Latin-1 loses none of them.
+    return value if value.isascii() else value.decode("latin-1").encode()

@@ -6,12 +6,14 @@ A connection goes back to the pool only after a whole exchange; on any doubt abo
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from typing import Any, Protocol
+from typing import Protocol
 
 import httptools
 
 from logger.heads import Fields
+from logger.outlet import Outlet, Turn
 from logger.settings import ProxySettings
 
 _INTERIM = range(100, 200)
@@ -37,35 +39,30 @@ class Listener(Protocol):
         """Stop, or go on, sending the request's content."""
 
 
-class Upstream(asyncio.Protocol):
+class Upstream(Outlet):
     """One connection to the model."""
 
-    def __init__(self) -> None:
-        self.transport: Any = None
+    def __init__(self, turn: Turn) -> None:
+        super().__init__(turn)
         self.listener: Listener | None = None
         self.reusable = True
         self.heard = 0.0
-        self._loop = asyncio.get_running_loop()
         self._head_only = False
         self._fields: Fields = []
+        self._parser = httptools.HttpResponseParser(self)
         self._reset()
 
     def serve(self, listener: Listener, *, head_only: bool) -> None:
         """Take on one exchange; `head_only` when the answer has no content whatever its head says (HEAD)."""
         self.listener, self._head_only = listener, head_only
-        self.heard = self._loop.time()
+        self.heard = time.monotonic()
         self._reset()
-
-    def write(self, data: bytes) -> None:
-        """Send to the model."""
-        self.transport.write(data)
 
     def close(self) -> None:
         """End the connection at once."""
         self.reusable = False
         self.listener = None
-        if self.transport is not None:
-            self.transport.abort()
+        self.abort()
 
     def alive(self) -> bool:
         """Tell whether the connection can serve another exchange."""
@@ -75,17 +72,20 @@ class Upstream(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
-        self.heard = self._loop.time()
+        self.heard = time.monotonic()
         if self.listener is None:
             # Bytes that nobody asked for: whatever they are, they belong to no request of ours.
             self.close()
             return
+        self._turn.begin()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._fail("the model switched protocols, which nobody asked for")
         except httptools.HttpParserError as exc:
             self._fail(f"the model's answer is no HTTP: {exc}")
+        finally:
+            self._turn.end()
 
     def eof_received(self) -> None:  # noqa: D102
         self.reusable = False
@@ -120,9 +120,14 @@ class Upstream(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status in _INTERIM or self.listener is None:
             return
-        lengths = [value for name, value in self._fields if name == b"content-length"]
-        chunked = any(name == b"transfer-encoding" for name, _ in self._fields)
-        length = int(lengths[0]) if lengths and not chunked else None
+        length, chunked = None, False
+        for name, value in self._fields:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"transfer-encoding":
+                chunked = True
+        if chunked:
+            length = None
         body = not self._head_only and status not in _NO_BODY
         self._head_done = True
         self._until_close = body and length is None and not chunked
@@ -156,7 +161,6 @@ class Upstream(asyncio.Protocol):
             listener.answer_lost(problem)
 
     def _reset(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
         self._fields = []
         self._reason = b""
         self._head_done = False
@@ -166,8 +170,8 @@ class Upstream(asyncio.Protocol):
 class Pool:
     """Idle connections to one model."""
 
-    def __init__(self, settings: ProxySettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: ProxySettings, turn: Turn) -> None:
+        self._settings, self._turn = settings, turn
         self._idle: deque[Upstream] = deque()
 
     def idle(self) -> Upstream | None:
@@ -188,7 +192,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._settings.connect_s):
             _, found = await loop.create_connection(
-                Upstream, self._settings.upstream_host, self._settings.upstream_port
+                lambda: Upstream(self._turn), self._settings.upstream_host, self._settings.upstream_port
             )
         return found
 

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import logging
+import os
 import signal
 import sys
+import threading
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
-import uvloop
 from prometheus_client import CollectorRegistry, start_http_server
 
+from deploy import sidecar
 from deploy.errors import UserError
 from logger.courier import Courier
-from logger.metrics import LoggerCollector
+from logger.lane import Lane
+from logger.metrics import LoggerCollector, Totals
 from logger.outbox import Outbox
 from logger.proxy import Proxy
 from logger.settings import OutboxSettings, ProxySettings, TapSettings
-from logger.tap import count
+from logger.shipper import Shipper
+from logger.tap import Tap
 from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
 from streams.topics import Topics
 
@@ -38,6 +44,7 @@ _LATER: Final = (
     "--max-batchsize", "--max-latency", "--logger-ca-cert-file", "--logger-tls-skip-verify",
 )  # fmt: skip
 _MARGIN: Final = 64 * 1024
+_NICE: Final = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metadata-annotations", default="", help="k=v,... to put into every event")
     parser.add_argument("--capture", type=int, default=TapSettings().capture, help="bytes kept of each body")
     parser.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus page; 0 is none")
+    parser.add_argument("--proxies", type=int, default=1, help="proxy processes that share the port (default: 1)")
     for flag in _LATER:
         parser.add_argument(flag, nargs="?", const="true", default=None, help="KServe's agent; no effect yet")
 
@@ -65,22 +73,22 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     _name_idle_flags(arguments)
     bootstrap, topic = destination(arguments.log_url)
-    tap = _tap(arguments)
-    outbox_settings = OutboxSettings()
-    outbox = Outbox(outbox_settings, count(tap))
-    publisher = ConfluentPublisher(
-        PublisherSettings(
-            bootstrap=bootstrap, client_id="logger", linger_ms=20, message_max_bytes=tap.capture + _MARGIN
-        )
-    )
-    courier = Courier(outbox, publisher, tap, outbox_settings, topic)
+    tap, outbox = Tap(_tap(arguments)), OutboxSettings()
     settings = ProxySettings(host=arguments.host, port=arguments.port, upstream_port=arguments.component_port)
-    uvloop.run(_serve(settings, tap, outbox, courier, arguments.metrics_port))
-    left = sum(outbox.dropped().values())
-    log.info(
-        "drained: %d events captured, %d delivered, dropped %s", outbox.captured, outbox.delivered, outbox.dropped()
-    )
-    return 1 if left else 0
+    lanes = [Lane(outbox.max_bytes // arguments.proxies & ~15) for _ in range(arguments.proxies)]
+    publisher = PublisherSettings(
+        bootstrap=bootstrap, client_id="logger", linger_ms=20, message_max_bytes=arguments.capture + _MARGIN,
+        delivery_timeout_ms=int(outbox.retry_s * 1000), queue_kib=outbox.client_kib,
+    )  # fmt: skip
+    children = [
+        sidecar.Child(f"proxy {number}", partial(_proxy, settings, arguments.capture, lane, outbox, tap, number), 60)
+        for number, lane in enumerate(lanes)
+    ]
+    ship = partial(_ship, lanes, tap, publisher, topic, outbox, arguments.metrics_port)
+    code = sidecar.run([*children, sidecar.Child("shipper", ship, outbox.flush_s + 10)])
+    totals = Totals(lanes)
+    log.info("drained: %d events captured, %d delivered, dropped %s", totals.captured, totals.delivered, totals.dropped)
+    return code or (1 if totals.dropped else 0)
 
 
 def destination(url: str) -> tuple[str, str]:
@@ -95,22 +103,44 @@ def destination(url: str) -> tuple[str, str]:
     return parts.netloc, parts.path.strip("/") or Topics().payloads
 
 
-async def _serve(
-    settings: ProxySettings, tap: TapSettings, outbox: Outbox, courier: Courier, metrics_port: int
-) -> None:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    proxy = Proxy(settings, tap.capture, outbox.offer)
+def _proxy(
+    settings: ProxySettings, capture: int, lane: Lane, outbox: OutboxSettings, tap: Tap, number: int
+) -> int:  # fmt: skip
+    import uvloop  # noqa: PLC0415 - each process loads what it alone needs
+
+    async def serve() -> None:
+        stopping = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+        proxy = Proxy(settings, capture, Outbox(lane, outbox, tap.events_each).offer, lane.tally)
+        await proxy.serve(stopping, partial(_say_ready, settings) if number == 0 else lambda: None)
+
+    try:
+        uvloop.run(serve())
+    except OSError as exc:
+        if exc.errno not in {errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL}:
+            raise
+        raise UserError(f"--host {settings.host} --port {settings.port}: {os.strerror(exc.errno).lower()}") from exc
+    return 0
+
+
+def _say_ready(settings: ProxySettings) -> None:
+    log.info("logger ready on %s:%d, model on port %d", settings.host, settings.port, settings.upstream_port)
+
+
+def _ship(
+    lanes: list[Lane], tap: Tap, publisher: PublisherSettings, topic: str, outbox: OutboxSettings, metrics_port: int
+) -> int:
+    # The model's answers go first where processors are short.
+    os.nice(_NICE)
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    courier = Courier(ConfluentPublisher(publisher), topic, outbox)
     if metrics_port:
         registry = CollectorRegistry()
-        registry.register(LoggerCollector(proxy, outbox, courier))
+        registry.register(LoggerCollector(lanes, courier))
         start_http_server(metrics_port, addr="127.0.0.1", registry=registry)
-    courier.start()
-    log.info("logger ready on %s:%d, model on port %d", settings.host, settings.port, settings.upstream_port)
-    await proxy.serve(stopping)
-    await asyncio.to_thread(courier.stop)
+    Shipper(lanes, tap, courier, outbox).run(stopping)
+    return 0
 
 
 def _tap(arguments: argparse.Namespace) -> TapSettings:

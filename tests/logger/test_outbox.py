@@ -1,4 +1,4 @@
-"""The outbox and the courier: the law is exact, whatever the broker does."""
+"""From the proxy's outbox through shared memory to the broker: the law is exact, whatever the broker does."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logger.courier import Courier
+from logger.lane import CAPTURED, STRIPPED, Lane
+from logger.metrics import Totals
 from logger.outbox import Outbox
+from logger.record import decode, encode
+from logger.ring import RingReader
 from logger.settings import OutboxSettings, TapSettings
-from logger.tap import Body, Seen
+from logger.shipper import Shipper
+from logger.tap import Body, Seen, Tap
 from streams.bindings import from_kafka
 from streams.errors import Refused, Unavailable
 from streams.publishers.memory import MemoryLog, MemoryPublisher
 
 TOPIC = "payloads"
+LANE = 1 << 20
 
 
 def seen(name: str = "c", size: int = 10) -> Seen:
@@ -31,75 +37,98 @@ def seen(name: str = "c", size: int = 10) -> Seen:
     )  # fmt: skip
 
 
-def lawful(outbox: Outbox) -> bool:
-    """Tell whether captured = delivered + in flight + dropped, with what is in flight counted by itself."""
-    waiting = (
-        2 * outbox.depth()
-        + outbox.taken
-        - outbox.delivered
-        - sum(count for reason, count in outbox.dropped().items() if reason != "queue-full")
-    )
-    return outbox.captured == outbox.delivered + waiting + sum(outbox.dropped().values())
+def unread(lane: Lane) -> list[Seen]:
+    """Give what lies in a lane."""
+    return [decode(record) for _, record in RingReader(lane.memory).take(10_000)]
 
 
-@given(st.lists(st.sampled_from(["offer", "take", "deliver", "lose"]), max_size=60))
-def test_the_law_holds_at_every_step(steps: list[str]) -> None:
-    """Any sequence of offers, takes, deliveries and losses is accounted for, event by event."""
-    outbox = Outbox(OutboxSettings(capacity=6), 2)
-    open_events = 0
-    for step in steps:
-        if step == "offer":
-            outbox.offer(seen())
-        elif step == "take":
-            open_events += 2 * len(outbox.take(2))
-        elif open_events:
-            open_events -= 1
-            if step == "deliver":
-                outbox.deliver(1, 5)
-            else:
-                outbox.lose("undelivered", 1, 5)
+@given(st.lists(st.binary(max_size=40), max_size=4), st.lists(st.binary(max_size=40), max_size=4), st.integers(0, 60))
+def test_an_exchange_comes_back_whole(request: list[bytes], response: list[bytes], cap: int) -> None:
+    """A record in shared memory holds everything that the proxy saw, cut bodies with their true size."""
+    exchange = seen()
+    exchange.request, exchange.response, exchange.aborted = Body(), Body(), True
+    exchange.response_fields = [(b"x", bytes(range(256)))]
+    for part in request:
+        exchange.request.add(part, cap)
+    for part in response:
+        exchange.response.add(part, cap)
+    pieces, size = encode(exchange)
+    back = decode(b"".join(pieces))
 
-        assert lawful(outbox)
-        assert outbox.in_flight() == 2 * outbox.depth() + open_events
+    assert size == sum(map(len, pieces))
+    for was, now in ((exchange.request, back.request), (exchange.response, back.response)):
+        assert (b"".join(was.chunks), was.kept, was.size) == (b"".join(now.chunks), now.kept, now.size)
+    back.request, back.response = exchange.request, exchange.response
+    assert back == exchange
 
 
 def test_a_full_outbox_refuses_at_once() -> None:
     """A full outbox answers immediately instead of making the proxy wait."""
-    outbox = Outbox(OutboxSettings(capacity=4), 2)
+    lane = Lane(LANE)
+    outbox = Outbox(lane, OutboxSettings(capacity=4), 2)
     accepted = [outbox.offer(seen()) for _ in range(5)]
 
     assert accepted == [True, True, False, False, False]
-    assert outbox.dropped() == {"queue-full": 6}
+    assert Totals([lane]).dropped == {"queue-full": 6}
+    assert Totals([lane]).in_flight == 4
 
 
 def test_too_many_bytes_cost_the_body_not_the_event() -> None:
-    """Beyond the byte cap an event is kept without content, and counted."""
-    outbox = Outbox(OutboxSettings(max_bytes=1_000), 2)
-    outbox.offer(seen(size=900))
-    outbox.offer(seen(size=900))
-    kept = outbox.take(2)
+    """Near the byte cap an event is kept without content, and counted; beyond it, it is dropped and counted."""
+    lane = Lane(LANE)
+    outbox = Outbox(lane, OutboxSettings(), 2)
+    size = LANE // 4
+    accepted = [outbox.offer(seen(size=size)) for _ in range(6)]
+    kept = unread(lane)
 
-    assert [item.request.kept for item in kept] == [900, 0]
-    assert kept[1].request.truncated
-    assert outbox.stripped == 2
-    assert outbox.waiting_bytes() <= 1_000
+    assert accepted == [True] * 6
+    assert [item.request.kept for item in kept] == [size] * 3 + [0] * 3
+    assert kept[3].request.truncated
+    assert lane.tally.get(STRIPPED) == 6
+    while outbox.offer(seen()):
+        pass
+    assert lane.ring.used() <= LANE
+    assert Totals([lane]).dropped == {"queue-full": 2}
 
 
 class Mail:
-    """A courier over a memory broker."""
+    """A shipper over a memory broker."""
 
     def __init__(self, retry_s: float = 60.0, flush_s: float = 5.0, capacity: int = 100) -> None:
         self.log = MemoryLog({TOPIC: 2})
         self.publisher = MemoryPublisher(self.log, capacity)
-        settings = OutboxSettings(retry_s=retry_s, flush_s=flush_s)
-        self.outbox = Outbox(settings, 2)
-        self.courier = Courier(self.outbox, self.publisher, TapSettings(), settings, TOPIC)
-        self.courier.start()
+        self.settings = OutboxSettings(retry_s=retry_s, flush_s=flush_s)
+        self.lanes = [Lane(LANE), Lane(LANE)]
+        self.outboxes = [Outbox(lane, self.settings, 2) for lane in self.lanes]
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.shipper().run, args=(self.stopping,))
+
+    def shipper(self) -> Shipper:
+        """Make one; each begins where the last one released."""
+        courier = Courier(self.publisher, TOPIC, self.settings)
+        return Shipper(self.lanes, Tap(TapSettings()), courier, self.settings)
 
     def offer(self, count: int) -> None:
-        """Offer exchanges."""
+        """Offer exchanges to the lanes in turn."""
         for at in range(count):
-            self.outbox.offer(seen(f"c{at}"))
+            self.outboxes[at % 2].offer(seen(f"c{at}"))
+
+    def totals(self) -> Totals:
+        """Give the counts, the law checked: what is in flight is what lies in the rings."""
+        totals = Totals(self.lanes)
+        assert totals.captured == sum(lane.tally.get(CAPTURED) for lane in self.lanes)
+        assert totals.captured == totals.delivered + totals.in_flight + sum(totals.dropped.values())
+        return totals
+
+    def stop(self) -> Totals:
+        """Stop, and give the counts."""
+        self.stopping.set()
+        self.thread.join(30)
+        return self.totals()
+
+    def ids(self) -> list[str]:
+        """Give the ids of the events that arrived."""
+        return [from_kafka(record.headers, record.value).id for record in self.log.records(TOPIC)]
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -113,35 +142,37 @@ def until(condition: Callable[[], bool]) -> None:
 def test_everything_arrives() -> None:
     """Each exchange becomes its two events, and stopping waits for them."""
     mail = Mail()
+    mail.thread.start()
     mail.offer(50)
-    mail.courier.stop()
-    ids = [from_kafka(record.headers, record.value).id for record in mail.log.records(TOPIC)]
+    totals = mail.stop()
 
-    assert len(ids) == len(set(ids)) == 100
-    assert mail.outbox.delivered == 100
-    assert mail.outbox.dropped() == {}
+    assert len(mail.ids()) == len(set(mail.ids())) == 100
+    assert (totals.delivered, totals.dropped, totals.waiting) == (100, {}, 0)
 
 
 def test_a_broker_that_comes_back_gets_everything() -> None:
-    """Failures that may pass are tried again, in memory and within bounds."""
+    """Failures that may pass are tried again, within bounds; the exchanges stay in the ring meanwhile."""
     mail = Mail()
     mail.publisher.fail = Unavailable("away")
+    mail.thread.start()
     mail.offer(20)
-    until(lambda: mail.outbox.taken > 0)
+    until(lambda: not any(RingReader(lane.memory).settled().records for lane in mail.lanes))
+    waiting = mail.totals().waiting
     mail.publisher.fail = None
-    mail.courier.stop()
+    totals = mail.stop()
 
-    assert len(mail.log.records(TOPIC)) == 40
-    assert mail.outbox.delivered == mail.outbox.captured == 40
+    assert waiting == 20
+    assert len(set(mail.ids())) == 40
+    assert (totals.delivered, totals.captured) == (40, 40)
 
 
 def test_a_small_client_queue_only_slows_down() -> None:
-    """A client that can hold few records makes the courier wait; nothing is lost."""
+    """A client that can hold few records makes the shipper wait; nothing is lost."""
     mail = Mail(capacity=3)
+    mail.thread.start()
     mail.offer(20)
-    mail.courier.stop()
 
-    assert mail.outbox.delivered == 40
+    assert mail.stop().delivered == 40
 
 
 @pytest.mark.parametrize(("error", "reason"), [(Refused("too large"), "refused"), (Unavailable("away"), "undelivered")])
@@ -149,20 +180,44 @@ def test_what_cannot_be_delivered_is_counted(error: Exception, reason: str) -> N
     """Refused at once, or not delivered in time: dropped with its reason, and the law holds."""
     mail = Mail(retry_s=0.0)
     mail.publisher.fail = error
+    mail.thread.start()
     mail.offer(5)
-    until(lambda: mail.outbox.dropped().get(reason) == 10)
-    mail.courier.stop()
+    until(lambda: mail.totals().dropped.get(reason) == 10)
+    totals = mail.stop()
 
-    assert mail.outbox.in_flight() == 0
-    assert lawful(mail.outbox)
+    assert (totals.in_flight, totals.waiting) == (0, 0)
 
 
 def test_what_is_left_at_the_end_is_counted() -> None:
     """A silent broker cannot hold up a stop; what it never acknowledged is dropped by name."""
     mail = Mail(flush_s=0.1)
     mail.publisher.held = True
+    mail.thread.start()
     mail.offer(5)
-    mail.courier.stop()
+    totals = mail.stop()
 
-    assert mail.outbox.dropped() == {"shutdown": 10}
-    assert mail.outbox.in_flight() == 0
+    assert totals.dropped == {"shutdown": 10}
+    assert totals.in_flight == 0
+
+
+@given(st.lists(st.sampled_from(["offer", "turn", "hold", "answer", "die"]), max_size=40))
+def test_the_law_holds_at_every_step_and_crash(steps: list[str]) -> None:
+    """Offers, turns, silence and deaths in any order: the counts agree, and in the end every event has arrived."""
+    mail = Mail()
+    shipper, offered = mail.shipper(), 0
+    for step in [*steps, "answer", "turn", "turn", "turn"]:
+        if step == "offer":
+            mail.outboxes[offered % 2].offer(seen(f"c{offered}"))
+            offered += 1
+        elif step == "turn":
+            shipper.turn()
+        elif step == "die":
+            shipper = mail.shipper()
+        else:
+            mail.publisher.held = step == "hold"
+
+        totals = mail.totals()
+        assert totals.delivered <= len(mail.ids())
+        assert totals.in_flight == 2 * totals.waiting
+    assert mail.totals().delivered == 2 * offered
+    assert len(set(mail.ids())) == 2 * offered

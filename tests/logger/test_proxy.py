@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from logger.lane import Lane
 from logger.proxy import Proxy
 from logger.settings import ProxySettings
 from logger.tap import Seen
@@ -45,7 +46,7 @@ def run(handler: Handler | None, test: Callable[[Bench], Awaitable[None]], **set
     """Run a test against a proxy whose model answers by `handler`; None is a model that is not there."""
 
     async def main() -> None:
-        bench = Bench(0, Proxy(ProxySettings(), 0, lambda _seen: True))
+        bench = Bench(0, Proxy(ProxySettings(), 0, lambda _seen: True, Lane(1 << 20).tally))
 
         async def model(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
@@ -73,7 +74,7 @@ def run(handler: Handler | None, test: Callable[[Bench], Awaitable[None]], **set
             bench.seen.append(seen)
             return True
 
-        bench.proxy = Proxy(proxy_settings, 1 << 20, offer)
+        bench.proxy = Proxy(proxy_settings, 1 << 20, offer, Lane(1 << 20).tally)
         stopping = asyncio.Event()
         serving = asyncio.create_task(bench.proxy.serve(stopping))
         while True:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 
 import pytest
+from cloudevents.core.bindings import kafka as sdk_kafka
 from hypothesis import given
 from hypothesis import strategies as st
 
 from logger.settings import TapSettings
-from logger.tap import Body, Seen, events_for, is_inference
-from streams.events import REQUEST_TYPE, RESPONSE_TYPE
+from logger.tap import Body, Seen, Tap, is_inference
+from streams.bindings import from_kafka
+from streams.events import REQUEST_TYPE, RESPONSE_TYPE, Event, format_time
 
 AT = 1_700_000_000_000_000
 SETTINGS = TapSettings(service="s", namespace="n", metadata_headers=frozenset({"x-client", "authorization", "cookie"}))
+
+
+def events_for(exchange: Seen, settings: TapSettings, recorded_us: int) -> list[Event]:
+    """Give the events of an exchange as any consumer reads them."""
+    return [from_kafka(tuple(letter.headers), letter.value) for letter in Tap(settings).letters(exchange, recorded_us)]
 
 
 def seen(*fields: tuple[bytes, bytes], path: str = "/v1/models/m:predict") -> Seen:
@@ -105,3 +112,39 @@ def test_a_body_is_cut_at_the_cap(chunks: list[bytes], cap: int) -> None:
     assert b"".join(body.chunks) == whole[:cap]
     assert (body.kept, body.size) == (min(len(whole), cap), len(whole))
     assert body.truncated == (len(whole) > cap)
+
+
+def test_headers_by_hand_are_what_the_sdk_reads() -> None:
+    """The cloudevents SDK finds every attribute, with its value, in what the tap writes by hand."""
+    exchange = seen((b"x-client", "caf\u00e9".encode("latin-1")), path="/v2/models/m/versions/3/infer")
+    letters = Tap(SETTINGS).letters(exchange, AT)
+    events = [
+        sdk_kafka.from_binary_event(sdk_kafka.KafkaMessage(dict(letter.headers), letter.key, letter.value))
+        for letter in letters
+    ]
+
+    for letter, event in zip(letters, events, strict=True):
+        data = event.get_data()
+        # The SDK gives textual data as text.
+        assert (data.encode() if isinstance(data, str) else data) == letter.value
+        ours = from_kafka(letter.headers, letter.value)
+        assert (event.get_id(), event.get_source(), event.get_type()) == (ours.id, ours.source, ours.type)
+        assert {name: str(event.get_extension(name)) for name in ours.extensions} == dict(ours.extensions)
+    assert json.loads(events_for(exchange, SETTINGS, AT)[0].text("metadata")) == {"x-client": ["caf\u00e9"]}
+    assert events_for(exchange, SETTINGS, AT)[0].text("modelversion") == "3"
+
+
+@given(st.integers(0, 4_102_444_800_000_000))
+def test_times_are_spelt_as_everywhere_else(micros: int) -> None:
+    """The quick way to write a time gives what `format_time` gives."""
+    exchange = seen()
+    exchange.started_us, exchange.latency_us = micros, 0
+
+    assert events_for(exchange, SETTINGS, AT)[0].time == format_time(micros)
+
+
+def test_a_field_that_comes_twice_counts_once() -> None:
+    """Two content types make one attribute, the first, and still a readable event."""
+    request, _ = events_for(seen((b"content-type", b"second")), SETTINGS, AT)
+
+    assert request.datacontenttype == "application/json"

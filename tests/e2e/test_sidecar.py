@@ -1,0 +1,197 @@
+"""The logger as a process, on a real Kafka: parts of it are killed while it serves, and no answer or event is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from deploy.kafka.ports import free_port
+from deploy.kafka.topics import ensure_topics
+from streams.topics import Topics
+from tests.inference.serving import ROOT, eventually
+
+CALLS = 1_500
+KILLS = 6
+
+
+class Model(BaseHTTPRequestHandler):
+    """Answers every POST with its own body."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        """Answer."""
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+        """Say nothing."""
+
+
+@dataclass
+class Sidecar:
+    """A running logger in front of a running model."""
+
+    url: str
+    metrics: str
+    topic: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    statuses: list[int] = field(default_factory=list)
+
+    def named(self, name: str) -> int:
+        """Give the process id of a part, 0 while it does not run."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for child in children:
+            if Path(f"/proc/{child}/comm").read_text().strip() == name:
+                return int(child)
+        return 0
+
+    def kill(self, name: str) -> None:
+        """Kill a part with SIGKILL and wait until its successor runs."""
+        old = self.named(name)
+        os.kill(old, signal.SIGKILL)
+        eventually(lambda: self.named(name) not in {0, old}, f"a new {name}")
+
+    def counted(self, name: str) -> float:
+        """Read one counter, 0 while the page is away."""
+        try:
+            lines = httpx.get(self.metrics, timeout=5).text.splitlines()
+        except httpx.TransportError:
+            return 0.0
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    async def call(self, count: int) -> None:
+        """Send calls, eight at a time; keep the statuses."""
+        limits = asyncio.Semaphore(8)
+        async with httpx.AsyncClient(base_url=self.url, timeout=30) as client:
+
+            async def one(number: int) -> None:
+                async with limits:
+                    answer = await client.post("/v1/models/m:predict", json={"instances": [[number]]})
+                    assert answer.json() == {"instances": [[number]]}
+                    self.statuses.append(answer.status_code)
+
+            await asyncio.gather(*(one(number) for number in range(count)))
+
+
+@contextmanager
+def sidecar(kafka: str, topic: str, folder: Path, *words: str) -> Iterator[Sidecar]:
+    """Run a model and a logger."""
+    model = ThreadingHTTPServer(("127.0.0.1", 0), Model)
+    threading.Thread(target=model.serve_forever, daemon=True).start()
+    port, page = free_port(), free_port()
+    command = [
+        sys.executable, "-m", "deploy.cli", "logger", "--log-url", f"kafka://{kafka}/{topic}", "--host", "127.0.0.1",
+        "--port", str(port), "--component-port", str(model.server_port), "--metrics-port", str(page),
+        "--inference-service", "s", "--namespace", "n", *words,
+    ]  # fmt: skip
+    log = folder / "logger.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+    try:
+        eventually(lambda: "logger ready" in log.read_text() or process.poll() is not None, "the ready line")
+        assert process.poll() is None, log.read_text()
+        yield Sidecar(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{page}/metrics", topic, process, log)
+    finally:
+        process.kill()
+        process.wait()
+        model.shutdown()
+        model.server_close()
+
+
+def ids(kafka: str, topic: str) -> list[str]:
+    """Give the id of every event on a topic."""
+    consumer = Consumer({"bootstrap.servers": kafka, "group.id": "t", "enable.auto.commit": False})
+    partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+    ends = {part: consumer.get_watermark_offsets(TopicPartition(topic, part), timeout=10)[1] for part in partitions}
+    consumer.assign([TopicPartition(topic, part, 0) for part in partitions])
+    found: list[str] = []
+    while len(found) < sum(ends.values()):
+        for message in consumer.consume(500, timeout=1.0):
+            assert message.error() is None
+            found.append(dict(message.headers() or [])["ce_id"].decode())  # type: ignore[union-attr] # bytes, by us
+    consumer.close()
+    return found
+
+
+@pytest.mark.kafka
+def test_killing_the_shipper_loses_nothing(kafka: str, topics: Topics, tmp_path: Path) -> None:
+    """Kill -9 again and again under load: every call is answered, every event arrives, twice ones with equal ids."""
+    ensure_topics(kafka, topics.declared(4))
+    with sidecar(kafka, topics.payloads, tmp_path) as logger:
+        load = threading.Thread(target=lambda: asyncio.run(logger.call(CALLS)))
+        load.start()
+        for kill in range(1, KILLS + 1):
+            eventually(lambda done=kill: len(logger.statuses) >= done * CALLS // (KILLS + 2), "progress")  # type: ignore[misc] # a default
+            logger.kill("shipper")
+        load.join()
+        logger.process.send_signal(signal.SIGTERM)
+        code = logger.process.wait(60)
+        log = logger.log.read_text()
+    found = ids(kafka, topics.payloads)
+
+    assert logger.statuses == [200] * CALLS
+    assert code == 0, log
+    assert f"drained: {2 * CALLS} events captured, {2 * CALLS} delivered, dropped {{}}" in log
+    assert len(set(found)) == 2 * CALLS
+    assert log.count("shipper ended (signal SIGKILL)") == KILLS
+
+
+@pytest.mark.kafka
+def test_what_a_killed_proxy_had_captured_arrives(kafka: str, topics: Topics, tmp_path: Path) -> None:
+    """Two proxies share the port; one is killed with its calls done: its events arrive, and the port stays open."""
+    ensure_topics(kafka, topics.declared(4))
+    with sidecar(kafka, topics.payloads, tmp_path, "--proxies", "2") as logger:
+        asyncio.run(logger.call(100))
+        for name in ("proxy 0", "proxy 1"):
+            logger.kill(name)
+        eventually(lambda: _open(logger.url), "the port")
+        asyncio.run(logger.call(100))
+        eventually(lambda: logger.counted("kserve_logger_events_sent_total") == 400, "the deliveries")
+        captured = logger.counted("sidelight_logger_captured_total")
+        logger.process.send_signal(signal.SIGTERM)
+        code = logger.process.wait(60)
+    found = ids(kafka, topics.payloads)
+
+    assert (captured, code) == (400, 0)
+    assert len(found) == len(set(found)) == 400
+
+
+def _open(url: str) -> bool:
+    try:
+        httpx.get(url, timeout=5)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def test_a_taken_port_ends_the_start() -> None:
+    """Somebody else has the port: the logger ends with a line that says so, and starts nothing again and again."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Model) as other:
+        command = [
+            sys.executable, "-m", "deploy.cli", "logger", "--log-url", "kafka://127.0.0.1:1", "--host", "127.0.0.1",
+            "--port", str(other.server_port),
+        ]  # fmt: skip
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 2
+    assert re.search(rf"--port {other.server_port}: address already in use", done.stderr, re.IGNORECASE)
+    assert "Traceback" not in done.stderr
