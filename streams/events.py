@@ -6,6 +6,7 @@ Sources: CloudEvents 1.0.2 core specification; KServe's payload logger for the t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -102,6 +103,7 @@ def stable_id(*parts: str | int) -> str:
     return digest.hexdigest()
 
 
+_RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -111,9 +113,10 @@ def parse_time(text: str) -> int:
     Raises:
         ValueError: not RFC 3339, or without a zone.
     """
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError(f"time {text!r} has no zone; expected RFC 3339 such as 2026-01-31T12:00:00Z")
+    # Python reads all of ISO 8601, weeks and basic forms too, but not RFC 3339's small letters.
+    if _RFC_3339.fullmatch(text) is None:
+        raise ValueError(f"time {text!r} is not RFC 3339, or has no zone; expected one such as 2026-01-31T12:00:00Z")
+    moment = datetime.fromisoformat(text.upper())
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
