@@ -36,8 +36,8 @@ Explain = Callable[..., tuple[int, str, str]]
 
 def request(identity: str, data: bytes = b'{"instances":[[1,2],[3,4]]}', **extensions: Value) -> Event:
     """Make a logged V1 request."""
-    own: dict[str, Value] = {"protocol": "v1", "modelname": "credit model"}
-    return replace(found := event(identity, data, **extensions), extensions=own | dict(found.extensions))
+    made = event(identity, data)
+    return replace(made, extensions={**made.extensions, "protocol": "v1", "modelname": "credit model", **extensions})
 
 
 @pytest.fixture
