@@ -17,7 +17,7 @@ setup: $(STAMP) ## install everything that the other commands need into .venv
 $(STAMP): requirements/dev.lock pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	    { echo "$(PYTHON) or its venv module is missing: apt-get install python3.11 python3.11-venv" >&2; exit 1; }
-	@echo "installing into $(VENV), once: about 3 GB to download, 7 GB on disk"
+	@echo "installing into $(VENV), once: about 3.5 GB to download, 7 GB on disk"
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.lock
