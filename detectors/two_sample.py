@@ -59,7 +59,7 @@ class KolmogorovSmirnov:
         # By place, not interpolated: the distance between two doubles need not be one.
         edges = np.unique(present[np.linspace(0, len(present) - 1, _BINS + 1).round().astype(int)])
         self._edges = edges if len(edges) > 1 else np.array([edges[0] - 0.5, edges[0] + 0.5])
-        self._before, self._mean = _shares(present, self._edges), _mean(present)
+        self._before, self._mean = _shares(reference, self._edges), _mean(reference)
         self._missing = float(np.isnan(reference).mean())
 
     def __call__(self, window: Array) -> Outcome:
@@ -70,12 +70,11 @@ class KolmogorovSmirnov:
             values, both, side="right"
         ) / len(values)
         statistic = float(np.abs(distance).max())
-        present = window[np.isfinite(window)]
         evidence = {
             "edges": self._edges.tolist(),
             "before": self._before,
-            "after": _shares(present, self._edges),
-            "mean": [self._mean, _mean(present)],
+            "after": _shares(window, self._edges),
+            "mean": [self._mean, _mean(window)],
             "missing": [self._missing, float(np.isnan(window).mean())],
         }
         return Outcome(statistic, self._p_value(statistic, values), evidence)
@@ -169,12 +168,14 @@ def _ranked(values: Array) -> Array:
 
 
 def _mean(values: Array) -> float | None:
+    finite = values[np.isfinite(values)]
     # Divided first, for the sum of huge values is no number.
-    return float((values / len(values)).sum()) if len(values) else None
+    return float((finite / len(finite)).sum()) if len(finite) else None
 
 
 def _shares(values: Array, edges: Array) -> list[float]:
-    """Give the share of values per bin; what lies outside counts to the outer bins."""
-    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    shares: list[float] = (counts / max(len(values), 1)).round(6).tolist()
+    """Give the share of the present values per bin; what lies outside counts to the outer bins."""
+    present = values[~np.isnan(values)]
+    counts, _ = np.histogram(np.clip(present, edges[0], edges[-1]), edges)
+    shares: list[float] = (counts / max(len(present), 1)).round(6).tolist()
     return shares

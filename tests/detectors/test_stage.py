@@ -236,7 +236,7 @@ def _wide(number: int) -> tuple[bytes, bytes]:
 def test_synthetic_rows_are_never_counted(*, marked: bool) -> None:
     """An explainer's wild questions make no rows and no alerts; the same rows from a client do."""
     extensions = {"synthetic": "true"} if marked else {}
-    calls = [
+    calls: list[tuple[int, bytes, bytes, dict[str, Any]]] = [
         (number, *call(number, odd=number % 2 == 1), extensions if number % 2 else {}) for number in range(40)
     ]  # fmt: skip
     under = stage()
