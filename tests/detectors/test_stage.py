@@ -216,7 +216,7 @@ def test_what_a_silent_partition_forces_out_does_not_depend_on_batches() -> None
         features=[{"name": "x"}], detectors=[{"type": "ks", "params": {"window": 7_000}}],
         budget={"falseAlarms": 1, "per": "10000 observations"},
     )  # fmt: skip
-    calls = [(n, *_wide(n), {}) for n in range(15)]
+    calls: list[tuple[int, bytes, bytes, dict[str, Any]]] = [(n, *_wide(n), {}) for n in range(15)]
     log = assembled(calls, 0, 2)
     whole, single = stage(watch(large)), stage(watch(large))
     at_once = taken(whole, log)
