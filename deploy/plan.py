@@ -97,7 +97,7 @@ def model_directory(service: ServiceManifest, volumes: Mapping[str, Path]) -> Pa
     else:
         raise UserError(f"{where}: scheme {parts.scheme!r} is not served locally; expected file:// or pvc://")
     if not path.is_dir():
-        raise UserError(f"{where}: {path} is no directory")
+        raise UserError(f"{where}: {path} is no directory; train the model first, or name where it lies")
     return path.absolute()
 
 

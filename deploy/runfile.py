@@ -39,8 +39,8 @@ class Run:
     """`namespace/name` → URL where clients send requests."""
     explainers: Mapping[str, str] = field(default_factory=dict)
     """`namespace/name` → URL of the service's explainer."""
-    explainer: str = ""
-    """URL of the first explainer, empty when no service has one."""
+    payloads_before: int = 0
+    """Records that were on the payload topic already when the run began."""
     processes: tuple[Process, ...] = ()
 
     @property

@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-from fastapi import FastAPI, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from streams.bindings import from_http, to_kafka
 from streams.deadletter import dead_letter
@@ -63,20 +66,21 @@ class Collector:
         self._seconds = Histogram("sidelight_collector_delivery_seconds", "Until Kafka had it.", registry=self.registry)
         self.app = self._application()
 
-    def _application(self) -> FastAPI:
+    def _application(self) -> Starlette:
         @asynccontextmanager
-        async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async def lifespan(_app: Starlette) -> AsyncIterator[None]:
             self._thread.start()
             yield
             await asyncio.to_thread(self._publisher.flush, self._settings.delivery_s)
             self._stopping.set()
             self._thread.join()
 
-        app = FastAPI(title="Sidelight collector", docs_url=None, redoc_url=None, lifespan=lifespan)
-        app.add_api_route("/healthz", _alive)
-        app.add_api_route("/readyz", _alive)
-        app.add_api_route("/{path:path}", self._collect, methods=["POST"])
-        return app
+        routes = [
+            Route("/healthz", _alive),
+            Route("/readyz", _alive),
+            Route("/{path:path}", self._collect, methods=["POST"]),
+        ]
+        return Starlette(routes=routes, lifespan=lifespan)
 
     async def _collect(self, request: Request) -> Response:
         if self._running >= self._settings.concurrency:
@@ -172,5 +176,5 @@ def _resolver(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[Exception 
     return lambda error: loop.call_soon_threadsafe(settle, error)
 
 
-async def _alive() -> Response:
+async def _alive(_request: Request) -> Response:
     return Response(b"ok", media_type="text/plain")

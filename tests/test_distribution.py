@@ -33,7 +33,7 @@ def test_the_base_needs_no_numpy(command: str) -> None:
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize(("command", "extra"), [("assembler", "inference"), ("detector", "inference")])
+@pytest.mark.parametrize(("command", "extra"), [("assembler", "inference"), ("detector", "detectors")])
 def test_a_missing_extra_is_one_sentence(command: str, extra: str) -> None:
     """Without its extra a command says which one to install, and nothing else."""
     code = (

@@ -25,9 +25,11 @@ def balanced(draw: st.DrawFn) -> Ledger:
     """Draw numbers of a run in which nothing is on its way or lost."""
     parts = {name: draw(_COUNTS) for name in _PARTS}
     rows, payloads, in_flight = draw(_COUNTS), sum(parts.values()), draw(_COUNTS)
+    before = draw(st.integers(0, payloads))
     dropped = draw(st.dictionaries(st.sampled_from(["queue-full", "too-large", "refused"]), _COUNTS))
     return Ledger(
-        captured=payloads + in_flight + sum(dropped.values()), delivered=payloads, in_flight=in_flight,
+        captured=payloads - before + in_flight + sum(dropped.values()), delivered=payloads - before,
+        payloads_before=before, in_flight=in_flight,
         dropped=dropped, payloads=payloads, deadletters=draw(_COUNTS),
         assembler=parts | {"in": payloads, "rows": rows, "failed": draw(_COUNTS)},
         detectors={"rows": rows, "released": draw(_COUNTS)},
@@ -102,20 +104,21 @@ sidelight_host_total{stage="assembler",counter="in",partition="0"} 90
 def a_run(kafka: str, prefix: str, *pages: str) -> Run:
     """Make a run of processes with these pages, and one without."""
     processes = tuple(Process(name=f"p{at}", pid=1, command=(), log="", metrics=url) for at, url in enumerate(pages))
-    return Run(name="r", pid=1, kafka=kafka, prefix=prefix, processes=(*processes, replace(processes[0], metrics="")))
+    everyone = (*processes, replace(processes[0], metrics=""))
+    return Run(name="r", pid=1, kafka=kafka, prefix=prefix, payloads_before=2, processes=everyone)
 
 
 @pytest.mark.kafka
 def test_the_numbers_come_from_the_processes_and_the_broker(kafka: str, topics: Topics) -> None:
     """Added up over topics, partitions and workers; a process that is down adds nothing."""
     create(kafka, topics.payloads, 2)
-    lay(kafka, topics.payloads, [Laid(event(str(at)), at % 2) for at in range(6)])
+    lay(kafka, topics.payloads, [Laid(event(str(at)), at % 2) for at in range(8)])
     with answering(LOGGER_PAGE) as logger, answering(STAGE_PAGE) as one, answering(STAGE_PAGE) as other:
         urls = (logger.url, one.url, f"http://127.0.0.1:{free_port()}", other.url)
         book = ledger.read(a_run(kafka, topics.prefix, *urls))
 
     assert book == Ledger(
-        captured=10, delivered=6, in_flight=1, dropped={"queue-full": 2, "too-large": 1}, payloads=6, deadletters=0,
-        assembler={"in": 6}, detectors={"rows": 10},
+        captured=10, delivered=6, in_flight=1, dropped={"queue-full": 2, "too-large": 1}, payloads=8, deadletters=0,
+        payloads_before=2, assembler={"in": 6}, detectors={"rows": 10},
     )  # fmt: skip
-    assert broken(book) == [ASSEMBLER, ROWS]
+    assert broken(book) == [TAKEN, ASSEMBLER, ROWS]
