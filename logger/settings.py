@@ -67,3 +67,15 @@ class OutboxSettings:
     """How long delivery of an event is tried again before it is dropped and counted."""
     flush_s: float = 10.0
     """How long a stop waits for the broker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolSettings:
+    """What may wait on disk."""
+
+    max_bytes: int = 1 << 30
+    """Bytes on disk; beyond it records stay in memory until there is room."""
+    segment_bytes: int = 16 << 20
+    """A file of this size is not written to any more; a file goes when all in it is delivered."""
+    sync: bool = True
+    """Whether a record counts as safe only when it will outlive a power cut; else a kill -9 is all that it outlives."""

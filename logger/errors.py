@@ -1,0 +1,18 @@
+"""Errors of the logger package.
+
+LoggerError
+└── SpoolInUse      another process has the spool's folder
+"""
+
+from __future__ import annotations
+
+
+class LoggerError(Exception):
+    """Anything that the logger package refuses."""
+
+
+class SpoolInUse(LoggerError):
+    """A spool has one writer."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(f"spool {folder}: another process uses it; give each logger a folder of its own")
