@@ -19,6 +19,8 @@ _MARKS: Final = frozenset({
     "sl_target", "sl_refused",
 })  # fmt: skip
 _DETAIL: Final = 2_000
+_LONGEST_KEY: Final = 256
+"""Bytes; a longer key may be what was too large."""
 
 
 def refused_letter(refusal: Refusal, records: Sequence[Record], partition: int, stage: str, topic: str) -> Output:
@@ -54,11 +56,12 @@ def refused_letter(refusal: Refusal, records: Sequence[Record], partition: int, 
 
 
 def bare_letter(refusal: Refusal) -> Output:
-    """Leave a refused dead letter's content out; its marks still say what it was and where its input lies."""
+    """Leave a refused dead letter's content out, and a long key; its marks still say what it was and where its input lies."""
     letter = refusal.output
+    key = letter.key if len(letter.key or b"") <= _LONGEST_KEY else None
     marks = tuple((name, value) for name, value in letter.headers if name in _MARKS and name != "sl_refused")
     why = f"without its content of {len(letter.value or b'')} bytes: {refusal.error}"[:_DETAIL]
-    return Output(letter.topic, letter.key, None, marks + _encoded({"sl_refused": why}))
+    return Output(letter.topic, key, None, marks + _encoded({"sl_refused": why}))
 
 
 def _digest(output: Output) -> str:

@@ -67,6 +67,10 @@ class Lane:
         """Give how many records wait."""
         return len(self._queue)
 
+    def waiting_bytes(self) -> int:
+        """Give their size, about."""
+        return self._bytes
+
     def fill(self) -> float:
         """Give how full the queue is: 1 and more is full."""
         return max(len(self._queue) / self._settings.queue_records, self._bytes / (self._settings.queue_kib * 1024))

@@ -79,6 +79,10 @@ class NativeHost:
         """Give how many records have been read and wait for their stage."""
         return sum(lane.waiting() for lane in list(self._lanes.values()))
 
+    def waiting_bytes(self) -> int:
+        """Give the size of what has been read and waits for its stage, about."""
+        return sum(lane.waiting_bytes() for lane in list(self._lanes.values()))
+
     def lags(self) -> dict[int, int]:
         """Give, for each assigned partition whose end is known, how many records are not done yet."""
         found = {}
@@ -191,6 +195,8 @@ class NativeHost:
             start = OFFSET_BEGINNING if position is None else position
             starts.append(TopicPartition(self._settings.topic, lane.partition, start))
         consumer.assign(starts)
+        # The client keeps a partition paused even while it is someone else's; our new lanes are empty.
+        consumer.resume(starts)
         for lane in lanes:
             self._lanes[lane.partition] = lane
             lane.start()

@@ -12,7 +12,7 @@ _MASK = 0xFFFFFFFF
 
 
 class MemoryLog:
-    """Topics and their partitions, each a list of records; a topic may limit the size of a record's value."""
+    """Topics and their partitions, each a list of records; a topic may limit the size of a record."""
 
     def __init__(self, partitions: Mapping[str, int], limits: Mapping[str, int] = {}) -> None:
         self._limits = limits
@@ -32,9 +32,9 @@ class MemoryLog:
         partition = partition_of(output.key, len(partitions)) if output.partition is None else output.partition
         if not 0 <= partition < len(partitions):
             raise Refused(f"topic {output.topic!r} has {len(partitions)} partitions, got partition {partition}")
-        size, limit = len(output.value or b""), self._limits.get(output.topic)
-        if limit is not None and size > limit:
-            raise Refused(f"topic {output.topic!r}: expected at most {limit} bytes, got {size}")
+        limit = self._limits.get(output.topic)
+        if limit is not None and _size(output) > limit:
+            raise Refused(f"topic {output.topic!r}: expected at most {limit} bytes, got {_size(output)}")
         record = Record(
             output.topic, partition, len(partitions[partition]), output.key, output.value, output.headers, timestamp_ms
         )
@@ -101,6 +101,11 @@ class MemoryPublisher:
 def partition_of(key: bytes | None, partitions: int) -> int:
     """Give a key's partition as Kafka's Java client does: murmur2, positive, modulo. Records without a key go to 0."""
     return 0 if key is None else (_murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def _size(output: Output) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in output.headers)
+    return len(output.key or b"") + len(output.value or b"") + headers
 
 
 def _murmur2(data: bytes) -> int:

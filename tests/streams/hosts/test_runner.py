@@ -13,7 +13,7 @@ from streams.stage import Checkpoint, Record
 from streams.state import MemoryStateStore
 from tests.contracts.stages import Sums
 
-LONG = "k" * 200
+LONG = "k" * 2_000
 
 
 class Bench:
@@ -53,7 +53,7 @@ def records(*pairs: tuple[str, str]) -> list[Record]:
 
 def test_a_refused_output_becomes_a_dead_letter_and_the_rest_goes_on() -> None:
     """The output that is too large is kept with its reason; its neighbours arrive, and the position moves on."""
-    bench = Bench({"out": 150})
+    bench = Bench({"out": 1_500})
     bench.runner.take(records(("a", "1"), (LONG, "5"), ("a", "2")))
     (letter,) = bench.log.records("dead")
     marks = dict(letter.headers)
@@ -70,7 +70,7 @@ def test_a_refused_output_becomes_a_dead_letter_and_the_rest_goes_on() -> None:
 
 def test_the_state_has_what_was_refused() -> None:
     """The input of a refused output had its effect: later sums go on from it, also after a restart."""
-    bench = Bench({"out": 150})
+    bench = Bench({"out": 1_500})
     bench.runner.take(records(("a", "1"), (LONG, "5")))
     again = bench.opened()
     again.take(records(("a", "1"), (LONG, "5"), (LONG, "2")))
@@ -80,7 +80,7 @@ def test_the_state_has_what_was_refused() -> None:
 
 def test_what_the_dead_letters_refuse_is_named_there() -> None:
     """A letter that is too large itself goes without content; the marks say where the input lies."""
-    bench = Bench({"out": 150, "dead": 150})
+    bench = Bench({"out": 1_500, "dead": 1_500})
     bench.runner.take(records((LONG, "5")))
     (letter,) = bench.log.records("dead")
     marks = dict(letter.headers)
@@ -93,7 +93,7 @@ def test_what_the_dead_letters_refuse_is_named_there() -> None:
 
 def test_without_dead_letters_the_runner_stops_and_says_so() -> None:
     """When nothing can be kept anywhere, the error names topic and reason, and the position stays."""
-    bench = Bench({"out": 150}, topics=("out",))
+    bench = Bench({"out": 1_500}, topics=("out",))
     with pytest.raises(StreamError, match="topic 'dead' refuses even a dead letter without content: unknown topic"):
         bench.runner.take(records((LONG, "5")))
 
@@ -124,8 +124,8 @@ def test_a_refusal_in_silence_is_kept_too() -> None:
 
 def test_poison_that_is_too_large_for_the_dead_letters_is_named_there() -> None:
     """A record that the stage cannot bear and the dead-letter topic cannot hold stops nobody either."""
-    bench = Bench({"dead": 10})
-    bench.runner.take(records(("a", "1"), ("a", "poison" * 5), ("a", "2")))
+    bench = Bench({"dead": 1_500})
+    bench.runner.take(records(("a", "1"), ("a", "poison" * 500), ("a", "2")))
     (letter,) = bench.log.records("dead")
     marks = dict(letter.headers)
 
