@@ -247,11 +247,13 @@ def main() -> None:
                 times = f"{row.cpu:>8.1f}{row.first:>8.1f}{row.p50:>8.0f}{row.p99:>9.0f}"
                 print(f"{name:<16}{size:>6}{row.rate:>12,.0f}{times}{ratio:>9.1f}x")
         counters = settle(page)
-        drops = "kserve_logger_events_dropped_total"
-        dropped = sum(value for name, value in counters.items() if name.startswith(drops))
+        sent, dropped = (
+            sum(value for name, value in counters.items() if name.startswith(f"kserve_logger_events_{what}_total"))
+            for what in ("sent", "dropped")
+        )
         print(
             f"events captured {counters['sidelight_logger_captured_total']:.0f},"
-            f" delivered {counters['kserve_logger_events_sent_total']:.0f}, dropped {dropped:.0f}"
+            f" delivered {sent:.0f}, dropped {dropped:.0f}"
         )
 
 

@@ -1,39 +1,27 @@
-"""Gets letters to one Kafka topic: sends, tries again within bounds, and says of each letter what became of it."""
+"""Gets letters to one sink: sends, tries again within bounds, and says of each letter what became of it.
+
+What waits, waits in memory. What carries the letters is a `Publisher`: to Kafka, by HTTP, into a file.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
-from logger.settings import OutboxSettings
 from logger.tap import Letter
+from logger.way import Fate, Origin, Settle, Spooled
 from streams.errors import Refused, Unavailable
 from streams.stage import Output, Publisher
 
 log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.2
-
-
-class Fate(IntEnum):
-    """What became of a letter."""
-
-    DELIVERED = 0
-    UNDELIVERED = 1
-    """Not delivered in time."""
-    REFUSED = 2
-    """The broker will never take it."""
-    SHUTDOWN = 3
-    """Not delivered before the end."""
-    UNREADABLE = 4
-    """Its exchange could not be read back; a fault of ours."""
-
-
-Settle = Callable[[Fate], None]
+_MOST_PENDING = 8_192
+"""Letters in the carrier. The ring holds the others: there each exchange exists once, and survives this process."""
+_SAY_EVERY_S = 10.0
 
 
 @dataclass(slots=True)
@@ -46,23 +34,43 @@ class _Posted:
 
 
 class Courier:
-    """The way to one topic. The shipper's thread alone calls it."""
+    """The way to one topic. The shipper's thread alone calls it.
 
-    def __init__(self, publisher: Publisher, topic: str, settings: OutboxSettings) -> None:
-        self._publisher, self._topic, self._settings = publisher, topic, settings
+    Args:
+        retry_s: how long a letter is tried again; infinite for what is safe elsewhere meanwhile.
+    """
+
+    def __init__(self, name: str, publisher: Publisher, topic: str, retry_s: float) -> None:
+        self.name = name
+        self._publisher, self._topic, self._retry_s = publisher, topic, retry_s
         self._again: deque[_Posted] = deque()
         self._next_try = 0.0
+        self._said = -_SAY_EVERY_S
         self._unanswered: dict[int, _Posted] = {}
         self._count = 0
-        self.delivery_seconds = 0.0
-        """Time from the first attempt to the acknowledgement, added up over delivered events."""
+        self._delivered = 0
+        self._delivery_seconds = 0.0
 
-    def pending(self) -> int:
-        """Give the letters whose fate is open."""
-        return len(self._again) + len(self._unanswered)
+    @property
+    def spooled(self) -> Spooled:
+        """See `Way`: nothing ever is."""
+        return Spooled()
+
+    def room(self) -> bool:
+        """See `Way`."""
+        return len(self._again) + len(self._unanswered) < _MOST_PENDING
+
+    def resting(self) -> bool:
+        """See `Way`."""
+        return not self._again and not self._unanswered
+
+    def take(self, _origin: Origin, letters: Sequence[Letter], settle: Settle) -> None:
+        """See `Way`."""
+        for letter in letters:
+            self.send(letter, settle)
 
     def send(self, letter: Letter, settle: Settle) -> None:
-        """Take a letter; `settle` is called once, from here or from `work`."""
+        """Take one letter; `settle` is called once, from here or from `work`."""
         output = Output(self._topic, letter.key, letter.value, letter.headers)
         self._post(_Posted(output, settle, time.monotonic()))
 
@@ -74,13 +82,17 @@ class Courier:
         self._next_try = time.monotonic() + _PAUSE_S
         for _ in range(len(self._again)):
             posted = self._again.popleft()
-            if time.monotonic() - posted.since > self._settings.retry_s:
+            if time.monotonic() - posted.since > self._retry_s:
                 posted.settle(Fate.UNDELIVERED)
             else:
                 self._post(posted)
 
-    def give_up(self) -> None:
-        """Settle what is still open: this is the end."""
+    def gauges(self) -> Mapping[str, float]:
+        """See `Way`."""
+        return {"delivery_seconds": self._delivery_seconds, "delivery_count": self._delivered}
+
+    def close(self) -> None:
+        """See `Way`."""
         for posted in (*self._again, *self._unanswered.values()):
             posted.settle(Fate.SHUTDOWN)
         self._again.clear()
@@ -105,7 +117,8 @@ class Courier:
 
     def _answered(self, posted: _Posted, error: Exception | None) -> None:
         if error is None:
-            self.delivery_seconds += time.monotonic() - posted.since
+            self._delivered += 1
+            self._delivery_seconds += time.monotonic() - posted.since
             posted.settle(Fate.DELIVERED)
         elif isinstance(error, Refused):
             self._refused(posted, error)
@@ -113,5 +126,7 @@ class Courier:
             self._again.append(posted)
 
     def _refused(self, posted: _Posted, error: Exception) -> None:
-        log.error("the broker refuses payload events: %s", error)
+        if time.monotonic() - self._said >= _SAY_EVERY_S:
+            self._said = time.monotonic()
+            log.error("%s refuses payload events: %s", self.name, error)
         posted.settle(Fate.REFUSED)

@@ -1,66 +1,76 @@
 """The logger's Prometheus page, read from shared memory when asked: nothing on the way of a request.
 
-Names are KServe's own where KServe has one (kserve/kserve pull request 6190); they count events.
+Names are KServe's own where KServe has one (kserve/kserve pull request 6190); they count events. What differs between
+sinks carries the label `sink`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from logger.courier import Courier, Fate
-from logger.lane import CAPTURED, CONNECTIONS, QUEUE_FULL, STRIPPED, Lane
+from logger import account
+from logger.lane import Lane
+from logger.way import Way
 
-
-class Totals:
-    """The sums over all lanes, from one moment."""
-
-    def __init__(self, lanes: Sequence[Lane]) -> None:
-        settled = [lane.ring.settled() for lane in lanes]
-        fates = [sum(found.counts[fate] for found in settled) for fate in Fate]
-        self.waiting = sum(lane.ring.written() - found.records for lane, found in zip(lanes, settled, strict=True))
-        self.captured, full, self.stripped, self.connections = (
-            sum(lane.tally.get(what) for lane in lanes) for what in (CAPTURED, QUEUE_FULL, STRIPPED, CONNECTIONS)
-        )
-        self.delivered = fates[Fate.DELIVERED]
-        dropped = {fate.name.lower(): fates[fate] for fate in Fate if fate is not Fate.DELIVERED} | {"queue-full": full}
-        self.dropped = {reason: count for reason, count in dropped.items() if count}
-        self.in_flight = self.captured - self.delivered - sum(self.dropped.values())
+_FAILED = ("undelivered", "refused", "spool-lost")
 
 
 class LoggerCollector(Collector):
-    """Shows lanes and courier."""
+    """Shows lanes and ways."""
 
-    def __init__(self, lanes: Sequence[Lane], courier: Courier) -> None:
-        self._lanes, self._courier = lanes, courier
+    def __init__(self, lanes: Sequence[Lane], ways: Sequence[Way], events_each: int) -> None:
+        self._lanes, self._ways, self._each = lanes, ways, events_each
 
     def collect(self) -> Iterable[Metric]:
         """Give the families."""
-        totals = Totals(self._lanes)
-        dropped = CounterMetricFamily("kserve_logger_events_dropped", "Events given up, by reason.", labels=("reason",))
-        for reason, count in totals.dropped.items():
-            dropped.add_metric((reason,), count)
-        failed = sum(totals.dropped.get(reason, 0) for reason in ("undelivered", "refused"))
-        duration = SummaryMetricFamily(
-            "kserve_logger_delivery_duration_seconds", "From first attempt to acknowledgement."
+        accounts = account.read(self._lanes, len(self._ways), self._each)
+        first = accounts.ways[0]
+        yield CounterMetricFamily("sidelight_logger_captured", "Events captured.", value=first.captured)
+        yield CounterMetricFamily("sidelight_logger_stripped", "Events kept without body.", value=accounts.stripped)
+        yield GaugeMetricFamily("sidelight_logger_in_flight", "Events on their way.", value=first.in_flight)
+        yield GaugeMetricFamily("kserve_logger_work_queue_depth", "Exchanges that wait.", value=accounts.waiting)
+        yield GaugeMetricFamily("sidelight_logger_connections", "Open clients.", value=accounts.connections)
+        yield self._by_status("sidelight_logger_requests", "Inference calls by status.", _answers)
+        yield self._by_status("sidelight_logger_refused", "Requests refused for their form.", _refusals)
+        yield from self._accounts(accounts.ways)
+        yield from self._gauges()
+
+    def _accounts(self, accounts: Sequence[account.Account]) -> Iterator[Metric]:
+        sent = CounterMetricFamily("kserve_logger_events_sent", "Events acknowledged.", labels=("sink",))
+        failed = CounterMetricFamily("kserve_logger_events_failed", "Events that no sink will have.", labels=("sink",))
+        dropped = CounterMetricFamily(
+            "kserve_logger_events_dropped", "Events given up, by reason.", labels=("sink", "reason")
         )
-        duration.add_metric((), count_value=totals.delivered, sum_value=self._courier.delivery_seconds)
-        return (
-            CounterMetricFamily("sidelight_logger_captured", "Events captured.", value=totals.captured),
-            CounterMetricFamily("kserve_logger_events_sent", "Events acknowledged.", value=totals.delivered),
-            CounterMetricFamily("kserve_logger_events_failed", "Events whose delivery failed for good.", value=failed),
-            CounterMetricFamily("sidelight_logger_stripped", "Events kept without their body.", value=totals.stripped),
-            GaugeMetricFamily("sidelight_logger_in_flight", "Events on their way.", value=totals.in_flight),
-            GaugeMetricFamily("kserve_logger_work_queue_depth", "Exchanges that wait.", value=totals.waiting),
-            GaugeMetricFamily("sidelight_logger_connections", "Open clients.", value=totals.connections),
-            dropped,
-            self._by_status("sidelight_logger_requests", "Inference calls by status.", _answers),
-            self._by_status("sidelight_logger_refused", "Requests refused for their form.", _refusals),
-            duration,
-        )  # fmt: skip
+        spooled = GaugeMetricFamily("sidelight_logger_spooled", "Events that wait on disk.", labels=("sink",))
+        recovered = CounterMetricFamily(
+            "sidelight_logger_recovered", "Events found on disk at the start.", labels=("sink",)
+        )
+        for way, found in zip(self._ways, accounts, strict=True):
+            sink = (way.name,)
+            sent.add_metric(sink, found.delivered)
+            failed.add_metric(sink, sum(found.dropped.get(reason, 0) for reason in _FAILED))
+            spooled.add_metric(sink, found.spooled)
+            recovered.add_metric(sink, found.recovered)
+            for reason, count in found.dropped.items():
+                dropped.add_metric((way.name, reason), count)
+        return iter((sent, failed, dropped, spooled, recovered))
+
+    def _gauges(self) -> Iterator[Metric]:
+        duration = SummaryMetricFamily(
+            "kserve_logger_delivery_duration_seconds", "From first attempt to acknowledgement.", labels=("sink",)
+        )
+        for way in self._ways:
+            gauges = dict(way.gauges())
+            duration.add_metric((way.name,), int(gauges.pop("delivery_count")), gauges.pop("delivery_seconds"))
+            for name, value in gauges.items():
+                family = GaugeMetricFamily(f"sidelight_logger_{name}", "See docs/logger.md.", labels=("sink",))
+                family.add_metric((way.name,), value)
+                yield family
+        yield duration
 
     def _by_status(self, name: str, text: str, read: Callable[[Lane], dict[int, int]]) -> Metric:
         family = CounterMetricFamily(name, text, labels=("status",))

@@ -7,33 +7,36 @@ import asyncio
 import errno
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, start_http_server
 
 from deploy import sidecar
 from deploy.errors import UserError
-from logger.courier import Courier
+from deploy.ways import POLICIES, Destination, WaySettings, build, destinations, watched
+from logger import account
 from logger.lane import Lane
-from logger.metrics import LoggerCollector, Totals
+from logger.metrics import LoggerCollector
 from logger.outbox import Outbox
 from logger.proxy import Proxy
-from logger.settings import OutboxSettings, ProxySettings, TapSettings
+from logger.settings import OutboxSettings, ProxySettings, SpoolSettings, TapSettings
 from logger.shipper import Shipper
 from logger.tap import Tap
-from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
-from streams.topics import Topics
 
 log = logging.getLogger("sidelight.logger")
 
 HELP = "proxy in front of a model that logs every request and response as CloudEvents on Kafka"
 EXAMPLES = """\
   sidelight logger --log-url kafka://broker:9092/inference.payloads --component-port 8080
+  sidelight logger --log-url kafka://broker:9092,http://broker-ingress/default/default --outbox spool \\
+      --spool-dir /var/spool/sidelight
   sidelight logger --log-url kafka://127.0.0.1:9092 --port 9081 --component-port 8080 --log-mode all \\
       --inference-service iris --namespace default --metadata-headers x-client,user-agent --metrics-port 9089"""
 
@@ -43,13 +46,28 @@ _LATER: Final = (
     "--log-marshaller-url", "--log-marshaller-port", "--log-batch-size", "--log-batch-interval", "--enable-batcher",
     "--max-batchsize", "--max-latency", "--logger-ca-cert-file", "--logger-tls-skip-verify",
 )  # fmt: skip
-_MARGIN: Final = 64 * 1024
 _NICE: Final = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--log-url", required=True, help="kafka://host:port[,host:port][/topic]")
+    parser.add_argument(
+        "--log-url", required=True, metavar="URL[,URL]",
+        help="where events go: kafka://host:port[,host:port][/topic], http(s)://host/path, file:///folder, or several",
+    )  # fmt: skip
+    parser.add_argument(
+        "--outbox", choices=POLICIES, default="drop",
+        help="while a sink is away: drop the newest when memory is full (default), or spool on disk;"
+        " `?outbox=...` in a URL is for that sink",
+    )  # fmt: skip
+    parser.add_argument("--spool-dir", type=Path, metavar="DIR", help="folder of the spool, for this logger alone")
+    parser.add_argument(
+        "--spool-max-bytes", type=int, default=SpoolSettings().max_bytes, metavar="N", help="of each sink's spool"
+    )
+    parser.add_argument(
+        "--spool-sync", choices=("fsync", "none"), default="fsync",
+        help="fsync: events outlive a power cut (default); none: a kill -9 of this process",
+    )  # fmt: skip
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")  # noqa: S104 - as KServe's agent
     parser.add_argument("--port", type=int, default=9081, help="port to listen on (default: 9081)")
     parser.add_argument("--component-port", type=int, default=8080, help="the model's port (default: 8080)")
@@ -72,35 +90,35 @@ def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     _name_idle_flags(arguments)
-    bootstrap, topic = destination(arguments.log_url)
+    sinks = destinations(arguments.log_url, arguments.outbox)
+    if any(sink.policy == "spool" for sink in sinks) and arguments.spool_dir is None:
+        raise UserError("--outbox spool: expected a folder, --spool-dir")
     tap, outbox = Tap(_tap(arguments)), OutboxSettings()
     settings = ProxySettings(host=arguments.host, port=arguments.port, upstream_port=arguments.component_port)
     lanes = [Lane(outbox.max_bytes // arguments.proxies & ~15) for _ in range(arguments.proxies)]
-    publisher = PublisherSettings(
-        bootstrap=bootstrap, client_id="logger", linger_ms=20, message_max_bytes=arguments.capture + _MARGIN,
-        delivery_timeout_ms=int(outbox.retry_s * 1000), queue_kib=outbox.client_kib,
+    way_settings = WaySettings(
+        outbox=outbox, spool_folder=arguments.spool_dir, capture=arguments.capture, events_each=tap.events_each,
+        spool=SpoolSettings(max_bytes=arguments.spool_max_bytes, sync=arguments.spool_sync == "fsync"), kafka={},
     )  # fmt: skip
     children = [
         sidecar.Child(f"proxy {number}", partial(_proxy, settings, arguments.capture, lane, outbox, tap, number), 60)
         for number, lane in enumerate(lanes)
     ]
-    ship = partial(_ship, lanes, tap, publisher, topic, outbox, arguments.metrics_port)
+    ship = partial(_ship, lanes, tap, sinks, way_settings, arguments.metrics_port, secrets.randbits(63))
     code = sidecar.run([*children, sidecar.Child("shipper", ship, outbox.flush_s + 10)])
-    totals = Totals(lanes)
-    log.info("drained: %d events captured, %d delivered, dropped %s", totals.captured, totals.delivered, totals.dropped)
-    return code or (1 if totals.dropped else 0)
+    return code or _conclude(lanes, sinks, tap.events_each)
 
 
-def destination(url: str) -> tuple[str, str]:
-    """Give bootstrap servers and topic of a `kafka://` URL.
-
-    Raises:
-        UserError: another scheme, or no server.
-    """
-    parts = urlsplit(url)
-    if parts.scheme != "kafka" or not parts.netloc:
-        raise UserError(f"--log-url: expected kafka://host:port/topic, got {url!r}")
-    return parts.netloc, parts.path.strip("/") or Topics().payloads
+def _conclude(lanes: list[Lane], sinks: Sequence[Destination], events_each: int) -> int:
+    """Say what became of everything; 1 when something was given up."""
+    code = 0
+    for sink, found in zip(sinks, account.read(lanes, len(sinks), events_each).ways, strict=True):
+        log.info(
+            "drained: %s: %d events captured, %d recovered, %d delivered, %d spooled, dropped %s",
+            sink.name, found.captured, found.recovered, found.delivered, found.spooled, dict(found.dropped),
+        )  # fmt: skip
+        code = code or (1 if found.dropped else 0)
+    return code
 
 
 def _proxy(
@@ -128,18 +146,19 @@ def _say_ready(settings: ProxySettings) -> None:
 
 
 def _ship(
-    lanes: list[Lane], tap: Tap, publisher: PublisherSettings, topic: str, outbox: OutboxSettings, metrics_port: int
+    lanes: list[Lane], tap: Tap, sinks: Sequence[Destination], settings: WaySettings, metrics_port: int, boot: int
 ) -> int:
     # The model's answers go first where processors are short.
     os.nice(_NICE)
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    courier = Courier(ConfluentPublisher(publisher), topic, outbox)
+    ways = [build(sink, settings) for sink in sinks]
     if metrics_port:
         registry = CollectorRegistry()
-        registry.register(LoggerCollector(lanes, courier))
+        registry.register(LoggerCollector(lanes, ways, tap.events_each))
         start_http_server(metrics_port, addr="127.0.0.1", registry=registry)
-    Shipper(lanes, tap, courier, outbox).run(stopping)
+    log.info("shipping to %s", watched(sinks))
+    Shipper(lanes, tap, ways, settings.outbox, boot).run(stopping)
     return 0
 
 

@@ -25,6 +25,8 @@ _CURSOR: Final = "cursor"
 _CURSOR_NEW: Final = "cursor.new"
 _CURSOR_FORMAT: Final = struct.Struct("<QI")
 _CHUNK: Final = 1 << 20
+_RECORD, _VOID = b"R", b"V"
+"""First byte of a frame's content. A void names the first of the ids before it that were abandoned."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,7 @@ class Journal:
         highest = max((identity for segment in self._last(2) for identity, _ in self._scan(segment)), default=-1)
         self._next = max([self.cursor, highest + 1, *([firsts[-1]] if firsts else [])])
         self._writing: _Segment | None = None
+        self._void: int | None = None
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self.committed = self._next
@@ -89,18 +92,33 @@ class Journal:
     def tail(self) -> Iterator[bytes]:
         """Give the payloads of the last two segments, to see how far a writer had come. Call before anything else."""
         for segment in self._last(2):
-            for _, payload in self._scan(segment):
-                yield payload
+            for _, content in self._scan(segment):
+                if content[:1] == _RECORD:
+                    yield content[1:]
 
     def append(self, payload: bytes) -> bool:
         """Take a record, to be safe after the next `commit`; False when there is no room for it."""
-        size = HEAD_BYTES + len(payload)
+        size = HEAD_BYTES + len(payload) + 1
         if self.size + size > self._settings.max_bytes:
             return False
-        self._pending.append(frame(self._next, payload))
-        self._pending_bytes += size
-        self._next += 1
+        if self._void is not None:
+            self._push(_VOID + self._void.to_bytes(8, "little"))
+        self._push(_RECORD + payload)
         return True
+
+    def _push(self, content: bytes) -> None:
+        self._pending.append(frame(self._next, content))
+        self._pending_bytes += HEAD_BYTES + len(content)
+        self._next += 1
+
+    def abandon(self) -> None:
+        """Let go of what was appended since the last commit: somebody else takes care of it.
+
+        Parts of it may be on disk and come up after a restart. Their ids are not used again.
+        """
+        if self._pending and self._void is None:
+            self._void = self.committed
+        self._pending, self._pending_bytes = [], 0
 
     def commit(self) -> None:
         """Make every appended record safe.
@@ -119,7 +137,7 @@ class Journal:
         self._disk.append(segment.name, data)
         if self._settings.sync:
             self._disk.sync(segment.name)
-        self._pending, self._pending_bytes = [], 0
+        self._pending, self._pending_bytes, self._void = [], 0, None
         self.committed = self._next
         self._writing = segment
 
@@ -130,12 +148,24 @@ class Journal:
             record = self._read_one()
             if record is None:
                 break
+            identity, content = record
             # An id that was read before: an attempt to commit failed half-way and was made again.
-            if record[0] >= self._expected:
-                self._skip_to(record[0])
-                self._expected += 1
-                found.append(record)
+            if identity < self._expected:
+                continue
+            if content[:1] == _VOID:
+                self._pass_over(int.from_bytes(content[1:9], "little"), identity)
+                continue
+            self._skip_to(identity)
+            self._expected += 1
+            found.append((identity, content[1:]))
         return found
+
+    def _pass_over(self, first: int, marker: int) -> None:
+        """Take ids that were abandoned, and the marker that says so, for done with; what is before them is damaged."""
+        self._skip_to(first)
+        for identity in range(self._expected, marker + 1):
+            self.acknowledge(identity)
+        self._expected = marker + 1
 
     def acknowledge(self, identity: int) -> None:
         """Note that a record is done with. Any order."""
@@ -167,8 +197,8 @@ class Journal:
             self._segments.popleft()
 
     def _begin(self) -> _Segment:
-        """Start a segment under the id of the first record that it will hold."""
-        first = self._next - len(self._pending)
+        """Start a segment under the first id that it says anything about."""
+        first = self._next - len(self._pending) if self._void is None else self._void
         # An attempt that failed has left a file. It is read as far as it is sound, and not written to again.
         segment = _Segment(first, sum(one.first == first for one in self._segments))
         self._disk.append(segment.name, b"")

@@ -150,7 +150,7 @@ def test_killing_the_shipper_loses_nothing(kafka: str, topics: Topics, tmp_path:
 
     assert logger.statuses == [200] * CALLS
     assert code == 0, log
-    assert f"drained: {2 * CALLS} events captured, {2 * CALLS} delivered, dropped {{}}" in log
+    assert f"{2 * CALLS} events captured, 0 recovered, {2 * CALLS} delivered, 0 spooled, dropped {{}}" in log
     assert len(set(found)) == 2 * CALLS
     assert log.count("shipper ended (signal SIGKILL)") == KILLS
 
