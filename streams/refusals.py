@@ -56,7 +56,7 @@ def refused_letter(refusal: Refusal, records: Sequence[Record], partition: int, 
 
 
 def bare_letter(refusal: Refusal) -> Output:
-    """Leave a refused dead letter's content out, and a long key; its marks still say what it was and where its input lies."""
+    """Leave a refused dead letter's content out, and a long key; its marks still say what it was and whence."""
     letter = refusal.output
     key = letter.key if len(letter.key or b"") <= _LONGEST_KEY else None
     marks = tuple((name, value) for name, value in letter.headers if name in _MARKS and name != "sl_refused")

@@ -117,8 +117,8 @@ class FaustHost:
         await self._done.wait()
         idle.cancel()
         if not await self._drained(app):
-            # Faust commits what it holds when it stops, done or not; a worker that just ends is like one that crashed.
-            return
+            # Faust commits what it holds when it stops, done or not; one that is not stopped never ends.
+            app.consumer.force_commit = _nothing
         await asyncio.wait_for(app.stop(), self._settings.drain_s)
 
     async def _drained(self, app: Any) -> bool:  # noqa: ANN401 - faust ships no types
@@ -270,6 +270,10 @@ class FaustHost:
     def _pump(self, ended: threading.Event) -> None:
         while not ended.is_set():
             self._publisher.poll(0.1)
+
+
+async def _nothing(*_: Any, **__: Any) -> bool:  # noqa: ANN401 - in the place of a method of faust's
+    return False
 
 
 def _record(message: Any) -> Record:  # noqa: ANN401 - as above

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import pytest
@@ -19,12 +22,13 @@ from confluent_kafka.admin._resource import ResourceType
 
 from deploy.kafka.topics import ensure_topics
 from deploy.lag import Lag
+from streams.errors import StreamError
 from streams.hosts.memory import MemoryHost
 from streams.hosts.runner import Abandoned, RunnerSettings
 from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
 from streams.publishers.memory import MemoryLog, MemoryPublisher, partition_of
 from streams.publishing import publish_all
-from streams.stage import Checkpoint, Done, Output
+from streams.stage import Batch, Checkpoint, Done, Effects, Output
 from streams.state import KafkaStateStore, MemoryStateStore
 from streams.topics import Topics, state_topic
 from tests.contracts.stages import Sums
@@ -53,6 +57,14 @@ class World:
         """Run the host, let it crash at a step, and run it again until everything is done."""
         raise NotImplementedError
 
+    def fail(self) -> str:
+        """Run a host that cannot go on; give what it says."""
+        raise NotImplementedError
+
+    def refused(self) -> int:
+        """Give how many outputs the hosts counted as refused."""
+        raise NotImplementedError
+
     def read(self, topic: str) -> list[Output]:
         """Read a topic, partition after partition."""
         raise NotImplementedError
@@ -70,10 +82,10 @@ class World:
 class MemoryWorld(World):
     """The memory host."""
 
-    def __init__(self, topics: Topics) -> None:
+    def __init__(self, topics: Topics, limits: Mapping[str, int] = {}) -> None:
         super().__init__(topics)
         names = (topics.payloads, topics.observations, topics.deadletter)
-        self.log = MemoryLog(dict.fromkeys(names, PARTITIONS))
+        self.log = MemoryLog(dict.fromkeys(names, PARTITIONS), limits)
         self.store = MemoryStateStore()
 
     def fill(self, records: Sequence[tuple[str, str]]) -> None:
@@ -83,16 +95,28 @@ class MemoryWorld(World):
     def work(self, step: str = "", at: int = 1) -> None:
         fuse = _Fuse(step, at)
         for _ in range(3):
-            publisher = _FusedPublisher(self.log, fuse)
-            host = MemoryHost(
-                self.log, self.topics.payloads, lambda p: Sums(p, self.topics.observations), publisher,
-                _FusedStore(self.store, fuse), RunnerSettings(stage="sums", deadletter=self.topics.deadletter), batch=7,
-            )  # fmt: skip
+            self._host = self.host(fuse)
             try:
-                host.run()
+                self._host.run()
             except Crash:
                 continue
             return
+
+    def host(self, fuse: _Fuse) -> MemoryHost:
+        """Make a host."""
+        return MemoryHost(
+            self.log, self.topics.payloads, lambda p: Sums(p, self.topics.observations),
+            _FusedPublisher(self.log, fuse), _FusedStore(self.store, fuse),
+            RunnerSettings(stage="sums", deadletter=self.topics.deadletter), batch=7,
+        )  # fmt: skip
+
+    def fail(self) -> str:
+        with pytest.raises(StreamError) as failed:
+            self.work()
+        return str(failed.value)
+
+    def refused(self) -> int:
+        return sum(runner.counters.refused for runner in self._host.runners.values())
 
     def read(self, topic: str) -> list[Output]:
         return [Output(r.topic, r.key, r.value, r.headers, r.partition) for r in self.log.records(topic)]
@@ -101,19 +125,28 @@ class MemoryWorld(World):
 class KafkaWorld(World):
     """A host over real Kafka, in processes of its own."""
 
-    def __init__(self, topics: Topics, kafka: str, host: str, folder: Path) -> None:
+    def __init__(
+        self, topics: Topics, kafka: str, host: str, folder: Path, limits: Mapping[str, int] = {}
+    ) -> None:  # fmt: skip
         super().__init__(topics)
         self.kafka, self.host, self._log = kafka, host, folder / "worker.log"
-        ensure_topics(kafka, (*topics.declared(PARTITIONS), state_topic(topics, "sums", PARTITIONS)))
+        declared = [
+            replace(topic, config={**topic.config, "max.message.bytes": str(limits[topic.name])})
+            if topic.name in limits else topic
+            for topic in topics.declared(PARTITIONS)
+        ]  # fmt: skip
+        ensure_topics(kafka, (*declared, state_topic(topics, "sums", PARTITIONS)))
 
     def fill(self, records: Sequence[tuple[str, str]]) -> None:
         publisher = ConfluentPublisher(PublisherSettings(bootstrap=self.kafka))
         outputs = [Output(self.topics.payloads, key.encode(), value.encode()) for key, value in records]
         publish_all(publisher, outputs, 30.0)
 
-    def start(self, step: str = "", at: int = 1, pause: float = 0.0) -> subprocess.Popen[bytes]:
+    def start(
+        self, step: str = "", at: int = 1, pause: float = 0.0, queue: int = 4000, kib: int = 64 * 1024
+    ) -> subprocess.Popen[bytes]:
         """Start a worker."""
-        words = (self.host, self.kafka, self.topics.prefix, step, str(at), str(pause), "4000")
+        words = (self.host, self.kafka, self.topics.prefix, step, str(at), str(pause), str(queue), str(kib))
         with self._log.open("ab") as output:
             command = (sys.executable, "-m", "tests.contracts.worker", *words)
             return subprocess.Popen(command, stdout=output, stderr=output)
@@ -126,11 +159,32 @@ class KafkaWorld(World):
         self.await_done()
         self.stop(worker)
 
+    def fail(self) -> str:
+        worker = self.start()
+
+        assert worker.wait(60) not in {0, -signal.SIGKILL}
+        return self._log.read_text()[-3000:]
+
+    def refused(self) -> int:
+        return sum(map(int, re.findall(r"the broker refuses (\d+) outputs", self._log.read_text())))
+
     def stop(self, worker: subprocess.Popen[bytes]) -> None:
         """Drain a worker; it has to end well."""
         worker.send_signal(signal.SIGTERM)
 
         assert worker.wait(30) == 0, self._log.read_text()[-3000:]
+
+    def waited(self) -> tuple[int, int]:
+        """Give how many records and bytes waited at most, as drained workers said."""
+        found = re.findall(r"at most (\d+) records of (\d+) bytes waited", self._log.read_text())
+        return max(int(records) for records, _ in found), max(int(size) for _, size in found)
+
+    def shared(self) -> bool:
+        """Tell whether two workers have partitions."""
+        admin = AdminClient({"bootstrap.servers": self.kafka})
+        group = f"{self.topics.prefix}.sums"
+        found = admin.describe_consumer_groups([group])[group].result(10)
+        return len([member for member in found.members if member.assignment.topic_partitions]) == 2
 
     def await_done(self) -> None:
         """Wait until the group has committed everything."""
@@ -161,12 +215,21 @@ def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
 
 
 @pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.kafka) for name in KAFKA_HOSTS)])
-def world(request: pytest.FixtureRequest, topics: Topics, tmp_path: Path) -> Iterator[World]:
+def limited(request: pytest.FixtureRequest, topics: Topics, tmp_path: Path) -> Callable[[Mapping[str, int]], World]:
+    """Give what makes each host's world in turn, with limits to the size of some topics' records."""
+
+    def made(limits: Mapping[str, int]) -> World:
+        if request.param == "memory":
+            return MemoryWorld(topics, limits)
+        return KafkaWorld(topics, request.getfixturevalue("kafka"), request.param, tmp_path, limits)
+
+    return made
+
+
+@pytest.fixture
+def world(limited: Callable[[Mapping[str, int]], World]) -> World:
     """Give each host's world in turn."""
-    if request.param == "memory":
-        yield MemoryWorld(topics)
-    else:
-        yield KafkaWorld(topics, request.getfixturevalue("kafka"), request.param, tmp_path)
+    return limited({})
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.kafka) for name in KAFKA_HOSTS])
@@ -223,6 +286,36 @@ def test_poison_goes_to_the_dead_letters_alone(world: World) -> None:
     assert headers["sl_partition"] == str(partition_of(b"k1", PARTITIONS)).encode()
 
 
+def test_a_refused_output_goes_to_the_dead_letters_alone(
+    limited: Callable[[Mapping[str, int]], World], topics: Topics
+) -> None:
+    """An output that its topic will never take is kept with its reason and its place; all others arrive, once."""
+    world = limited({topics.observations: 2_000})
+    long = Random(1).randbytes(1_500).hex()
+    world.fill([*RECORDS[:20], (long, "7"), *RECORDS[20:]])
+    world.work()
+    (letter,) = world.read(topics.deadletter)
+    headers = dict(letter.headers)
+
+    assert by_key(world.sums()) == expected(RECORDS)
+    assert json.loads(letter.value or b"")["key"] == long
+    assert (headers["sl_reason"], headers["sl_target"]) == (b"refused", topics.observations.encode())
+    assert headers["sl_partition"] == str(partition_of(long.encode(), PARTITIONS)).encode()
+    assert int(headers["sl_offset"] or b"") <= 21
+    assert world.refused() == 1
+
+
+def test_a_host_that_can_keep_nothing_stops_and_says_so(
+    limited: Callable[[Mapping[str, int]], World], topics: Topics
+) -> None:
+    """When even the dead-letter topic refuses, going on would lose the record and waiting would never end."""
+    world = limited({topics.observations: 2_000, topics.deadletter: 100})
+    world.fill([(Random(1).randbytes(1_500).hex(), "7")])
+
+    assert f"topic {topics.deadletter!r} refuses even a dead letter without content" in world.fail()
+    assert world.read(topics.deadletter) == []
+
+
 def test_later_records_continue_from_the_state(world: World) -> None:
     """A second start takes up where the first one stopped, with its sums."""
     world.fill(RECORDS[:30])
@@ -267,6 +360,70 @@ def test_drain_finishes_the_running_batch(kafka_world: KafkaWorld) -> None:
 
     assert 5 < done < len(RECORDS)
     assert by_key(kafka_world.sums()) == expected(RECORDS)
+
+
+def test_a_slow_stage_holds_its_host_back(kafka_world: KafkaWorld) -> None:
+    """However much lies in the topic, no more records wait for a stage than the settings say; all get done."""
+    many = [(f"k{number % 5}", str(number)) for number in range(160)]
+    kafka_world.fill(many)
+    worker = kafka_world.start(pause=0.002, queue=20)
+    kafka_world.await_done()
+    kafka_world.stop(worker)
+    most, _ = kafka_world.waited()
+
+    assert 0 < most <= 20 * PARTITIONS
+    assert by_key(kafka_world.sums()) == expected(many)
+
+
+@pytest.mark.kafka
+def test_large_records_hold_the_native_host_back(kafka: str, topics: Topics, tmp_path: Path) -> None:
+    """No more bytes wait than the settings say and one read brings."""
+    world = KafkaWorld(topics, kafka, "native", tmp_path)
+    many = [(f"k{number % 5}", f"{number:04000}") for number in range(100)]
+    world.fill(many)
+    worker = world.start(pause=0.002, kib=16)
+    world.await_done()
+    world.stop(worker)
+    _, most = world.waited()
+
+    assert 0 < most <= PARTITIONS * (16 * 1024 + 7 * 4_300)
+    assert by_key(world.sums()) == expected(many)
+
+
+def test_a_partition_that_was_full_goes_on_when_it_comes_back(kafka_world: KafkaWorld) -> None:
+    """A partition that was held back when it went to another worker, and then returned, does not stand still."""
+    many = [(f"k{number % 5}", str(number)) for number in range(140)]
+    kafka_world.fill(many)
+    first = kafka_world.start(pause=0.01, queue=7)
+    until(lambda: len(kafka_world.read(kafka_world.topics.observations)) > 10)
+    second = kafka_world.start(pause=0.01, queue=7)
+    until(kafka_world.shared)
+    kafka_world.stop(second)
+    kafka_world.await_done()
+    kafka_world.stop(first)
+
+    assert by_key(kafka_world.sums()) == expected(many)
+
+
+def test_the_memory_host_holds_one_batch(topics: Topics) -> None:
+    """However much lies in the topic, a stage gets no more than the batch that was asked for."""
+    world = MemoryWorld(topics)
+    world.fill(RECORDS)
+    sizes: list[int] = []
+
+    class Measured(Sums):
+        def process(self, batch: Batch) -> Effects:
+            sizes.append(len(batch.records))
+            return super().process(batch)
+
+    host = MemoryHost(
+        world.log, topics.payloads, lambda p: Measured(p, topics.observations), MemoryPublisher(world.log),
+        world.store, RunnerSettings(stage="sums", deadletter=topics.deadletter), batch=4,
+    )  # fmt: skip
+    host.run()
+
+    assert max(sizes) == 4
+    assert by_key(world.sums()) == expected(RECORDS)
 
 
 @pytest.mark.kafka

@@ -1,6 +1,7 @@
 """A worker process of the contract suite: a host over real Kafka that can kill itself at a chosen step.
 
-Called as `python -m tests.contracts.worker HOST BOOTSTRAP PREFIX STEP AT PAUSE QUEUE`.
+Called as `python -m tests.contracts.worker HOST BOOTSTRAP PREFIX STEP AT PAUSE QUEUE KIB`. At its end it says how much
+ever waited for its stages.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from streams.hosts.native import NativeHost
 from streams.hosts.runner import RunnerSettings
 from streams.hosts.settings import HostSettings
 from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
-from streams.stage import Checkpoint, Done, Output, Stage, StateStore
+from streams.stage import Batch, Checkpoint, Done, Effects, Output, StateStore
 from streams.state import KafkaStateStore
 from streams.topics import Topics
 from tests.contracts.stages import Sums
@@ -70,7 +71,7 @@ class FusedStore:
 
 def main() -> int:
     """Run until SIGTERM."""
-    host_name, bootstrap, prefix, step, at, pause, queue = sys.argv[1:8]
+    host_name, bootstrap, prefix, step, at, pause, queue, kib = sys.argv[1:9]
     topics = Topics(prefix)
     fuse = Fuse(step, int(at))
     state = topics.state("sums")
@@ -78,17 +79,26 @@ def main() -> int:
     store = FusedStore(KafkaStateStore(bootstrap, state, publisher), fuse)
     settings = HostSettings(
         bootstrap=bootstrap, topic=topics.payloads, group=f"{prefix}.sums", batch_records=7, queue_records=int(queue),
-        session_timeout_ms=2_000, idle_after_s=0.5,
+        queue_kib=int(kib), session_timeout_ms=2_000, idle_after_s=0.5,
     )  # fmt: skip
+    most = [0, 0]
 
-    def stage(partition: int) -> Stage:
-        return Sums(partition, topics.observations, float(pause))
+    class Watched(Sums):
+        """A stage that looks at its host's queues before it works."""
+
+        def process(self, batch: Batch) -> Effects:
+            """Note how many records and bytes wait, when it is more than ever before."""
+            waiting_bytes = host.waiting_bytes() if isinstance(host, NativeHost) else 0
+            most[:] = max(most[0], host.waiting()), max(most[1], waiting_bytes)
+            return super().process(batch)
 
     host = HOSTS[host_name](
-        settings, RunnerSettings(stage="sums", deadletter=topics.deadletter), stage, publisher, store
-    )
+        settings, RunnerSettings(stage="sums", deadletter=topics.deadletter),
+        lambda partition: Watched(partition, topics.observations, float(pause)), publisher, store,
+    )  # fmt: skip
     signal.signal(signal.SIGTERM, lambda *_: host.stop())
     host.run()
+    sys.stderr.write(f"at most {most[0]} records of {most[1]} bytes waited\n")
     return 0
 
 
