@@ -30,6 +30,8 @@ def place(way: int, fate: Fate) -> int:
 
 def write_spooled(counts: list[int], way: int, spooled: Spooled) -> None:
     """Note a way's disk beside the first lane's counts."""
+    if not spooled.opened:
+        return
     at = way * _EACH + _SPOOL
     if not counts[way * _EACH + _OPENED]:
         counts[way * _EACH + _OPENED] = 1

@@ -93,6 +93,8 @@ class Shipper:
         self._intakes = [_Intake(lane, number, tap.events_each, len(ways)) for number, lane in enumerate(lanes)]
         self._tap, self._ways, self._settings, self._boot = tap, ways, settings, boot
         self._spooled = [Spooled() for _ in ways]
+        # What lay on disk before the first exchange, noted before there can be a death.
+        self._publish()
 
     def run(self, stopping: threading.Event) -> None:
         """Work until `stopping`; then send what is left within the deadline, and count what is not."""

@@ -46,6 +46,8 @@ class Origin:
 class Spooled:
     """What a way has on disk, in events."""
 
+    opened: bool = False
+    """Whether the disk has been read yet."""
     recovered: int = 0
     """Found there when it was first opened."""
     waiting: int = 0

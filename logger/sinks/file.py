@@ -78,15 +78,20 @@ class FilePublisher:
             self._append(data)
         except OSError as exc:
             # Part of it may be there; a new file keeps its last line from running into the next one.
-            self._file = None
+            self.close()
             return Unavailable(f"{self._settings.folder}: {exc}")
         self._size += len(data)
         self._total += len(data)
         return None
 
+    def close(self) -> None:
+        """Close the file; the next event begins another."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
     def _begin(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self.close()
         self._number += 1
         path = self._settings.folder / f"events-{self._number:06d}.jsonl"
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115, PTH123 - it stays open until the next one

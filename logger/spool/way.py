@@ -37,11 +37,17 @@ class SpoolWay:
     """
 
     def __init__(
-        self, opened: Callable[[], Journal], courier: Courier, direct: Courier, max_bytes: int, events_each: int
+        self,
+        opened: Callable[[], Journal],
+        courier: Courier,
+        direct: Courier,
+        max_bytes: int,
+        events_each: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = courier.name
         self._opened, self._courier, self._direct, self._max_bytes = opened, courier, direct, max_bytes
-        self._each = events_each
+        self._each, self._clock = events_each, clock
         self._journal: Journal | None = None
         self._group: list[tuple[Sequence[Letter], Settle]] = []
         self._seen: dict[tuple[int, int], int] = {}
@@ -54,7 +60,7 @@ class SpoolWay:
     @property
     def spooled(self) -> Spooled:
         """See `Way`."""
-        return Spooled(self._recovered, self._waiting, self._refused + self._damaged)
+        return Spooled(self._journal is not None, self._recovered, self._waiting, self._refused + self._damaged)
 
     def room(self) -> bool:
         """See `Way`."""
@@ -79,8 +85,8 @@ class SpoolWay:
         self._guarded(self._pump)
         self._direct.work(0)
         self._courier.work(timeout_s)
-        if time.monotonic() >= self._checkpoint_at:
-            self._checkpoint_at = time.monotonic() + _CHECKPOINT_S
+        if self._clock() >= self._checkpoint_at:
+            self._checkpoint_at = self._clock() + _CHECKPOINT_S
             self._guarded(self._checkpoint)
 
     def resting(self) -> bool:
@@ -101,7 +107,7 @@ class SpoolWay:
             "spool_bytes": journal.size if journal else 0,
             "spool_damaged": self._damaged,
             "spool_failures": self._failures,
-            "spool_healthy": float(journal is not None and time.monotonic() >= self._try_at),
+            "spool_healthy": float(journal is not None and self._clock() >= self._try_at),
         }
 
     def _commit(self, journal: Journal) -> None:
@@ -148,7 +154,7 @@ class SpoolWay:
 
     def _ready(self) -> bool:
         """Tell whether the disk is to be used now; open the journal if that is due."""
-        if time.monotonic() < self._try_at:
+        if self._clock() < self._try_at:
             return False
         if self._journal is None:
             try:
@@ -179,7 +185,7 @@ class SpoolWay:
     def _failed(self, error: Exception) -> None:
         """Go on without the disk, and look at it again soon."""
         self._failures += 1
-        self._try_at = time.monotonic() + _TRY_AGAIN_S
+        self._try_at = self._clock() + _TRY_AGAIN_S
         log.error("%s: the spool failed, events go on without it: %s", self.name, error)
         group, self._group = self._group, []
         if self._journal is not None:
