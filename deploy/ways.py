@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
@@ -60,14 +60,25 @@ def destinations(text: str, policy: str) -> tuple[Destination, ...]:
     Raises:
         UserError: no sink, another scheme, an unknown policy.
     """
-    found = [_destination(url, policy) for url in _SEVERAL.split(text) if url]
+    found: dict[str, Destination] = {}
+    for url in filter(None, _SEVERAL.split(text)):
+        one = _destination(url, policy)
+        if one.name in found:
+            one = replace(one, name=_plain(f"{one.name}-{one.url.netloc}"))
+        if any(one.url == other.url for other in found.values()):
+            raise UserError(f"--log-url: {url} is named twice")
+        found[one.name] = one
     if not found:
         raise UserError(f"--log-url: expected {_SCHEMES}, got {text!r}")
-    names = [one.name for one in found]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"--log-url: {twice} is named twice")
-    return tuple(found)
+    return tuple(found.values())
+
+
+def left_behind(folder: Path, destinations: Sequence[Destination]) -> list[Path]:
+    """Give the spools in a folder that belong to no sink any more, and hold something."""
+    known = {one.name for one in destinations if one.policy == "spool"}
+    if not folder.is_dir():
+        return []
+    return [path for path in sorted(folder.iterdir()) if path.name not in known and any(path.glob("*.log"))]
 
 
 def build(destination: Destination, settings: WaySettings) -> Way:
@@ -100,9 +111,17 @@ def _destination(text: str, policy: str) -> Destination:
         raise UserError(f"--log-url {text}: outbox: expected one of {', '.join(POLICIES)}, got {chosen!r}")
     rest = urlencode([pair for pair in query if pair[0] != "outbox"])
     url = url._replace(query=rest)
-    place = url.path if url.scheme == "file" else f"{url.netloc.rpartition('@')[2]}{url.path}"
-    name = f"{url.scheme}-{re.sub(r'[^A-Za-z0-9.]+', '-', place).strip('-')}"
-    return Destination(name=name, url=url, policy=chosen)
+    # A broker's address may change, and what was spooled for its topic still has to find it.
+    place = _topic(url) if url.scheme == "kafka" else f"{url.netloc.rpartition('@')[2]}{url.path}"
+    return Destination(name=f"{url.scheme}-{_plain(place)}", url=url, policy=chosen)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
+
+
+def _topic(url: SplitResult) -> str:
+    return url.path.strip("/") or Topics().payloads
 
 
 def _publisher(destination: Destination, settings: WaySettings) -> tuple[Publisher, str]:
@@ -112,7 +131,7 @@ def _publisher(destination: Destination, settings: WaySettings) -> tuple[Publish
             bootstrap=url.netloc, client_id="logger", linger_ms=20, message_max_bytes=settings.capture + _MARGIN,
             delivery_timeout_ms=int(outbox.retry_s * 1000), queue_kib=outbox.client_kib, extra=settings.kafka,
         )  # fmt: skip
-        return ConfluentPublisher(kafka), url.path.strip("/") or Topics().payloads
+        return ConfluentPublisher(kafka), _topic(url)
     try:
         if url.scheme == "file":
             return FilePublisher(FileSettings(folder=Path(unquote(url.path)))), ""

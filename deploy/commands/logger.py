@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from deploy import sidecar
 from deploy.errors import UserError
-from deploy.ways import POLICIES, Destination, WaySettings, build, destinations, watched
+from deploy.ways import POLICIES, Destination, WaySettings, build, destinations, left_behind, watched
 from logger import account
 from logger.lane import Lane
 from logger.metrics import LoggerCollector
@@ -153,6 +153,8 @@ def _ship(
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     ways = [build(sink, settings) for sink in sinks]
+    for path in left_behind(settings.spool_folder, sinks) if settings.spool_folder else ():
+        log.warning("%s holds events of a sink that is not named any more; name it again to have them sent", path)
     if metrics_port:
         registry = CollectorRegistry()
         registry.register(LoggerCollector(lanes, ways, tap.events_each))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import UserError
-from deploy.ways import WaySettings, build, destinations
+from deploy.ways import WaySettings, build, destinations, left_behind
 from logger.courier import Courier
 from logger.settings import OutboxSettings, SpoolSettings
 from logger.spool.way import SpoolWay
@@ -18,7 +18,7 @@ def test_several_sinks_with_policies_of_their_own() -> None:
     found = destinations("kafka://a:1,b:2/t,http://h:80/x?y=1&outbox=spool,file:///var/log/e", "drop")
 
     assert [(one.name, one.policy) for one in found] == [
-        ("kafka-a-1-b-2-t", "drop"), ("http-h-80-x", "spool"), ("file-var-log-e", "drop"),
+        ("kafka-t", "drop"), ("http-h-80-x", "spool"), ("file-var-log-e", "drop"),
     ]  # fmt: skip
     assert (found[0].url.netloc, found[1].url.query) == ("a:1,b:2", "y=1")
 
@@ -40,6 +40,24 @@ def test_mistakes_say_what_is_expected(text: str, says: str) -> None:
         destinations(text, "drop")
 
 
+def test_two_clusters_with_one_topic_have_two_names() -> None:
+    """And a spool of their own each."""
+    found = destinations("kafka://a:1/t,kafka://b:2/t", "spool")
+
+    assert [one.name for one in found] == ["kafka-t", "kafka-t-b-2"]
+
+
+def test_spools_that_nobody_reads_are_found(tmp_path: Path) -> None:
+    """A sink that is not named any more may have left events on disk."""
+    for name in ("kafka-t", "kafka-old", "empty"):
+        (tmp_path / name).mkdir()
+    for name in ("kafka-t", "kafka-old"):
+        (tmp_path / name / "0.log").touch()
+
+    assert left_behind(tmp_path, destinations("kafka://a:1/t", "spool")) == [tmp_path / "kafka-old"]
+    assert left_behind(tmp_path / "none", ()) == []
+
+
 def test_ways_are_built_by_policy(tmp_path: Path) -> None:
     """In memory or on disk; a spool needs a folder, a sink's missing file names the URL."""
     settings = WaySettings(
@@ -51,7 +69,7 @@ def test_ways_are_built_by_policy(tmp_path: Path) -> None:
 
     assert isinstance(memory, Courier)
     assert isinstance(spool, SpoolWay)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["e", "kafka-h-1-t"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e", "kafka-t"]
     (tls,) = destinations("https://h/x", "drop")
     with pytest.raises(UserError, match=r"--log-url https://h/x: .*No such file"):
         build(tls, WaySettings(

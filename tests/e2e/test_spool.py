@@ -1,0 +1,74 @@
+"""The spool in the real process: a dead sink, kill -9 of everything, a broker that comes: every safe event arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deploy.kafka.topics import ensure_topics
+from streams.topics import Topics
+from tests.e2e.test_sidecar import Sidecar, ids, sidecar
+from tests.inference.serving import eventually
+
+CALLS = 150
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """Listen, take connections, and never say a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def kill_all(logger: Sidecar) -> None:
+    """Kill -9 the parent and every child, at once."""
+    children = Path(f"/proc/{logger.process.pid}/task/{logger.process.pid}/children").read_text().split()
+    for pid in (logger.process.pid, *map(int, children)):
+        os.kill(pid, signal.SIGKILL)
+    logger.process.wait()
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("sync", ["fsync", "none"])
+def test_what_was_spooled_outlives_the_logger(kafka: str, topics: Topics, tmp_path: Path, sync: str) -> None:
+    """The sink is a black hole, then everything is killed; the next logger finds the events and sends them all."""
+    ensure_topics(kafka, topics.declared(4))
+    words = ("--outbox", "spool", "--spool-dir", str(tmp_path / "spool"), "--spool-sync", sync)
+    with black_hole() as nowhere, sidecar(nowhere, topics.payloads, tmp_path, *words) as logger:
+        asyncio.run(logger.call(CALLS))
+        eventually(lambda: logger.counted("sidelight_logger_spooled") == 2 * CALLS, "everything on disk")
+        in_flight = logger.counted("sidelight_logger_in_flight")
+        kill_all(logger)
+    with sidecar(kafka, topics.payloads, tmp_path, *words) as logger:
+        asyncio.run(logger.call(CALLS))
+        eventually(lambda: logger.counted("kserve_logger_events_sent_total") == 4 * CALLS, "the deliveries")
+        recovered = logger.counted("sidelight_logger_recovered_total")
+        logger.process.send_signal(signal.SIGTERM)
+        code = logger.process.wait(60)
+        log = logger.log.read_text()
+    found = ids(kafka, topics.payloads)
+
+    assert in_flight == 0
+    assert (recovered, code) == (2 * CALLS, 0)
+    assert f"{2 * CALLS} events captured, {2 * CALLS} recovered, {4 * CALLS} delivered, 0 spooled, dropped {{}}" in log
+    assert len(found) == len(set(found)) == 4 * CALLS
+
+
+def test_a_stop_leaves_what_is_safe_on_disk(tmp_path: Path) -> None:
+    """With the sink away a stop takes no longer than it may, drops nothing, and ends with code 0."""
+    words = ("--outbox", "spool", "--spool-dir", str(tmp_path / "spool"))
+    with black_hole() as nowhere, sidecar(nowhere, "t", tmp_path, *words) as logger:
+        asyncio.run(logger.call(20))
+        logger.process.send_signal(signal.SIGTERM)
+        code = logger.process.wait(60)
+        log = logger.log.read_text()
+
+    assert code == 0
+    assert "40 events captured, 0 recovered, 0 delivered, 40 spooled, dropped {}" in log
