@@ -1,4 +1,8 @@
-"""Runs a stage as a process: host, publisher, state store, metrics page and drain. Shared by assembler and detector."""
+"""Runs a stage as a process: host, publisher, state store, metrics page and drain. Shared by assembler and detector.
+
+When Kafka's credentials change on disk the host drains and a new one goes on from its checkpoints, in the same process:
+what a checkpoint does not hold is read again, so nothing is lost and nothing counts twice.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -14,6 +20,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from deploy.kafka.topics import ensure_topics
+from deploy.security import add_kafka_arguments, kafka_security
+from streams.credentials import KafkaSecurity
+from streams.errors import BadCredentials
 from streams.hosts.native import NativeHost
 from streams.hosts.runner import Runner, RunnerSettings
 from streams.hosts.settings import HostSettings
@@ -26,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _MESSAGE_MAX: Final = 64 << 20
 _HOSTS: Final = ("native", "faust")
+_LOOK_S: Final = 1.0
+"""How often the credentials' files are looked at."""
 
 
 class Host(Protocol):
@@ -54,6 +65,7 @@ def add_worker_arguments(parser: argparse.ArgumentParser, group: str) -> None:
     parser.add_argument("--instance", default="", help="a name kept over restarts, so that a crash moves no partition")
     parser.add_argument("--host", choices=_HOSTS, default="native", help="what runs the stage (default: native)")
     parser.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus page; 0 is none")
+    add_kafka_arguments(parser)
     parser.add_argument(
         "--idle-after", type=float, default=2.0, metavar="SECONDS",
         help="silence on a partition after which rows that wait for it are released; 0 is never (default: 2)",
@@ -65,28 +77,102 @@ def run_stage(arguments: argparse.Namespace, *, name: str, topic: str, partition
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     topics = Topics(arguments.prefix)
     state = state_topic(topics, arguments.group, partitions)
-    ensure_topics(arguments.kafka, (state,))
-    publisher = ConfluentPublisher(
-        PublisherSettings(bootstrap=arguments.kafka, client_id=name, message_max_bytes=_MESSAGE_MAX)
-    )
-    store = KafkaStateStore(arguments.kafka, state.name, publisher)
-    settings = HostSettings(
-        bootstrap=arguments.kafka, topic=topic, group=f"{arguments.prefix}.{arguments.group}",
-        instance=arguments.instance, idle_after_s=arguments.idle_after,
-    )  # fmt: skip
-    runner = RunnerSettings(stage=name, deadletter=topics.deadletter)
-    host = _host(arguments.host)(settings, runner, factory, publisher, store)
+    security = kafka_security(arguments)
+    ensure_topics(arguments.kafka, (state,), extra=security.properties())
+
+    def build(access: Mapping[str, str]) -> tuple[Host, ConfluentPublisher]:
+        publisher = ConfluentPublisher(
+            PublisherSettings(
+                bootstrap=arguments.kafka, client_id=name, message_max_bytes=_MESSAGE_MAX, security=security
+            )
+        )
+        store = KafkaStateStore(arguments.kafka, state.name, publisher, extra=access)
+        settings = HostSettings(
+            bootstrap=arguments.kafka, topic=topic, group=f"{arguments.prefix}.{arguments.group}",
+            instance=arguments.instance, idle_after_s=arguments.idle_after, extra=access,
+        )  # fmt: skip
+        runner = RunnerSettings(stage=name, deadletter=topics.deadletter)
+        return _host(arguments.host)(settings, runner, factory, publisher, store), publisher
+
+    worker = _Worker(security, build)
     if arguments.metrics_port:
         registry = CollectorRegistry()
-        registry.register(_StageCollector(name, host))
+        registry.register(_StageCollector(name, worker))
         start_http_server(arguments.metrics_port, addr="127.0.0.1", registry=registry)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: host.stop())
+        signal.signal(number, lambda *_: worker.stop())
     log.info("%s ready: %s at %s", name, topic, arguments.kafka)
-    host.run()
-    left = publisher.close()
+    left = worker.run()
     log.info("%s drained; %d records were not acknowledged", name, left)
     return 0 if left == 0 else 1
+
+
+class _Worker:
+    """A host, and its successor when the credentials change."""
+
+    def __init__(
+        self, security: KafkaSecurity, build: Callable[[Mapping[str, str]], tuple[Host, ConfluentPublisher]]
+    ) -> None:
+        self._security, self._build = security, build
+        self._asked = False
+        self._renew()
+
+    def run(self) -> int:
+        """Work until `stop`; give how many records have no acknowledgement."""
+        left = 0
+        while True:
+            ended, changed = threading.Event(), threading.Event()
+            watcher = threading.Thread(target=self._watch, args=(ended, changed), name="credentials", daemon=True)
+            watcher.start()
+            self._host.run()
+            ended.set()
+            watcher.join()
+            left += self._publisher.close()
+            if not changed.is_set() or not self._renewed():
+                return left
+
+    def _renewed(self) -> bool:
+        """Build the successor; False when meanwhile a stop was asked for."""
+        while not self._asked:
+            try:
+                self._renew()
+            except BadCredentials as exc:
+                # Changed once more, half-way: what is complete comes soon.
+                log.error("new Kafka credentials cannot be used: %s", exc)  # noqa: TRY400 - not ours
+                time.sleep(_LOOK_S)
+            else:
+                log.info("Kafka credentials have changed: a new host goes on")
+                break
+        return not self._asked
+
+    def stop(self) -> None:
+        """Ask `run` to drain."""
+        self._asked = True
+        self._host.stop()
+
+    def runners(self) -> dict[int, Runner]:
+        """Give the runners of the partitions that are assigned now."""
+        return self._host.runners()
+
+    def _renew(self) -> None:
+        self._stamp = self._security.stamp()
+        self._host, self._publisher = self._build(self._security.properties())
+
+    def _watch(self, ended: threading.Event, changed: threading.Event) -> None:
+        complained = self._stamp
+        while self._security and not ended.wait(_LOOK_S):
+            stamp = self._security.stamp()
+            if stamp == complained:
+                continue
+            complained = stamp
+            try:
+                self._security.properties()
+            except BadCredentials as exc:
+                log.error("new Kafka credentials cannot be used, the old ones stay: %s", exc)  # noqa: TRY400 - not ours
+                continue
+            changed.set()
+            self._host.stop()
+            return
 
 
 def _host(name: str) -> Callable[..., Host]:
@@ -100,7 +186,7 @@ def _host(name: str) -> Callable[..., Host]:
 class _StageCollector(Collector):
     """Shows the stages' own counters; they are part of the checkpoint, so a restart counts nothing twice."""
 
-    def __init__(self, stage: str, host: Host) -> None:
+    def __init__(self, stage: str, host: _Worker) -> None:
         self._stage, self._host = stage, host
 
     def collect(self) -> Iterable[Metric]:
@@ -120,7 +206,7 @@ class _StageCollector(Collector):
             place = str(partition)
             for counter, value in list(runner.counters.stage.items()):
                 total.add_metric((self._stage, counter, place), value)
-            for counter in ("records", "skipped", "outputs", "poisoned", "retries"):
+            for counter in ("records", "skipped", "outputs", "poisoned", "refused", "retries"):
                 host.add_metric((self._stage, counter, place), getattr(runner.counters, counter))
             position.add_metric((self._stage, place), runner.position or 0)
         return (total, host, position)

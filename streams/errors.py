@@ -4,6 +4,9 @@ StreamError
 ├── InvalidEvent        a message that is no CloudEvent, or not a valid one: never retried, goes to the dead letters
 ├── UnknownPlugin       a name that no file carries
 ├── MissingExtra        a name whose library is not installed
+├── BadKeys             a file of keys that cannot be used
+├── Sealed              an event's data is encrypted and cannot be opened here: never retried
+├── BadCredentials      a certificate, a password file or a client setting that cannot be used
 └── PublishError        a record that did not reach the broker
     ├── Unavailable     retry later: broker away, queue full, timeout
     └── Refused         never: too large, not authorised, unknown topic
@@ -39,6 +42,23 @@ class MissingExtra(StreamError):
     def __init__(self, what: str, extra: str, module: str) -> None:
         super().__init__(f"{what} needs {module!r}: pip install 'sidelight[{extra}]'")
         self.what, self.extra, self.module = what, extra, module
+
+
+class BadCredentials(StreamError):
+    """A Kafka client's credentials cannot be used. The message names files and properties, never their values."""
+
+
+class BadKeys(StreamError):
+    """A file of keys, or a key in it, cannot be used. The text names lines and ids, never a key."""
+
+
+class Sealed(StreamError):
+    """An event's data cannot be opened. `reason` is a short word from a closed list, `detail` says what and where."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
 
 
 class PublishError(StreamError):

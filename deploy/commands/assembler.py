@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from deploy.kafka.topics import partitions_of
+from deploy.security import kafka_security
 from deploy.workers import add_worker_arguments, run_stage
 from inference.observations import ArrowCodec
 from streams.assembler import Assembler
@@ -46,12 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     topics = Topics(arguments.prefix)
+    access = kafka_security(arguments).properties()
     settings = AssemblerSettings(
         payloads=topics.payloads,
         observations=topics.observations,
         deadletter=topics.deadletter,
-        payload_partitions=partitions_of(arguments.kafka, topics.payloads),
-        observation_partitions=partitions_of(arguments.kafka, topics.observations),
+        payload_partitions=partitions_of(arguments.kafka, topics.payloads, extra=access),
+        observation_partitions=partitions_of(arguments.kafka, topics.observations, extra=access),
         pairing=PairingSettings(
             expiry_ms=int(arguments.expiry * 1000),
             max_pending=arguments.max_pending,

@@ -10,6 +10,7 @@ import sys
 import uvicorn
 from prometheus_client import start_http_server
 
+from deploy.security import add_kafka_arguments, kafka_security
 from logger.collector import Collector, CollectorSettings
 from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
 from streams.topics import Topics
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--delivery-timeout", type=float, default=defaults.delivery_s, help="seconds to wait for Kafka")
     parser.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus page; 0 is none")
+    add_kafka_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,7 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     publisher = ConfluentPublisher(
         PublisherSettings(
-            bootstrap=arguments.kafka, client_id="collector", message_max_bytes=arguments.max_body_bytes + (64 << 10)
+            bootstrap=arguments.kafka,
+            client_id="collector",
+            message_max_bytes=arguments.max_body_bytes + (64 << 10),
+            security=kafka_security(arguments),
         )
     )
     collector = Collector(settings, publisher)

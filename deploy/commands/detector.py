@@ -9,6 +9,7 @@ from deploy import references
 from deploy.errors import UserError
 from deploy.kafka.topics import partitions_of
 from deploy.manifests import load_monitors
+from deploy.security import kafka_security
 from deploy.workers import add_worker_arguments, run_stage
 from detectors.errors import DetectorError
 from detectors.registry import build
@@ -41,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     def stage(_partition: int) -> Stage:
         return DetectorStage(watches, topics.alerts, topics.deadletter)
 
-    partitions = partitions_of(arguments.kafka, topics.observations)
+    access = kafka_security(arguments).properties()
+    partitions = partitions_of(arguments.kafka, topics.observations, extra=access)
     return run_stage(arguments, name="detectors", topic=topics.observations, partitions=partitions, factory=stage)
 
 

@@ -25,13 +25,17 @@ _PAUSE_S: Final = 0.05
 _CONFIG_S: Final = 5.0
 
 
-def ensure_topics(kafka: str, topics: Sequence[Topic], timeout_s: float = 30.0) -> None:
+def ensure_topics(
+    kafka: str, topics: Sequence[Topic], timeout_s: float = 30.0, *, extra: Mapping[str, str] = {}
+) -> None:
     """Create what is missing and wait until every topic can be used; calling it again changes nothing.
+
+    `extra` holds further client settings: TLS, SASL.
 
     Raises:
         UserError: the broker does not answer, refuses a topic, or a topic exists with another number of partitions.
     """
-    admin = _admin(kafka)
+    admin = _admin(kafka, extra)
     before = _metadata(admin, kafka, timeout_s)
     _fit(topics, before.topics)
     missing = [topic for topic in topics if topic.name not in before.topics]
@@ -45,14 +49,14 @@ def ensure_topics(kafka: str, topics: Sequence[Topic], timeout_s: float = 30.0) 
             log.warning("topic %s: %s", topic.name, risk)
 
 
-def partitions_of(kafka: str, topic: str, timeout_s: float = 10.0) -> int:
+def partitions_of(kafka: str, topic: str, timeout_s: float = 10.0, *, extra: Mapping[str, str] = {}) -> int:
     """Give a topic's number of partitions.
 
     Raises:
         UserError: the broker does not answer, or has no such topic.
     """
     # All topics, not this one: asking for one by its name creates it where the broker is set to do so.
-    found = _metadata(_admin(kafka), kafka, timeout_s).topics.get(topic)
+    found = _metadata(_admin(kafka, extra), kafka, timeout_s).topics.get(topic)
     if found is None or not found.partitions:
         raise UserError(f"topic {topic!r} does not exist at {kafka}; create it, or start with `sidelight up`")
     return len(found.partitions)
@@ -80,8 +84,8 @@ def risks(asked: Topic, replicas: int, brokers: int, config: Mapping[str, str]) 
     return found
 
 
-def _admin(kafka: str) -> AdminClient:
-    return AdminClient({"bootstrap.servers": kafka, "log_level": 2})
+def _admin(kafka: str, extra: Mapping[str, str]) -> AdminClient:
+    return AdminClient({"bootstrap.servers": kafka, "log_level": 2, **extra})
 
 
 def _metadata(admin: AdminClient, kafka: str, timeout_s: float) -> ClusterMetadata:

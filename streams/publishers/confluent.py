@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from streams.errors import PublishError, Refused, Unavailable
+from streams.credentials import KafkaSecurity, refused
+from streams.errors import BadCredentials, PublishError, Refused, Unavailable
 from streams.stage import Done, Output
 
 log = logging.getLogger(__name__)
 
 _PURGE_S: Final = 5.0
+_SLICE_S: Final = 0.05
+_LOOK_S: Final = 1.0
+"""How often the credentials' files are looked at."""
+_HANDOVER_S: Final = 5.0
+"""How long a producer with old credentials may take to finish; what is left then is given back to be sent again."""
 _RECONNECT_MS: Final = 2_000
 """Longest pause between attempts to connect: a drain that begins when the broker is back must not wait for its end."""
 # What no retry can change. Anything else may pass, so it is called Unavailable.
@@ -57,7 +65,9 @@ class PublisherSettings:
     Brokers hear of a new topic one after the other."""
     compression: str = "lz4"
     extra: Mapping[str, str] = field(default_factory=dict)
-    """Further librdkafka settings: TLS, SASL."""
+    """Further librdkafka settings."""
+    security: KafkaSecurity = field(default_factory=KafkaSecurity)
+    """TLS and SASL; when its files change the publisher goes on with a new producer."""
 
 
 class ConfluentPublisher:
@@ -65,49 +75,86 @@ class ConfluentPublisher:
 
     A producer that has failed for good (the broker forgot its sequence, or forbade it) is replaced by the next `poll`;
     what waited in it is given back as Unavailable.
+
+    When the credentials' files change, a second producer is built with them. From then on new records wait here, and
+    the old producer finishes what it has; when its last record is answered, the waiting ones go to the new producer, in
+    order, so that none overtakes another. An old producer that cannot finish in time is emptied instead: its records
+    are given back as Unavailable, and some of them may have arrived. Files that cannot be used change nothing but the
+    log.
+
+    Raises:
+        BadCredentials: the credentials cannot be used.
     """
 
     def __init__(self, settings: PublisherSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self._fatal: KafkaError | None = None
-        self._producer = self._built()
+        self._stamp = settings.security.stamp()
+        self._properties = settings.security.properties()
+        self._producer = self._built(self._properties)
+        self._next: Producer | None = None
+        """The producer with new credentials, while the old one finishes."""
+        self._switch_by = 0.0
+        self._waiting: deque[tuple[Output, Done]] = deque()
+        self._waiting_bytes = 0
+        self._look_at = time.monotonic() + _LOOK_S
 
     def send(self, output: Output, done: Done) -> None:
         """Queue one record; see `streams.stage.Publisher`."""
-
-        def answered(error: KafkaError | None, _message: Message) -> None:
-            done(None if error is None else _translated(error))
-
         # Under the lock no record can slip into a producer that has just been emptied: nobody would ever answer it.
         with self._lock:
             if self._fatal is not None:
                 raise Unavailable(f"the Kafka producer failed and is about to be replaced: {self._fatal.str()}")
-            try:
-                self._producer.produce(
-                    output.topic,
-                    value=output.value,
-                    key=output.key,
-                    headers=list(output.headers),
-                    partition=-1 if output.partition is None else output.partition,
-                    on_delivery=answered,
-                )
-            except BufferError as exc:
-                raise Unavailable("the Kafka client's queue is full") from exc
-            except KafkaException as exc:
-                raise _translated(exc.args[0]) from exc
+            if self._next is None:
+                self._produce(output, done)
+            else:
+                self._wait(output, done)
 
     def poll(self, timeout_s: float) -> None:
         """Run the callbacks that are due."""
+        self._look()
         self._answering(lambda producer: producer.poll(timeout_s))
+        if self._next is not None:
+            self._hand_over()
 
     def flush(self, timeout_s: float) -> int:
         """Wait for every answer; give how many are still missing."""
-        return self._answering(lambda producer: producer.flush(timeout_s))
+        deadline = time.monotonic() + timeout_s
+        while self._next is not None and time.monotonic() < deadline:
+            self.poll(min(_SLICE_S, timeout_s))
+        left = max(0.0, deadline - time.monotonic())
+        return self._answering(lambda producer: producer.flush(left)) + len(self._waiting)
 
     def close(self, timeout_s: float = 10.0) -> int:
         """Flush and let go; give how many records have no answer."""
         return self.flush(timeout_s)
+
+    def _produce(self, output: Output, done: Done) -> None:
+        def answered(error: KafkaError | None, _message: Message) -> None:
+            done(None if error is None else _translated(error))
+
+        try:
+            self._producer.produce(
+                output.topic,
+                value=output.value,
+                key=output.key,
+                headers=list(output.headers),
+                partition=-1 if output.partition is None else output.partition,
+                on_delivery=answered,
+            )
+        except BufferError as exc:
+            raise Unavailable("the Kafka client's queue is full") from exc
+        except KafkaException as exc:
+            raise _translated(exc.args[0]) from exc
+
+    def _wait(self, output: Output, done: Done) -> None:
+        size = len(output.key or b"") + len(output.value or b"")
+        room = self._settings.queue_kib * 1024 - self._waiting_bytes
+        if len(self._waiting) >= self._settings.queue_messages or size > room:
+            raise Unavailable("new credentials are being taken up, and enough waits for them")
+        self._waiting.append((output, done))
+        self._waiting_bytes += size
 
     def _answering(self, wait: Callable[[Producer], int]) -> int:
         self._replace_failed()
@@ -123,14 +170,67 @@ class ConfluentPublisher:
             if self._fatal is None:
                 return
             problem, self._fatal = self._fatal, None
-            failed, self._producer = self._producer, self._built()
+            if self._next is None:
+                self._next = self._built(self._properties)
+            failed, refusals = self._switch()
         log.error("the Kafka producer failed and is replaced: %s", problem.str())
-        failed.purge()
-        failed.flush(_PURGE_S)
+        self._empty(failed, refusals)
 
-    def _built(self) -> Producer:
+    def _look(self) -> None:
+        """See whether the credentials have changed, and begin to take up new ones."""
+        now = time.monotonic()
+        if now < self._look_at or not self._settings.security:
+            return
+        self._look_at = now + _LOOK_S
+        with self._lock:
+            stamp = self._settings.security.stamp()
+            if stamp == self._stamp or self._next is not None:
+                return
+            self._stamp = stamp
+            try:
+                properties = self._settings.security.properties()
+                self._next = self._built(properties)
+            except BadCredentials as exc:
+                log.error("new Kafka credentials cannot be used, the old ones stay: %s", exc)  # noqa: TRY400 - not ours
+                return
+            self._properties = properties
+            self._switch_by = now + _HANDOVER_S
+        log.info("Kafka credentials have changed: a new producer takes over")
+
+    def _hand_over(self) -> None:
+        """Let the new producer begin when the old one has no record left, or has had its time."""
+        finished = len(self._producer) == 0
+        if not finished and time.monotonic() < self._switch_by:
+            return
+        with self._lock:
+            if self._next is None:
+                return
+            old, refusals = self._switch()
+        self._empty(old, refusals)
+
+    def _switch(self) -> tuple[Producer, list[tuple[Done, PublishError]]]:
+        """Put the new producer in the old one's place and give it what waits; give back what it does not take."""
+        assert self._next is not None  # noqa: S101 - both callers made sure
+        old, self._producer, self._next = self._producer, self._next, None
+        waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
+        refusals: list[tuple[Done, PublishError]] = []
+        for output, done in waiting:
+            try:
+                self._produce(output, done)
+            except PublishError as exc:
+                refusals.append((done, exc))
+        return old, refusals
+
+    def _empty(self, old: Producer, refusals: list[tuple[Done, PublishError]]) -> None:
+        """Answer for what a producer could not finish. Not under the lock: answers may send again."""
+        old.purge()
+        old.flush(_PURGE_S)
+        for done, problem in refusals:
+            done(problem)
+
+    def _built(self, properties: Mapping[str, str]) -> Producer:
         settings = self._settings
-        return Producer({
+        client = {
             "bootstrap.servers": settings.bootstrap,
             "client.id": settings.client_id,
             "enable.idempotence": True,
@@ -147,7 +247,15 @@ class ConfluentPublisher:
             "partitioner": "murmur2_random",
             "log_level": 3,
             **settings.extra,
-        })  # fmt: skip
+            **properties,
+        }
+        try:
+            return Producer(client)
+        except KafkaException as exc:
+            if not properties:
+                raise
+            # Without the cause, which may quote what was in a file.
+            raise refused(exc, properties) from None
 
 
 def _translated(error: KafkaError) -> PublishError:
