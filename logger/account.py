@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from logger.lane import CAPTURED, CONNECTIONS, QUEUE_FULL, STRIPPED, Lane
+from logger.lane import CAPTURED, CONNECTIONS, HELD, LATE, QUEUE_FULL, STRIPPED, Lane
 from logger.ring import COUNTS
 from logger.way import Fate, Spooled
 
@@ -65,14 +65,17 @@ class Accounts:
     """Exchanges that wait in shared memory."""
     stripped: int
     connections: int
+    held: int
+    late: int
 
 
 def read(lanes: Sequence[Lane], ways: int, events_each: int) -> Accounts:
     """Read the accounts."""
     settled = [lane.ring.settled() for lane in lanes]
     waiting = sum(lane.ring.written() - found.records for lane, found in zip(lanes, settled, strict=True))
-    captured, full, stripped, connections = (
-        sum(lane.tally.get(what) for lane in lanes) for what in (CAPTURED, QUEUE_FULL, STRIPPED, CONNECTIONS)
+    captured, full, stripped, connections, held, late = (
+        sum(lane.tally.get(what) for lane in lanes)
+        for what in (CAPTURED, QUEUE_FULL, STRIPPED, CONNECTIONS, HELD, LATE)
     )
     counts = [sum(column) for column in zip(*(found.counts for found in settled), strict=True)]
     accounts = []
@@ -92,4 +95,6 @@ def read(lanes: Sequence[Lane], ways: int, events_each: int) -> Accounts:
                 dropped={reason: count for reason, count in dropped.items() if count},
             )
         )  # fmt: skip
-    return Accounts(ways=tuple(accounts), waiting=waiting, stripped=stripped, connections=connections)
+    return Accounts(
+        ways=tuple(accounts), waiting=waiting, stripped=stripped, connections=connections, held=held, late=late
+    )

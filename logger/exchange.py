@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from logger.heads import LAST_CHUNK, Fields, RequestHead, chunk, framing, request_bytes, response_bytes
+from logger.hold import Hold
 from logger.tap import Seen, is_inference
 from logger.upstream import Pool, Upstream
 
@@ -25,6 +26,7 @@ class Client(Protocol):
 
     transport: Any
     capture: int
+    hold: Hold | None
 
     def write(self, data: bytes) -> None:
         """Send to the client."""
@@ -34,6 +36,9 @@ class Client(Protocol):
 
     def finished(self, exchange: Exchange, *, close: bool) -> None:
         """The exchange is over; `close` when the connection cannot serve another."""
+
+    def count(self, seen: Seen) -> None:
+        """Count an inference call by its status."""
 
     def seen(self, seen: Seen) -> None:
         """Hand what was seen of an inference call to the outbox."""
@@ -58,6 +63,9 @@ class Exchange:
         self._answer_begun = False
         self._close_after = head.version == "1.0" or b"close" in head.first.get(b"connection", b"").lower()
         self.over = False
+        self._ending = b""
+        """Audit mode: what completes the answer, and waits until the events are safe."""
+        self._left: int | None = None
         path = head.target.partition(b"?")[0].decode("latin-1")
         self._seen = (
             Seen(
@@ -106,20 +114,44 @@ class Exchange:
         endless = body and length is None and not self._answer_chunked
         self._close_after = self._close_after or not self._request_done or endless
         line = framing(length, chunked=self._answer_chunked)
-        self._client.write(response_bytes(status, reason, fields, self._correlation, line, close=self._close_after))
+        self._left = length if body else 0
+        self._pass(response_bytes(status, reason, fields, self._correlation, line, close=self._close_after))
 
     def answer_data(self, data: bytes) -> None:
         """Write a piece of the answer's content at once."""
         if self._seen is not None:
             self._seen.response.add(data, self._client.capture)
-        self._client.write(chunk(data) if self._answer_chunked else data)
+        if self._left is not None:
+            self._left -= len(data)
+        self._pass(chunk(data) if self._answer_chunked else data)
 
     def answer_end(self) -> None:
         """Finish the answer and free the connection to the model."""
         if self._answer_chunked:
-            self._client.write(LAST_CHUNK)
+            self._left = 0
+            self._pass(LAST_CHUNK)
         self._release(whole=self._request_done)
-        self._finish(close=self._close_after)
+        hold = self._client.hold
+        if hold is None or self._seen is None:
+            self._finish(close=self._close_after)
+            return
+        seen, self._seen = self._seen, None
+        seen.latency_us = self._elapsed_us()
+        self._client.count(seen)
+        hold.until_safe(seen, self._complete)
+
+    def _pass(self, data: bytes) -> None:
+        """Write a piece of the answer; in audit mode the piece that completes it is kept back."""
+        if self._left == 0 and self._client.hold is not None and self._seen is not None:
+            self._ending += data
+        else:
+            self._client.write(data)
+
+    def _complete(self) -> None:
+        """Audit mode: the events are safe, or the wait is over."""
+        if not self.over:
+            self._client.write(self._ending)
+            self._finish(close=self._close_after)
 
     def answer_lost(self, problem: str) -> None:
         """The model failed: say so if nothing was said yet, else cut the connection so that the client notices."""

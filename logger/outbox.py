@@ -26,7 +26,7 @@ class Outbox:
         """Hand over one exchange, or drop and count it. A client is waiting for this thread, so it never blocks."""
         tally = self._lane.tally
         tally.add(CAPTURED, self._each)
-        if (self._ring.written() - self._lane.ring.settled_records()) * self._each < self._settings.capacity:
+        if self._has_room():
             pieces, size = encode(seen)
             if self._ring.append(pieces, size, self._reserve):
                 return True
@@ -38,3 +38,16 @@ class Outbox:
                 return True
         tally.add(QUEUE_FULL, self._each)
         return False
+
+    def try_offer(self, seen: Seen) -> int | None:
+        """Hand over one exchange whole and give where it ends; None, and nothing done, when there is no room."""
+        if not self._has_room():
+            return None
+        pieces, size = encode(seen)
+        if not self._ring.append(pieces, size, self._reserve):
+            return None
+        self._lane.tally.add(CAPTURED, self._each)
+        return self._ring.position
+
+    def _has_room(self) -> bool:
+        return (self._ring.written() - self._ring.settled_records()) * self._each < self._settings.capacity

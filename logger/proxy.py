@@ -20,6 +20,7 @@ import orjson
 
 from logger.exchange import Exchange, refusal
 from logger.heads import Fields, Refusal, RequestHead, judge
+from logger.hold import Hold
 from logger.lane import CONNECTIONS, Tally
 from logger.outlet import Outlet, Turn
 from logger.settings import ProxySettings
@@ -37,6 +38,8 @@ class Proxy:
 
     def __init__(self, settings: ProxySettings, capture: int, offer: Callable[[Seen], bool], tally: Tally) -> None:
         self.settings, self.capture, self.offer, self.tally = settings, capture, offer, tally
+        self.hold: Hold | None = None
+        """Audit mode, when somebody asks for it; set before `serve`."""
         self.turn = Turn()
         self.pool = Pool(settings, self.turn)
         self.connections: set[Connection] = set()
@@ -86,7 +89,7 @@ class Connection(Outlet):
     def __init__(self, proxy: Proxy) -> None:
         super().__init__(proxy.turn)
         self._proxy = proxy
-        self.capture = proxy.capture
+        self.capture, self.hold = proxy.capture, proxy.hold
         self._max_head, self._max_headers = proxy.settings.max_head, proxy.settings.max_headers
         self._parser = httptools.HttpRequestParser(self)
         self._current: Exchange | None = None
@@ -189,8 +192,12 @@ class Connection(Outlet):
 
     def seen(self, seen: Seen) -> None:
         """Hand an inference call to the outbox; called by the exchange."""
-        self._proxy.tally.answered(seen.status)
+        self.count(seen)
         self._proxy.offer(seen)
+
+    def count(self, seen: Seen) -> None:
+        """Count an inference call by its status; called by the exchange."""
+        self._proxy.tally.answered(seen.status)
 
     def sweep(self, now: float) -> None:
         """Give up on who was silent for too long."""

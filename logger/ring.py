@@ -61,11 +61,15 @@ class Ring:
 
     def used(self) -> int:
         """Give the bytes that are written and not released; frames, padding and skips included."""
-        return self._word(_HEAD) - self._word(_SLOTS[self._word(_VALID)])
+        return self._word(_HEAD) - self.settled_position()
 
     def written(self) -> int:
         """Give the number of records ever written."""
         return self._word(_WRITTEN)
+
+    def settled_position(self) -> int:
+        """Give the position up to which the reader has released."""
+        return self._word(_SLOTS[self._word(_VALID)])
 
     def settled_records(self) -> int:
         """Give the number of records that the reader has released."""
@@ -95,6 +99,11 @@ class RingWriter(Ring):
         super().__init__(memory)
         self._head, self._written = self._word(_HEAD), self._word(_WRITTEN)
         self._barrier = threading.Lock()
+
+    @property
+    def position(self) -> int:
+        """Give the end of the last record; a reader that has released up to it has released all."""
+        return self._head
 
     def append(self, parts: Sequence[bytes], size: int, keep_free: int = 0) -> bool:
         """Write one record made of parts, or refuse at once.

@@ -32,6 +32,12 @@ class ProxySettings:
     """Longest silence of the model before and within its answer, as KServe's own default; longer is 504."""
     drain_s: float = 20.0
     """How long a stop may wait for running requests."""
+    grpc_upstream_port: int = 0
+    """The model's port for gRPC; 0 is `upstream_port`."""
+    grpc_streams: int = 128
+    """Calls that one gRPC connection may have open; a client that is told so makes others wait."""
+    grpc_log_other: bool = False
+    """Whether gRPC calls other than inference are logged, as bytes; probes and metadata never are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,8 @@ class OutboxSettings:
     """How long delivery of an event is tried again before it is dropped and counted."""
     flush_s: float = 10.0
     """How long a stop waits for the broker."""
+    hold_s: float = 0.0
+    """Audit mode: how long the end of an answer waits until its events are safe; 0 is no such mode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,11 @@ settings.register_profile("sidelight", deadline=None)
 settings.load_profile("sidelight")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let long runs be asked for."""
+    parser.addoption("--kills", type=int, default=6, help="kill -9 of the whole logger in tests/e2e/test_spool.py")
+
+
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give the bootstrap address of an embedded Apache Kafka that lives as long as the run."""

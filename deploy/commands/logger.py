@@ -23,6 +23,7 @@ from deploy.errors import UserError
 from deploy.ways import POLICIES, Destination, WaySettings, build, destinations, left_behind, watched
 from logger import account
 from logger.lane import Lane
+from logger.hold import Hold
 from logger.metrics import LoggerCollector
 from logger.outbox import Outbox
 from logger.proxy import Proxy
@@ -60,6 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="while a sink is away: drop the newest when memory is full (default), or spool on disk;"
         " `?outbox=...` in a URL is for that sink",
     )  # fmt: skip
+    parser.add_argument(
+        "--hold-ms", type=int, default=0, metavar="N",
+        help="audit mode: the end of an answer waits until its events are safe, at most this long (default: 0, off)",
+    )  # fmt: skip
     parser.add_argument("--spool-dir", type=Path, metavar="DIR", help="folder of the spool, for this logger alone")
     parser.add_argument(
         "--spool-max-bytes", type=int, default=SpoolSettings().max_bytes, metavar="N", help="of each sink's spool"
@@ -93,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     sinks = destinations(arguments.log_url, arguments.outbox)
     if any(sink.policy == "spool" for sink in sinks) and arguments.spool_dir is None:
         raise UserError("--outbox spool: expected a folder, --spool-dir")
-    tap, outbox = Tap(_tap(arguments)), OutboxSettings()
+    tap, outbox = Tap(_tap(arguments)), OutboxSettings(hold_s=arguments.hold_ms / 1000)
     settings = ProxySettings(host=arguments.host, port=arguments.port, upstream_port=arguments.component_port)
     lanes = [Lane(outbox.max_bytes // arguments.proxies & ~15) for _ in range(arguments.proxies)]
     way_settings = WaySettings(
@@ -129,7 +134,9 @@ def _proxy(
     async def serve() -> None:
         stopping = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-        proxy = Proxy(settings, capture, Outbox(lane, outbox, tap.events_each).offer, lane.tally)
+        box = Outbox(lane, outbox, tap.events_each)
+        proxy = Proxy(settings, capture, box.offer, lane.tally)
+        proxy.hold = Hold(lane, box, outbox.hold_s) if outbox.hold_s else None
         await proxy.serve(stopping, partial(_say_ready, settings) if number == 0 else lambda: None)
 
     try:

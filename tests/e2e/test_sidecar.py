@@ -119,15 +119,23 @@ def sidecar(kafka: str, topic: str, folder: Path, *words: str) -> Iterator[Sidec
 
 def ids(kafka: str, topic: str) -> list[str]:
     """Give the id of every event on a topic."""
+    return [identity for identity, _ in events(kafka, topic)]
+
+
+def events(kafka: str, topic: str) -> list[tuple[str, tuple[object, ...]]]:
+    """Give id and (correlation, headers without the time of recording, value) of every event on a topic."""
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": "t", "enable.auto.commit": False})
     partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
     ends = {part: consumer.get_watermark_offsets(TopicPartition(topic, part), timeout=10)[1] for part in partitions}
     consumer.assign([TopicPartition(topic, part, 0) for part in partitions])
-    found: list[str] = []
+    found: list[tuple[str, tuple[object, ...]]] = []
     while len(found) < sum(ends.values()):
         for message in consumer.consume(500, timeout=1.0):
             assert message.error() is None
-            found.append(dict(message.headers() or [])["ce_id"].decode())  # type: ignore[union-attr] # bytes, by us
+            headers: dict[str, bytes] = dict(message.headers() or [])  # type: ignore[arg-type] # bytes, by us
+            headers.pop("ce_recordedtime")
+            content = (headers["ce_correlationid"].decode(), tuple(headers.items()), message.value())
+            found.append((headers["ce_id"].decode(), content))
     consumer.close()
     return found
 

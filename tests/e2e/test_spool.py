@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from deploy.kafka.topics import ensure_topics
 from streams.topics import Topics
-from tests.e2e.test_sidecar import Sidecar, ids, sidecar
+from tests.e2e.test_sidecar import Sidecar, events, ids, sidecar
 from tests.inference.serving import eventually
 
 CALLS = 150
@@ -59,6 +63,70 @@ def test_what_was_spooled_outlives_the_logger(kafka: str, topics: Topics, tmp_pa
     assert (recovered, code) == (2 * CALLS, 0)
     assert f"{2 * CALLS} events captured, {2 * CALLS} recovered, {4 * CALLS} delivered, 0 spooled, dropped {{}}" in log
     assert len(found) == len(set(found)) == 4 * CALLS
+
+
+class Clients:
+    """Sends calls until it is told to stop, and knows which were answered to the end."""
+
+    def __init__(self) -> None:
+        self.answered: set[str] = set()
+        self.stop = threading.Event()
+
+    def run(self, url: str, cycle: int) -> None:
+        """Call, four at a time; whatever the logger's death does to a call, it is not counted as answered."""
+
+        async def client(number: int) -> None:
+            async with httpx.AsyncClient(base_url=url, timeout=10) as http:
+                count = 0
+                while not self.stop.is_set():
+                    count += 1
+                    name = f"k{cycle}-{number}-{count}"
+                    try:
+                        answer = await http.post(
+                            "/v1/models/m:predict", json={"instances": [[count]]}, headers={"x-request-id": name}
+                        )
+                    except httpx.TransportError:
+                        return
+                    assert answer.json() == {"instances": [[count]]}
+                    self.answered.add(name)
+
+        async def all_of_them() -> None:
+            await asyncio.gather(*(client(number) for number in range(4)))
+
+        asyncio.run(all_of_them())
+
+
+@pytest.mark.kafka
+def test_no_answered_call_is_lost(kafka: str, topics: Topics, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Audit mode: after kill -9 of everything under load, again and again, every answered call has both of its events.
+
+    Events that come twice have equal ids and contents.
+    """
+    generator = random.Random(20)
+    ensure_topics(kafka, topics.declared(4))
+    words = ("--outbox", "spool", "--spool-dir", str(tmp_path / "spool"), "--hold-ms", "30000")
+    answered: set[str] = set()
+    for cycle in range(int(request.config.getoption("--kills"))):
+        clients = Clients()
+        with sidecar(kafka, topics.payloads, tmp_path, *words) as logger:
+            load = threading.Thread(target=clients.run, args=(logger.url, cycle))
+            load.start()
+            wanted = generator.randrange(1, 120)
+            eventually(lambda own=clients, most=wanted: len(own.answered) >= most, "progress")  # type: ignore[misc] # defaults
+            kill_all(logger)
+            clients.stop.set()
+            load.join()
+        answered |= clients.answered
+    with sidecar(kafka, topics.payloads, tmp_path, *words) as logger:
+        logger.process.send_signal(signal.SIGTERM)
+        assert logger.process.wait(60) == 0, logger.log.read_text()
+    found: dict[str, tuple[object, ...]] = {}
+    for identity, content in events(kafka, topics.payloads):
+        assert found.setdefault(identity, content) == content
+    seen = Counter(content[0] for content in found.values())
+
+    assert len(answered) > 0
+    assert {name for name in answered if seen[name] != 2} == set()
 
 
 def test_a_stop_leaves_what_is_safe_on_disk(tmp_path: Path) -> None:
