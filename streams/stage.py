@@ -111,7 +111,10 @@ class Publisher(Protocol):
     """The way out to the broker. `send` never blocks; `done` is called from `poll` or `flush`, never from `send`."""
 
     def send(self, output: Output, done: Done) -> None:
-        """Queue one record; raise `streams.errors.Unavailable` at once when the client's queue is full."""
+        """Queue one record; raise `streams.errors.Unavailable` at once when the client's queue is full.
+
+        What can never be taken is `streams.errors.Refused`: raised at once where the client knows, else told to `done`.
+        """
         ...
 
     def poll(self, timeout_s: float) -> None:

@@ -26,7 +26,7 @@ class HostSettings:
     """Records that may wait for one partition's stage; above it the partition is paused, which bounds memory."""
     queue_kib: int = 64 * 1024
     """Size of what may wait for one partition's stage, in KiB; above it the partition is paused. What one read brings,
-    up to 16 MiB, may come on top."""
+    up to 16 MiB, may come on top. The Faust host counts records alone."""
     session_timeout_ms: int = 6_000
     """How long a silent worker keeps its partitions. 6 s is the least that a broker allows by default."""
     idle_after_s: float = 2.0
