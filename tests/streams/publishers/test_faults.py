@@ -125,7 +125,7 @@ def test_a_refusal_is_reported_once_and_harms_nothing_later(cluster: MockCluster
 
 def test_a_long_outage_gives_records_back(cluster: MockCluster) -> None:
     """With a delivery timeout, what the broker did not take in time is Unavailable, once, and may be sent again."""
-    settings = replace(SETTINGS, bootstrap=cluster.bootstrap, delivery_timeout_ms=2_000)
+    settings = replace(SETTINGS, bootstrap=cluster.bootstrap, delivery_timeout_ms=1_500)
     publisher = ConfluentPublisher(settings)
     publish_all(publisher, [Output(TOPIC, b"k", b"first")], DEADLINE_S)
     ledger = Ledger(publisher)
@@ -160,7 +160,7 @@ def test_a_producer_that_failed_for_good_is_replaced(cluster: MockCluster) -> No
     assert arrived(cluster) == numbers(range(COUNT))
 
 
-@pytest.mark.parametrize("code", [*PASSING.values(), mockcluster.MESSAGE_TOO_LARGE])
+@pytest.mark.parametrize("code", [mockcluster.NOT_LEADER, mockcluster.MESSAGE_TOO_LARGE])
 def test_sending_survives_every_fault(cluster: MockCluster, publisher: Client, code: int) -> None:
     """What hosts use brings every record to the broker although a request fails, without a second copy."""
     cluster.fail(mockcluster.PRODUCE, [code])
