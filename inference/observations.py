@@ -21,8 +21,11 @@ from inference import columns as cols
 from inference.columns import MAX_COLUMNS, Columns
 from inference.protocol import v1, v2
 from inference.protocol.errors import MalformedBody, ProtocolError
+from streams.envelope import is_sealed, opened
+from streams.errors import Sealed
 from streams.events import (
     CONTENT_ENCODING,
+    ENCRYPTION_KEY,
     INFERENCE_HEADER_LENGTH,
     LATENCY_US,
     MODEL_NAME,
@@ -30,8 +33,10 @@ from streams.events import (
     PATH,
     PROTOCOL,
     SAMPLED_RATE,
+    WITHHELD,
     Event,
 )
+from streams.keyring import Keyring
 from streams.pairing import Exchange, Undecodable
 
 META: Final = pa.schema([
@@ -76,15 +81,25 @@ class Decoded:
 
 
 class ArrowCodec:
-    """The codec that the assembler is given: decode one exchange, write the rows of many."""
+    """The codec that the assembler is given: decode one exchange, write the rows of many.
+
+    Args:
+        keys: of encrypted payloads.
+    """
+
+    def __init__(self, keys: Keyring | None = None) -> None:
+        self._keys = keys or Keyring()
 
     def decode(self, exchange: Exchange) -> Decoded:
         """Decode both bodies of an exchange into columns.
 
         Raises:
-            Undecodable: a body that does not follow its protocol, or rows in and out that do not match.
+            Undecodable: a body that does not follow its protocol, that no key opens, or rows that do not match.
         """
-        request, response = exchange.request.event, exchange.response.event
+        try:
+            request, response = (opened(held.event, self._keys) for held in (exchange.request, exchange.response))
+        except Sealed as exc:
+            raise Undecodable(exc.reason, exc.detail) from exc
         side = "request"
         try:
             body = body_of(request)
@@ -165,8 +180,13 @@ def body_of(event: Event) -> bytes:
     """Give the body, decompressed when it is gzip, whether or not anything says so.
 
     Raises:
-        ProtocolError: no body, a broken or unknown compression, or more than 64 MiB of content.
+        ProtocolError: no body, one that is encrypted or that the logger withheld, a broken or unknown compression, or
+            more than 64 MiB of content.
     """
+    if event.text(WITHHELD):
+        raise MalformedBody("body", f"withheld by the logger's privacy rules: {event.text(WITHHELD)}")
+    if is_sealed(event):
+        raise MalformedBody("body", f"encrypted with key {event.text(ENCRYPTION_KEY)!r}")
     body = event.data
     if not body:
         raise MalformedBody("body", "empty")

@@ -1,6 +1,7 @@
 """Errors of the logger package.
 
 LoggerError
+├── BadRules        a privacy file that cannot be used as it is
 └── SpoolInUse      another process has the spool's folder
 """
 
@@ -16,3 +17,7 @@ class SpoolInUse(LoggerError):
 
     def __init__(self, folder: str) -> None:
         super().__init__(f"spool {folder}: another process uses it; give each logger a folder of its own")
+
+
+class BadRules(LoggerError):
+    """A privacy file says something that cannot be meant; the text names the field, expected and got."""

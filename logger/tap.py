@@ -28,7 +28,11 @@ _CONTENT: Final = {
     b"content-type": "content-type",
     b"content-encoding": "ce_contentencoding",
     b"inference-header-content-length": "ce_inferenceheaderlength",
+    b"grpc-status": "ce_grpcstatus",
 }
+
+
+Marks = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(slots=True)
@@ -59,6 +63,11 @@ class Body:
         """Tell whether content is missing."""
         return self.kept < self.size
 
+    @property
+    def marks(self) -> Marks:
+        """Give further headers of its event; `logger/privacy` says what it did to a body."""
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
 class Letter:
@@ -86,6 +95,8 @@ class Seen:
     aborted: bool = False
     request: Body = field(default_factory=Body)
     response: Body = field(default_factory=Body)
+    attributes: Marks = ()
+    """Further headers of both events, said by who reads the bodies; a record does not have them."""
 
     @property
     def size(self) -> int:
@@ -144,7 +155,7 @@ class Tap:
     def _shared(self, seen: Seen, key: bytes, recorded_us: int) -> list[tuple[str, bytes]]:
         headers = [
             ("ce_correlationid", key), ("ce_recordedtime", _time(recorded_us)), ("ce_method", seen.method.encode()),
-            *_named(seen.path),
+            *_named(seen.path), *seen.attributes,
         ]  # fmt: skip
         allowed = self._settings.metadata_headers
         metadata: dict[str, list[str]] = {}
@@ -165,7 +176,9 @@ class Tap:
 def _named(path: str) -> tuple[tuple[str, bytes], ...]:
     """Give the headers that follow from a path, which is the same again and again."""
     match = _INFERENCE.search(path)
-    names = match.groupdict() if match else {}
+    if match is None:
+        return (("ce_path", path.encode()),)
+    names = match.groupdict()
     named = [
         ("ce_path", path.encode()),
         ("ce_protocol", b"v1" if names.get("v1") else b"v2"),
@@ -191,7 +204,7 @@ def _content(body: Body, fields: Fields) -> list[tuple[str, bytes]]:
     found = {_CONTENT[name]: _utf8(value) for name, value in reversed(fields) if name in _CONTENT and value}
     if body.truncated:
         found["ce_truncated"] = b"true"
-    return list(found.items())
+    return [*found.items(), *body.marks]
 
 
 def _utf8(value: bytes) -> bytes:

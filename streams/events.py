@@ -46,6 +46,12 @@ TRACEPARENT: Final = "traceparent"
 CONTENT_ENCODING: Final = "contentencoding"
 INFERENCE_HEADER_LENGTH: Final = "inferenceheaderlength"
 PROTOCOL: Final = "protocol"
+REDACTED: Final = "redacted"
+WITHHELD: Final = "withheld"
+"""Why the logger gives length and digest of a body instead of the body."""
+ENCRYPTION: Final = "encryption"
+ENCRYPTION_KEY: Final = "encryptionkeyid"
+ENCRYPTED_TYPE: Final = "encryptedcontenttype"
 
 # HTTP header, and V2 request parameter, that mark an explainer's callback; its events come out `synthetic`.
 SYNTHETIC_HEADER: Final = "x-sidelight-synthetic"

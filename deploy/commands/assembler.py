@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from deploy.kafka.topics import partitions_of
+from deploy.privacy import add_keys_argument, opening_keys
 from deploy.security import kafka_security
 from deploy.workers import add_worker_arguments, run_stage
 from inference.observations import ArrowCodec
@@ -19,7 +20,8 @@ from streams.topics import Topics
 HELP = "pair request and response events and write their rows to the observations topic"
 EXAMPLES = """\
   sidelight assembler --kafka 127.0.0.1:9092
-  sidelight assembler --kafka broker:9092 --prefix team --expiry 60 --metrics-port 9100"""
+  sidelight assembler --kafka broker:9092 --prefix team --expiry 60 --metrics-port 9100
+  sidelight assembler --kafka broker:9092 --keys payloads.keys"""
 
 _MOST_MIB: Final = 60
 """All that waits is in one checkpoint record, which the state topic limits to 64 MiB."""
@@ -42,11 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-pending-mib", type=_whole(_MOST_MIB), default=defaults.max_pending_bytes >> 20, metavar="MIB",
         help="size of what may wait, per partition (default: %(default)s)",
     )  # fmt: skip
+    add_keys_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     topics = Topics(arguments.prefix)
+    keys = opening_keys(arguments)
     access = kafka_security(arguments).properties()
     settings = AssemblerSettings(
         payloads=topics.payloads,
@@ -62,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
     def stage(partition: int) -> Stage:
-        return Assembler(partition, settings, ArrowCodec())
+        return Assembler(partition, settings, ArrowCodec(keys))
 
     return run_stage(
         arguments, name="assembler", topic=topics.payloads, partitions=settings.payload_partitions, factory=stage

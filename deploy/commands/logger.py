@@ -20,12 +20,15 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from deploy import sidecar
 from deploy.errors import UserError
+from deploy.privacy import tap_for
 from deploy.ways import POLICIES, Destination, WaySettings, build, destinations, left_behind, watched
 from logger import account
 from logger.lane import Lane
 from logger.hold import Hold
 from logger.metrics import LoggerCollector
 from logger.outbox import Outbox
+from logger.privacy.metrics import PrivacyCollector
+from logger.privacy.tap import PrivateTap
 from logger.proxy import Proxy
 from logger.settings import OutboxSettings, ProxySettings, SpoolSettings, TapSettings
 from logger.shipper import Shipper
@@ -39,7 +42,8 @@ EXAMPLES = """\
   sidelight logger --log-url kafka://broker:9092,http://broker-ingress/default/default --outbox spool \\
       --spool-dir /var/spool/sidelight
   sidelight logger --log-url kafka://127.0.0.1:9092 --port 9081 --component-port 8080 --log-mode all \\
-      --inference-service iris --namespace default --metadata-headers x-client,user-agent --metrics-port 9089"""
+      --inference-service iris --namespace default --metadata-headers x-client,user-agent --metrics-port 9089
+  sidelight logger --log-url kafka://broker:9092 --component-port 8080 --privacy /etc/sidelight/privacy.yaml"""
 
 # Flags of KServe's agent 0.20 that are read and have no effect yet; each that is set is named once at start.
 _LATER: Final = (
@@ -85,6 +89,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metadata-headers", default="", help="request headers to log, comma-separated, any case")
     parser.add_argument("--metadata-annotations", default="", help="k=v,... to put into every event")
     parser.add_argument("--capture", type=int, default=TapSettings().capture, help="bytes kept of each body")
+    parser.add_argument(
+        "--privacy", default="", metavar="FILE",
+        help="rules for bodies and headers (drop, mask, pseudonym, bucket, truncate) and encryption: docs/privacy.md",
+    )  # fmt: skip
     parser.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus page; 0 is none")
     parser.add_argument("--proxies", type=int, default=1, help="proxy processes that share the port (default: 1)")
     for flag in _LATER:
@@ -98,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     sinks = destinations(arguments.log_url, arguments.outbox)
     if any(sink.policy == "spool" for sink in sinks) and arguments.spool_dir is None:
         raise UserError("--outbox spool: expected a folder, --spool-dir")
-    tap, outbox = Tap(_tap(arguments)), OutboxSettings(hold_s=arguments.hold_ms / 1000)
+    tap, outbox = tap_for(_tap(arguments), arguments.privacy), OutboxSettings(hold_s=arguments.hold_ms / 1000)
     settings = ProxySettings(host=arguments.host, port=arguments.port, upstream_port=arguments.component_port)
     lanes = [Lane(outbox.max_bytes // arguments.proxies & ~15) for _ in range(arguments.proxies)]
     way_settings = WaySettings(
@@ -165,6 +173,8 @@ def _ship(
     if metrics_port:
         registry = CollectorRegistry()
         registry.register(LoggerCollector(lanes, ways, tap.events_each))
+        if isinstance(tap, PrivateTap):
+            registry.register(PrivacyCollector(tap.cleaner))
         start_http_server(metrics_port, addr="127.0.0.1", registry=registry)
     log.info("shipping to %s", watched(sinks))
     Shipper(lanes, tap, ways, settings.outbox, boot).run(stopping)

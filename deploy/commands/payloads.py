@@ -8,6 +8,9 @@ import zlib
 from dataclasses import replace
 
 from deploy.listing import View, add_follow_arguments, print_events, source
+from deploy.privacy import add_keys_argument, opening_keys
+from streams import envelope
+from streams.errors import Sealed
 from streams.events import (
     ABORTED,
     CONTENT_ENCODING,
@@ -20,12 +23,14 @@ from streams.events import (
     TRUNCATED,
     Event,
 )
+from streams.keyring import Keyring
 
 HELP = "show logged requests and responses"
 EXAMPLES = """\
   sidelight payloads --follow
   sidelight payloads --since 10m --service default/iris --bodies
-  sidelight payloads --from-beginning --json --count 10"""
+  sidelight payloads --from-beginning --json --count 10
+  sidelight payloads --bodies --keys payloads.keys"""
 
 _GZIP = b"\x1f\x8b"
 _MOST = 64 << 10
@@ -36,12 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_follow_arguments(parser)
     parser.add_argument("--bodies", action="store_true", help="show the bodies, too: they may hold personal data")
+    add_keys_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     kafka, topics = source(arguments)
-    with_bodies = View(text=lambda event: f"{shown(event)}\n{body(event)}")
+    keys = opening_keys(arguments)
+    with_bodies = View(
+        text=lambda event: f"{shown(event)}\n{opened_body(event, keys)}", json=lambda event: readable(event, keys)
+    )
     without = View(text=shown, json=lambda event: replace(event, data=None))
     return print_events(arguments, kafka, (topics.payloads,), with_bodies if arguments.bodies else without)
 
@@ -56,6 +65,22 @@ def shown(event: Event) -> str:
         *marks, f"[{event.correlation()}]",
     )  # fmt: skip
     return "  ".join(fact for fact in facts if fact)
+
+
+def readable(event: Event, keys: Keyring) -> Event:
+    """Give an event with its data opened, when there is a key for it; else as it is."""
+    try:
+        return envelope.opened(event, keys)
+    except Sealed:
+        return event
+
+
+def opened_body(event: Event, keys: Keyring) -> str:
+    """Give a body as text, or why it cannot be opened."""
+    try:
+        return body(envelope.opened(event, keys))
+    except Sealed as exc:
+        return f"({len(event.data or b'')} bytes, {exc})"
 
 
 def body(event: Event) -> str:
