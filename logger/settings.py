@@ -14,26 +14,50 @@ class ProxySettings:
     port: int = 9081
     upstream_host: str = "127.0.0.1"
     upstream_port: int = 8080
+    upstream_socket: str = ""
+    """Path of the model's unix socket; when given, host and port are not used."""
+    max_target: int = 16 * 1024
+    """Bytes of the request target; more is 414."""
     max_head: int = 64 * 1024
-    """Bytes of request line and headers; more is 431."""
+    """Bytes of request line and headers, and of all that frames a chunked body; more is 431. The model's, too: 502."""
     max_headers: int = 128
-    """Header fields; more is 431."""
+    """Header fields; more is 431, or 502 in an answer."""
+    max_body: int = 2 << 30
+    """Bytes of a request's content that are passed on, whatever is captured of it; more is 413. 0 is no limit."""
     max_connections: int = 4_096
     """Open client connections; one more is answered 503 and closed."""
+    max_per_address: int = 0
+    """Open connections of one client address; one more is 429. 0, no limit: behind a gateway all have its address."""
+    max_requests: int = 100_000
+    """Requests on one connection; the last one's answer says that it closes, so that load spreads anew. 0 is no limit."""
     max_idle_upstream: int = 256
     """Idle connections kept to the model."""
+    idle_upstream_s: float = 60.0
+    """How long a connection to the model is kept idle."""
     head_s: float = 30.0
     """From a request's first byte to the end of its head; slower is 408."""
     idle_s: float = 75.0
-    """How long a client connection may be silent between requests, or in the middle of a body."""
+    """How long a client connection may be silent between requests."""
+    min_rate: int = 240
+    """Bytes of content that a client has to send in a second, over `body_s`; slower is 408. 0 is no limit."""
+    body_s: float = 30.0
+    """Over how long the rate of content is looked at."""
+    send_s: float = 60.0
+    """How long a client may take nothing of its answer; longer, and the connection is cut."""
     connect_s: float = 5.0
     """For connecting to the model; longer is 503."""
+    continue_s: float = 1.0
+    """How long a client that expects `100 Continue` waits for the model's own before the proxy gives it."""
+    first_byte_s: float = 600.0
+    """From a whole request to the first byte of its answer, as KServe's own default; longer is 504."""
     answer_s: float = 600.0
-    """Longest silence of the model before and within its answer, as KServe's own default; longer is 504."""
+    """Longest silence of the model within its answer, or without reading the request; longer is 504, or cut."""
+    total_s: float = 0.0
+    """From a request's beginning to its answer's end; longer is 504, or cut. 0, no limit: silence is limited, above."""
     drain_s: float = 20.0
     """How long a stop may wait for running requests."""
     grpc_upstream_port: int = 0
-    """The model's port for gRPC; 0 is `upstream_port`."""
+    """The model's port for gRPC; 0 is where HTTP goes."""
     grpc_streams: int = 128
     """Calls that one gRPC connection may have open; a client that is told so makes others wait."""
     grpc_log_other: bool = False
@@ -63,7 +87,7 @@ class TapSettings:
 class OutboxSettings:
     """What may wait for the broker. A lost record is cheaper than a late prediction."""
 
-    capacity: int = 20_000
+    capacity: int = 200_000
     """Events that may wait; one more is dropped and counted."""
     max_bytes: int = 48 << 20
     """Exchanges that may wait, all proxies together; near the end an event is kept without its body, and counted."""
