@@ -1,0 +1,168 @@
+"""The model's side: one HTTP/2 connection for one client connection.
+
+Not shared between clients: a client that reads slowly fills the window of its own connection and nobody else's, and
+the model sees the same connections, limits and goodbyes as without a proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from h2.errors import ErrorCodes
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    RemoteSettingsChanged,
+    ResponseReceived,
+    StreamReset,
+    TrailersReceived,
+)
+from h2.exceptions import NoAvailableStreamIDError
+from h2.settings import SettingCodes
+
+from logger.grpc.call import Call, ServerLink
+from logger.grpc.status import UNAVAILABLE
+from logger.outlet import Turn
+
+_LOST = "the model closed the connection before its answer was whole"
+
+
+class Back(ServerLink):
+    """One connection to the model. Calls wait here until it is open and the model takes another stream.
+
+    Args:
+        turn: of the event loop.
+        max_head: bytes of metadata that the model may send at once.
+        again: takes calls that this connection will not serve and that the model has not seen.
+    """
+
+    def __init__(self, turn: Turn, max_head: int, again: Callable[[Iterable[Call]], None]) -> None:
+        super().__init__(
+            turn, client_side=True, settings={SettingCodes.ENABLE_PUSH: 0, SettingCodes.MAX_HEADER_LIST_SIZE: max_head}
+        )
+        self._again = again
+        self._calls: dict[int, Call] = {}
+        self._waiting: dict[Call, None] = {}
+        self._open = False
+        self.leaving = False
+        """It serves no further call."""
+        self.on |= {
+            ResponseReceived: self._head,
+            DataReceived: self._data,
+            TrailersReceived: self._trailers,
+            StreamReset: self._reset,
+            ConnectionTerminated: self._goaway,
+            RemoteSettingsChanged: self._changed,
+        }
+
+    def take(self, call: Call) -> None:
+        """Serve a call as soon as possible."""
+        self._waiting[call] = None
+        self._begin()
+
+    def freed(self, call: Call, stream: int) -> None:
+        """Take the news that a call is over."""
+        self._waiting.pop(call, None)
+        if self._calls.pop(stream, None) is None or self.closed:
+            return
+        if self._waiting:
+            self._begin()
+        if self.leaving and not self._calls:
+            self.goodbye()
+
+    def fail(self, problem: str) -> None:
+        """There is no connection, or none any more: every call hears why."""
+        if self.closed:
+            return
+        self.closed = True
+        waiting, self._waiting = list(self._waiting), {}
+        for call in (*self._calls.values(), *waiting):
+            call.refuse(UNAVAILABLE, problem)
+
+    def goodbye(self) -> None:
+        """Close; the model hears that it was on purpose."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.transport is not None:
+            self.say_goodbye(ErrorCodes.NO_ERROR)
+            self.end()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's contract
+        super().connection_made(transport)
+        if self.closed:
+            self.abort()
+            return
+        self._open = True
+        self._turn.begin()
+        self._begin()
+        self._turn.end()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102, ARG002
+        self._turn.begin()
+        self.fail(_LOST)
+        self._turn.end()
+
+    def broken(self, problem: str) -> None:
+        """Give up on a model that does not speak HTTP/2."""
+        self.fail(f"the model's answer is no HTTP/2: {problem}")
+        self.end()
+
+    def _begin(self) -> None:
+        """Begin what waits, while the model takes streams."""
+        if not self._open or self.leaving:
+            return
+        most = self.h2.remote_settings.max_concurrent_streams
+        while self._waiting and len(self._calls) < most:
+            call = next(iter(self._waiting))
+            try:
+                stream = self.h2.get_next_available_stream_id()
+            except NoAvailableStreamIDError:
+                self._leave()
+                return
+            del self._waiting[call]
+            self._calls[stream] = call
+            call.begin(self, stream)
+
+    def _leave(self) -> None:
+        self.leaving = True
+        waiting, self._waiting = list(self._waiting), {}
+        self._again(waiting)
+        if not self._calls:
+            self.goodbye()
+
+    def _head(self, event: ResponseReceived) -> None:
+        call = self._calls.get(event.stream_id)
+        if call is not None:
+            call.answer_head(event.headers, end=event.stream_ended is not None)
+
+    def _data(self, event: DataReceived) -> None:
+        call = self._calls.get(event.stream_id)
+        if call is None:
+            self.taken(event.stream_id, event.flow_controlled_length)
+        else:
+            call.answer_data(event.data, event.flow_controlled_length, end=event.stream_ended is not None)
+
+    def _trailers(self, event: TrailersReceived) -> None:
+        call = self._calls.get(event.stream_id)
+        if call is not None:
+            call.answer_end(event.headers)
+
+    def _reset(self, event: StreamReset) -> None:
+        call = self._calls.get(event.stream_id)
+        if call is not None:
+            call.answer_reset(int(event.error_code or 0))
+
+    def _goaway(self, event: ConnectionTerminated) -> None:
+        last = event.last_stream_id or 0
+        self.leaving = True
+        # The model has not seen these, and says so: the client may send them again without a doubt.
+        for stream, call in list(self._calls.items()):
+            if stream > last:
+                call.answer_reset(ErrorCodes.REFUSED_STREAM)
+        self._leave()
+
+    def _changed(self, event: RemoteSettingsChanged) -> None:
+        self._settings_changed(event)
+        self._begin()
