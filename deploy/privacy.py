@@ -7,8 +7,11 @@ import logging
 import secrets
 from pathlib import Path
 
+from prometheus_client.registry import Collector
+
 from deploy.errors import UserError
 from logger.errors import BadRules
+from logger.privacy.metrics import PrivacyCollector
 from logger.privacy.rules import Privacy, read
 from logger.privacy.tap import PrivateTap
 from logger.settings import TapSettings
@@ -20,21 +23,26 @@ from streams.keyring import Keyring
 log = logging.getLogger(__name__)
 
 
-def tap_for(settings: TapSettings, path: str) -> Tap:
-    """Give the tap: a plain one without a privacy file.
+def private(tap: Tap, settings: TapSettings, path: str) -> Tap:
+    """Give a tap that follows a privacy file, if one is named; else the tap itself.
 
     Raises:
         UserError: the file, or one that it names, cannot be used.
         MissingExtra: it asks for encryption, and the library is not installed.
     """
     if not path:
-        return Tap(settings)
+        return tap
     privacy = rules_from(Path(path))
     log.info("privacy rules from %s%s", path, _sealed(privacy))
     try:
-        return PrivateTap(settings, privacy, secrets.token_bytes)
+        return PrivateTap(tap, settings, privacy, secrets.token_bytes)
     except BadKeys as exc:
         raise UserError(f"{path}: encryption.key: {exc}") from exc
+
+
+def collectors(tap: Tap) -> tuple[Collector, ...]:
+    """Give what a tap that cleans shows on the Prometheus page."""
+    return (PrivacyCollector(tap.cleaner),) if isinstance(tap, PrivateTap) else ()
 
 
 def rules_from(path: Path) -> Privacy:

@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.registry import Collector
 
 from deploy import sidecar
 from deploy.errors import UserError
-from deploy.privacy import tap_for
+from deploy.privacy import collectors, private
 from deploy.ways import POLICIES, Destination, WaySettings, build, destinations, left_behind, watched
 from logger import account
 from logger.lane import Lane
 from logger.hold import Hold
 from logger.metrics import LoggerCollector
 from logger.outbox import Outbox
-from logger.privacy.metrics import PrivacyCollector
-from logger.privacy.tap import PrivateTap
 from logger.proxy import Proxy
 from logger.settings import OutboxSettings, ProxySettings, SpoolSettings, TapSettings
 from logger.shipper import Shipper
@@ -106,7 +105,10 @@ def run(arguments: argparse.Namespace) -> int:
     sinks = destinations(arguments.log_url, arguments.outbox)
     if any(sink.policy == "spool" for sink in sinks) and arguments.spool_dir is None:
         raise UserError("--outbox spool: expected a folder, --spool-dir")
-    tap, outbox = tap_for(_tap(arguments), arguments.privacy), OutboxSettings(hold_s=arguments.hold_ms / 1000)
+    tapped = _tap(arguments)
+    tap = private(Tap(tapped), tapped, arguments.privacy)
+    shown = collectors(tap)
+    outbox = OutboxSettings(hold_s=arguments.hold_ms / 1000)
     settings = ProxySettings(host=arguments.host, port=arguments.port, upstream_port=arguments.component_port)
     lanes = [Lane(outbox.max_bytes // arguments.proxies & ~15) for _ in range(arguments.proxies)]
     way_settings = WaySettings(
@@ -117,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         sidecar.Child(f"proxy {number}", partial(_proxy, settings, arguments.capture, lane, outbox, tap, number), 60)
         for number, lane in enumerate(lanes)
     ]
-    ship = partial(_ship, lanes, tap, sinks, way_settings, arguments.metrics_port, secrets.randbits(63))
+    ship = partial(_ship, lanes, tap, sinks, way_settings, arguments.metrics_port, secrets.randbits(63), shown)
     code = sidecar.run([*children, sidecar.Child("shipper", ship, outbox.flush_s + 10)])
     return code or _conclude(lanes, sinks, tap.events_each)
 
@@ -161,8 +163,9 @@ def _say_ready(settings: ProxySettings) -> None:
 
 
 def _ship(
-    lanes: list[Lane], tap: Tap, sinks: Sequence[Destination], settings: WaySettings, metrics_port: int, boot: int
-) -> int:
+    lanes: list[Lane], tap: Tap, sinks: Sequence[Destination], settings: WaySettings, metrics_port: int, boot: int,
+    shown: Sequence[Collector],
+) -> int:  # fmt: skip
     # The model's answers go first where processors are short.
     os.nice(_NICE)
     stopping = threading.Event()
@@ -173,8 +176,8 @@ def _ship(
     if metrics_port:
         registry = CollectorRegistry()
         registry.register(LoggerCollector(lanes, ways, tap.events_each))
-        if isinstance(tap, PrivateTap):
-            registry.register(PrivacyCollector(tap.cleaner))
+        for own in shown:
+            registry.register(own)
         start_http_server(metrics_port, addr="127.0.0.1", registry=registry)
     log.info("shipping to %s", watched(sinks))
     Shipper(lanes, tap, ways, settings.outbox, boot).run(stopping)

@@ -16,23 +16,26 @@ _TYPE: Final = "content-type"
 
 
 class PrivateTap(Tap):
-    """Makes payload events by the rules of a privacy file.
+    """Has another tap make payload events, by the rules of a privacy file.
 
     Args:
-        settings: as for the plain tap; its `capture` bounds redacted bodies, too.
+        inner: makes the events.
+        settings: the inner tap's; `capture` bounds redacted bodies, too.
         privacy: the file.
         random: gives so many random bytes, of a quality that keys have.
     """
 
-    def __init__(self, settings: TapSettings, privacy: Privacy, random: Callable[[int], bytes]) -> None:
+    def __init__(self, inner: Tap, settings: TapSettings, privacy: Privacy, random: Callable[[int], bytes]) -> None:
         super().__init__(settings)
+        self._inner = inner
+        self.events_each = inner.events_each
         self.cleaner = Cleaner(privacy, settings.capture, settings.mode)
         self._sealer = None if privacy.encryption is None else Sealer(privacy.encryption.key_id, privacy.encryption.key)
         self._random = random
 
     def letters(self, seen: Seen, recorded_us: int) -> list[Letter]:
         """Give the events of one exchange; see `Tap.letters`."""
-        letters = super().letters(self.cleaner.clean(seen), recorded_us)
+        letters = self._inner.letters(self.cleaner.clean(seen), recorded_us)
         sealer = self._sealer
         return letters if sealer is None else [self._sealed(letter, sealer) for letter in letters]
 

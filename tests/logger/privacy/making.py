@@ -14,7 +14,7 @@ from logger.privacy.cleaner import Cleaner
 from logger.privacy.rules import Privacy, read
 from logger.privacy.tap import PrivateTap
 from logger.settings import TapSettings
-from logger.tap import Seen
+from logger.tap import Seen, Tap
 from streams.bindings import from_kafka
 from streams.events import Event
 from streams.keyring import Keyring
@@ -56,15 +56,21 @@ def cleaned(privacy: Privacy, body: bytes, path: str = V1, *fields: tuple[bytes,
     return json.loads(clean(privacy, seen(body, b"", path, *fields))[0])
 
 
+def private(privacy: Privacy, settings: TapSettings | None = None) -> PrivateTap:
+    """Make a tap with rules; its nonces are nothing but zeros."""
+    settings = settings or TapSettings(service="s", namespace="n", capture=LIMIT)
+    return PrivateTap(Tap(settings), settings, privacy, bytes)
+
+
 def events(privacy: Privacy, exchange: Seen, settings: TapSettings | None = None) -> list[Event]:
     """Give the events of an exchange as any consumer reads them."""
-    tap = PrivateTap(settings or TapSettings(service="s", namespace="n", capture=LIMIT), privacy, bytes)
+    tap = private(privacy, settings)
     return [from_kafka(letter.headers, letter.value) for letter in tap.letters(exchange, AT)]
 
 
 def sent(privacy: Privacy, exchange: Seen, settings: TapSettings | None = None) -> bytes:
     """Give every byte that leaves: keys, headers and values of all records."""
-    tap = PrivateTap(settings or TapSettings(service="s", namespace="n", capture=LIMIT), privacy, bytes)
+    tap = private(privacy, settings)
     letters = tap.letters(exchange, AT)
     pieces = [
         [letter.key, letter.value, *(name.encode() + value for name, value in letter.headers)] for letter in letters
