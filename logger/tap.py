@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from logger.heads import Fields
 from logger.settings import TapSettings
@@ -69,8 +69,7 @@ class Body:
         return ()
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(NamedTuple):
     """One event as a Kafka record."""
 
     key: bytes
