@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -68,6 +68,9 @@ class World:
     def read(self, topic: str) -> list[Output]:
         """Read a topic, partition after partition."""
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Let nothing go on behind a test."""
 
     def sums(self) -> list[dict[str, object]]:
         """Give the outputs, each id once, in order per key."""
@@ -130,6 +133,7 @@ class KafkaWorld(World):
     ) -> None:  # fmt: skip
         super().__init__(topics)
         self.kafka, self.host, self._log = kafka, host, folder / "worker.log"
+        self._workers: list[subprocess.Popen[bytes]] = []
         declared = [
             replace(topic, config={**topic.config, "max.message.bytes": str(limits[topic.name])})
             if topic.name in limits else topic
@@ -149,7 +153,14 @@ class KafkaWorld(World):
         words = (self.host, self.kafka, self.topics.prefix, step, str(at), str(pause), str(queue), str(kib))
         with self._log.open("ab") as output:
             command = (sys.executable, "-m", "tests.contracts.worker", *words)
-            return subprocess.Popen(command, stdout=output, stderr=output)
+            self._workers.append(subprocess.Popen(command, stdout=output, stderr=output))
+        return self._workers[-1]
+
+    def close(self) -> None:
+        """End what a failed test has left."""
+        for worker in self._workers:
+            worker.kill()
+            worker.wait()
 
     def work(self, step: str = "", at: int = 1) -> None:
         worker = self.start(step, at)
@@ -215,15 +226,22 @@ def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
 
 
 @pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.kafka) for name in KAFKA_HOSTS)])
-def limited(request: pytest.FixtureRequest, topics: Topics, tmp_path: Path) -> Callable[[Mapping[str, int]], World]:
+def limited(
+    request: pytest.FixtureRequest, topics: Topics, tmp_path: Path
+) -> Iterator[Callable[[Mapping[str, int]], World]]:
     """Give what makes each host's world in turn, with limits to the size of some topics' records."""
+    worlds: list[World] = []
 
     def made(limits: Mapping[str, int]) -> World:
         if request.param == "memory":
-            return MemoryWorld(topics, limits)
-        return KafkaWorld(topics, request.getfixturevalue("kafka"), request.param, tmp_path, limits)
+            worlds.append(MemoryWorld(topics, limits))
+        else:
+            worlds.append(KafkaWorld(topics, request.getfixturevalue("kafka"), request.param, tmp_path, limits))
+        return worlds[-1]
 
-    return made
+    yield made
+    for world in worlds:
+        world.close()
 
 
 @pytest.fixture
@@ -233,9 +251,11 @@ def world(limited: Callable[[Mapping[str, int]], World]) -> World:
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.kafka) for name in KAFKA_HOSTS])
-def kafka_world(request: pytest.FixtureRequest, kafka: str, topics: Topics, tmp_path: Path) -> KafkaWorld:
+def kafka_world(request: pytest.FixtureRequest, kafka: str, topics: Topics, tmp_path: Path) -> Iterator[KafkaWorld]:
     """Give the worlds that have processes."""
-    return KafkaWorld(topics, kafka, request.param, tmp_path)
+    world = KafkaWorld(topics, kafka, request.param, tmp_path)
+    yield world
+    world.close()
 
 
 def expected(records: Sequence[tuple[str, str]]) -> dict[str, list[int]]:
