@@ -1,0 +1,84 @@
+"""The logger's own port: `/metrics` for Prometheus, `/debug` for a person, `/healthz` for a probe of the shipper."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import orjson
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from logger import account
+from logger.lane import Lane
+from logger.metrics import LoggerCollector
+from logger.way import Way
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+_TEXT: Final = [("content-type", "text/plain")]
+_JSON: Final = [("content-type", "application/json")]
+
+
+def serve(host: str, port: int, lanes: Sequence[Lane], ways: Sequence[Way], events_each: int) -> None:
+    """Serve the page from a thread until the process ends.
+
+    Raises:
+        OSError: the port cannot be listened on.
+    """
+    registry = CollectorRegistry()
+    registry.register(LoggerCollector(lanes, ways, events_each))
+    app = application(make_wsgi_app(registry), lambda: debug(lanes, ways, events_each))
+    server = make_server(host, port, app, handler_class=_Quiet)
+    threading.Thread(target=server.serve_forever, name="page", daemon=True).start()
+
+
+def application(metrics: WSGIApplication, state: Callable[[], dict[str, Any]]) -> WSGIApplication:
+    """Give the page as a WSGI application."""
+
+    def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "/")
+        if path == "/metrics":
+            return metrics(environ, start)
+        if path == "/debug":
+            start("200 OK", _JSON)
+            return [orjson.dumps(state(), option=orjson.OPT_INDENT_2)]
+        found = path == "/healthz"
+        start("200 OK" if found else "404 Not Found", _TEXT)
+        return [b"ok\n" if found else b"expected /metrics, /debug or /healthz\n"]
+
+    return app
+
+
+def debug(lanes: Sequence[Lane], ways: Sequence[Way], events_each: int) -> dict[str, Any]:
+    """Give queue, disk and counters of every lane and sink. Never a payload, a header or a secret."""
+    accounts = account.read(lanes, len(ways), events_each)
+    return {
+        "law": all(found.balanced() for found in accounts.ways),
+        "sinks": [
+            {"name": way.name, **dataclasses.asdict(found), **way.gauges()}
+            for way, found in zip(ways, accounts.ways, strict=True)
+        ],
+        "lanes": [
+            {
+                "capacity_bytes": lane.ring.capacity,
+                "used_bytes": lane.ring.used(),
+                "waiting_exchanges": lane.ring.written() - lane.ring.settled_records(),
+                "answers": {str(status): count for status, count in lane.tally.answers().items()},
+                "refusals": {str(status): count for status, count in lane.tally.refusals().items()},
+            }
+            for lane in lanes
+        ],
+        "connections": accounts.connections,
+        "events_without_body": accounts.stripped,
+        "answers_held": accounts.held,
+        "answers_let_go_unsafe": accounts.late,
+    }
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+        """Keep scrapes out of the log."""
