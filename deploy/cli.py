@@ -16,7 +16,7 @@ from typing import Final, Protocol, cast
 
 import deploy.commands
 from deploy.errors import UserError
-from streams.errors import MissingExtra, UnknownPlugin
+from streams.errors import MissingExtra, StreamError, UnknownPlugin
 
 _EPILOG = "See `sidelight COMMAND --help` for a command's arguments and examples."
 _INTERRUPTED: Final = 130
@@ -64,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, MissingExtra, UnknownPlugin) as exc:
         sys.stderr.write(f"sidelight {words[0]}: {exc}\n")
         return 2
+    except StreamError as exc:
+        sys.stderr.write(f"sidelight {words[0]}: {exc}\n")
+        return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
 

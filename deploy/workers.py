@@ -82,8 +82,13 @@ def run_stage(arguments: argparse.Namespace, *, name: str, topic: str, partition
 
     def build(access: Mapping[str, str]) -> tuple[Host, ConfluentPublisher]:
         publisher = ConfluentPublisher(
+            # No record may be given back while a later one goes through: what follows relies on their order.
             PublisherSettings(
-                bootstrap=arguments.kafka, client_id=name, message_max_bytes=_MESSAGE_MAX, security=security
+                bootstrap=arguments.kafka,
+                client_id=name,
+                message_max_bytes=_MESSAGE_MAX,
+                security=security,
+                delivery_timeout_ms=0,
             )
         )
         store = KafkaStateStore(arguments.kafka, state.name, publisher, extra=access)
