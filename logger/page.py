@@ -10,6 +10,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import orjson
 from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.registry import Collector
 
 from logger import account
 from logger.lane import Lane
@@ -23,14 +24,17 @@ _TEXT: Final = [("content-type", "text/plain")]
 _JSON: Final = [("content-type", "application/json")]
 
 
-def serve(host: str, port: int, lanes: Sequence[Lane], ways: Sequence[Way], events_each: int) -> None:
-    """Serve the page from a thread until the process ends.
+def serve(
+    host: str, port: int, lanes: Sequence[Lane], ways: Sequence[Way], events_each: int, more: Sequence[Collector] = ()
+) -> None:
+    """Serve the page from a thread until the process ends; `more` is shown on it for Prometheus.
 
     Raises:
         OSError: the port cannot be listened on.
     """
     registry = CollectorRegistry()
-    registry.register(LoggerCollector(lanes, ways, events_each))
+    for collector in (LoggerCollector(lanes, ways, events_each), *more):
+        registry.register(collector)
     app = application(make_wsgi_app(registry), lambda: debug(lanes, ways, events_each))
     server = make_server(host, port, app, handler_class=_Quiet)
     threading.Thread(target=server.serve_forever, name="page", daemon=True).start()
