@@ -1,6 +1,6 @@
 """Judges and rebuilds message heads; pure. What came in is never forwarded raw, so both sides of the proxy agree.
 
-Sources: RFC 9110 sections 7.2, 7.6.1, 10.1.1; RFC 9112 sections 3.2, 6, 9.6.
+Sources: RFC 9110 sections 6.6.1, 7.2, 7.6, 8.6, 10.1.1; RFC 9112 sections 3, 6, 7, 9.6.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 Fields = list[tuple[bytes, bytes]]
@@ -17,10 +18,27 @@ _HOP: Final = frozenset({
     b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
     b"transfer-encoding", b"upgrade", b"http2-settings",
 })  # fmt: skip
-_DROPPED: Final = _HOP | {b"content-length", b"expect", b"x-request-id"}
-_KEPT: Final = frozenset({b"host", b"content-type", b"content-encoding", b"authorization", b"keep-alive", b"close"})
-_ABSOLUTE: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
-_TARGET: Final = re.compile(rb"[\x21-\x7e]+")
+_WRITTEN: Final = _HOP | {b"content-length", b"expect", b"x-request-id"}
+# Behind CGI-like interfaces `-` and `_` are one: content_length would be a second Content-Length.
+_DROPPED: Final = _WRITTEN | {name.replace(b"-", b"_") for name in _WRITTEN}
+# A sender may not ask to have these dropped: a message without them means something else, here or in the log.
+_KEPT: Final = frozenset({
+    b"host", b"content-type", b"content-encoding", b"authorization", b"keep-alive", b"close", b"traceparent",
+    b"inference-header-content-length", b"via",
+})  # fmt: skip
+_ABSOLUTE: Final = re.compile(rb"https?://(?P<authority>[^/?#]*)", re.IGNORECASE)
+# Section 3.2: no fragment; and nothing that is not printable ASCII.
+_TARGET: Final = re.compile(rb"[\x21\x22\x24-\x7e]+")
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+_REASON: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+# The parser also reads RTSP and ICE, whose methods and versions look like these.
+_METHODS_OF_1_0: Final = frozenset(
+    {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"LINK", b"UNLINK"}
+)
+_CACHED: Final = 512
+"""Bytes of the longest target, host or status line that is remembered as judged."""
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,51 +50,118 @@ class Refusal:
 
 
 class RequestHead:
-    """A request's head as parsed; field names are lower case."""
+    """A request's head as parsed; field names are lower case.
+
+    What Connection names is gone already: it is for this hop only, and neither the model nor the log may see it.
+    """
 
     __slots__ = ("fields", "first", "method", "target", "version")
 
     def __init__(self, method: bytes, target: bytes, version: str, fields: Fields) -> None:
-        self.method, self.version, self.fields = method, version, fields
-        self.target = target if target.startswith(b"/") else origin(target)
-        """In origin form."""
         self.first: dict[bytes, bytes] = dict(reversed(fields))
         """Each field's first value."""
+        if b"connection" in self.first:
+            fields = _without_named(fields)
+        self.method, self.version, self.fields = method, version, fields
+        self.target = target
+        """In origin form, or `*`."""
+        if not target.startswith(b"/"):
+            self._relocate()
+
+    def _relocate(self) -> None:
+        """Sections 3.2.2 and 3.2.4: an absolute target names the host, whatever Host says."""
+        found = _ABSOLUTE.match(self.target)
+        if found is None or not (authority := found["authority"]):
+            return
+        empty = found.end() == len(self.target)
+        self.target = b"*" if empty and self.method == b"OPTIONS" else origin(self.target)
+        if b"host" in self.first:
+            self.fields = [(name, authority if name == b"host" else value) for name, value in self.fields]
+        elif self.version == "1.0":
+            self.fields = [*self.fields, (b"host", authority)]
+        else:
+            return
+        self.first[b"host"] = authority
 
 
 def judge(head: RequestHead, *, upgrade: bool) -> Refusal | None:
     """Refuse what the parser lets through and two servers might read differently."""
+    first = head.first
+    if head.version != "1.1" and (refusal := _judge_version(head)) is not None:
+        return refusal
+    if upgrade or head.method == b"CONNECT":
+        return Refusal(501, "CONNECT and protocol upgrades are not served by this proxy")
+    if b"transfer-encoding" in first and (refusal := _judge_coding(head)) is not None:
+        return refusal
+    if len(first) < len(head.fields) and sum(name == b"host" for name, _ in head.fields) > 1:
+        return Refusal(400, "expected one Host field, got several")
+    host = first.get(b"host")
+    if host is None:
+        if head.version == "1.1":
+            return Refusal(400, "expected one Host field, got none")
+    elif not (_is_host(host) if len(host) < _CACHED else _HOST.fullmatch(host)):
+        return Refusal(400, "Host: expected a name or an address, and perhaps a port")
+    if b"expect" in first and (refusal := _judge_expectation(head)) is not None:
+        return refusal
+    target = head.target
+    return _judge_target(target, head.method) if len(target) < _CACHED else _target_refusal(target, head.method)
+
+
+def _judge_version(head: RequestHead) -> Refusal | None:
     if head.version == "0.9":
         return Refusal(400, "no HTTP version in the request line")
-    if head.version not in {"1.0", "1.1"}:
+    if head.version != "1.0":
         return Refusal(505, f"HTTP version {head.version}: expected 1.0 or 1.1")
-    if head.method == b"CONNECT" or upgrade:
-        return Refusal(501, "CONNECT and protocol upgrades are not served by this proxy")
-    return _judge_coding(head) or _judge_target(head)
+    if head.method not in _METHODS_OF_1_0:
+        return Refusal(400, "this method is none of HTTP/1.0")
+    return None
 
 
 def _judge_coding(head: RequestHead) -> Refusal | None:
-    if b"transfer-encoding" not in head.first:
-        return None
-    codings = [value for name, value in head.fields if name == b"transfer-encoding"]
     if head.version == "1.0":
         return Refusal(400, "Transfer-Encoding in an HTTP/1.0 request")
-    if len(codings) > 1 or codings[0].strip().lower() != b"chunked":
+    if not is_chunked(head.fields):
         return Refusal(501, "Transfer-Encoding: only 'chunked' is served")
     if b"content-length" in head.first:
         return Refusal(400, "both Transfer-Encoding and Content-Length")
     return None
 
 
-def _judge_target(head: RequestHead) -> Refusal | None:
-    hosts = sum(name == b"host" for name, _ in head.fields) if len(head.first) < len(head.fields) else 1
-    if hosts > 1 or (b"host" not in head.first and head.version == "1.1"):
-        return Refusal(400, f"expected one Host field, got {hosts if b'host' in head.first else 0}")
-    if not _TARGET.fullmatch(head.target):
-        return Refusal(400, "request target: expected printable ASCII without spaces")
-    if not head.target.startswith(b"/") and head.target != b"*":
-        return Refusal(400, "request target: expected a path")
+def _judge_expectation(head: RequestHead) -> Refusal | None:
+    expected = [value for name, value in head.fields if name == b"expect"]
+    if any(value.lower() != b"100-continue" for value in expected):
+        return Refusal(417, "Expect: only '100-continue' can be met")
     return None
+
+
+def _target_refusal(target: bytes, method: bytes) -> Refusal | None:
+    if not _TARGET.fullmatch(target):
+        return Refusal(400, "request target: expected printable ASCII without spaces and fragment")
+    if not target.startswith(b"/") and not (target == b"*" and method == b"OPTIONS"):
+        return Refusal(400, "request target: expected a path")
+    if method == b"TRACE":
+        # It would send the client's credentials back to whoever made the client ask.
+        return Refusal(501, "TRACE is not served by this proxy")
+    return None
+
+
+_judge_target = lru_cache(maxsize=1024)(_target_refusal)
+
+
+@lru_cache(maxsize=256)
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
+
+
+def is_chunked(fields: Fields) -> bool:
+    """Tell whether `chunked` is the one and only transfer coding."""
+    codings = [value for name, value in fields if name == b"transfer-encoding"]
+    return len(codings) == 1 and codings[0].strip(b" \t").lower() == b"chunked"
+
+
+def head_size(line: bytes, fields: Fields) -> int:
+    """Give the bytes of a head, from its target or reason and its fields."""
+    return len(line) + sum([len(name) + len(value) + 4 for name, value in fields])
 
 
 def origin(target: bytes) -> bytes:
@@ -88,14 +173,34 @@ def origin(target: bytes) -> bytes:
     return rest if rest.startswith(b"/") else b"/" + rest
 
 
-def request_bytes(head: RequestHead, correlation: bytes, length: int | None, *, chunked: bool) -> bytes:
-    """Write the head that goes to the model."""
+def wants_only_h2c(head: RequestHead) -> bool:
+    """Tell whether the one offer in Upgrade is HTTP/2, which section 7.8 lets a server leave alone."""
+    offers = [value.strip().lower() for name, value in head.fields if name == b"upgrade"]
+    return offers == [b"h2c"]
+
+
+def without_upgrade(head: RequestHead) -> bytes:
+    """Write a head anew without its offer of another protocol, to be parsed again."""
+    lines = [b"%b %b HTTP/1.1\r\n" % (head.method, head.target)]
+    gone = (b"upgrade", b"http2-settings", b"connection")
+    lines += [b"%b: %b\r\n" % item for item in head.fields if item[0] not in gone]
+    if b"close" in head.first[b"connection"].lower():
+        lines.append(b"connection: close\r\n")
+    return b"".join((*lines, b"\r\n"))
+
+
+def request_bytes(
+    head: RequestHead, correlation: bytes, length: int | None, *, chunked: bool, expect: bool = False
+) -> bytes:
+    """Write the head that goes to the model; `expect` when the client waits for the model's word."""
     lines = [b"%b %b HTTP/1.1\r\nx-request-id: %b\r\n" % (head.method, head.target, correlation)]
+    lines += [b"%b: %b\r\n" % item for item in head.fields if item[0] not in _DROPPED]
     if b"host" not in head.first:
         lines.append(b"host: localhost\r\n")
-    lines += [b"%b: %b\r\n" % item for item in end_to_end(head.fields)]
-    lines.append(framing(length, chunked=chunked))
-    lines.append(b"\r\n")
+    if expect:
+        lines.append(b"expect: 100-continue\r\n")
+    # Section 7.6.3: after all that came with the request.
+    lines.append(b"via: %b sidelight\r\n%b\r\n" % (head.version.encode(), framing(length, chunked=chunked)))
     return b"".join(lines)
 
 
@@ -103,25 +208,46 @@ def response_bytes(
     status: int,
     reason: bytes,
     fields: Sequence[tuple[bytes, bytes]],
-    correlation: bytes,
-    framing: bytes,
-    *,
-    close: bool,
+    tail: bytes,
+    correlation: bytes | None,
 ) -> bytes:
-    """Write the head that goes to the client; `framing` is its length or coding line, or empty."""
-    lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
-    lines += [b"%b: %b\r\n" % item for item in end_to_end(fields)]
-    lines.append(b"x-request-id: %b\r\n%b%b\r\n" % (correlation, framing, b"connection: close\r\n" if close else b""))
+    """Write a head that goes to the client; `tail` is whole lines: framing, and what else is not the model's."""
+    lines = [_status_line(status, reason) if len(reason) < _CACHED else _write_status(status, reason)]
+    lines += [b"%b: %b\r\n" % item for item in fields if item[0] not in _DROPPED]
+    lines.append(b"x-request-id: %b\r\n%b\r\n" % (correlation, tail) if correlation is not None else tail + b"\r\n")
     return b"".join(lines)
 
 
-def end_to_end(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
+def end_to_end(fields: Fields) -> Fields:
     """Give the fields that travel on: neither hop-by-hop, nor named in Connection, nor those that are written anew."""
-    kept = [item for item in fields if item[0] not in _DROPPED]
-    named = {token.strip().lower() for name, value in fields if name == b"connection" for token in value.split(b",")}
-    # A sender may not ask to have these dropped: a message without them means something else.
-    named -= _KEPT
-    return [item for item in kept if item[0] not in named] if named else kept
+    return [item for item in _without_named(fields) if item[0] not in _DROPPED]
+
+
+def without_named(fields: Fields, first: dict[bytes, bytes]) -> Fields:
+    """Give the fields without those that Connection names."""
+    return _without_named(fields) if b"connection" in first else fields
+
+
+def _without_named(fields: Fields) -> Fields:
+    named: frozenset[bytes] = frozenset()
+    for name, value in fields:
+        if name == b"connection":
+            named |= _named(value) if len(value) < _CACHED else _named_in(value)
+    return [item for item in fields if item[0] not in named] if named else fields
+
+
+def _named_in(value: bytes) -> frozenset[bytes]:
+    return frozenset(token.strip(b" \t").lower() for token in value.split(b",")) - _KEPT - _WRITTEN - {b""}
+
+
+_named = lru_cache(maxsize=256)(_named_in)
+
+
+def _write_status(status: int, reason: bytes) -> bytes:
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason if _REASON.fullmatch(reason) else b"")
+
+
+_status_line = lru_cache(maxsize=256)(_write_status)
 
 
 def framing(length: int | None, *, chunked: bool) -> bytes:
@@ -134,6 +260,3 @@ def framing(length: int | None, *, chunked: bool) -> bytes:
 def chunk(data: bytes) -> bytes:
     """Write one chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-LAST_CHUNK: Final = b"0\r\n\r\n"

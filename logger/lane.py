@@ -7,7 +7,7 @@ from typing import Final
 
 from logger.ring import PAGE, Ring
 
-CAPTURED, STRIPPED, QUEUE_FULL, CONNECTIONS, HELD, LATE = range(6)
+CAPTURED, STRIPPED, QUEUE_FULL, CONNECTIONS, HELD, LATE, RETRIED = range(7)
 _ANSWERS: Final = 16
 _STATUSES: Final = 600
 _TALLY_BYTES: Final = 4 * PAGE

@@ -29,7 +29,7 @@ class ProxySettings:
     max_per_address: int = 0
     """Open connections of one client address; one more is 429. 0, no limit: behind a gateway all have its address."""
     max_requests: int = 100_000
-    """Requests on one connection; the last one's answer says that it closes, so that load spreads anew. 0 is no limit."""
+    """Requests on one connection; the last answer says that it closes, so that load spreads anew. 0 is no limit."""
     max_idle_upstream: int = 256
     """Idle connections kept to the model."""
     idle_upstream_s: float = 60.0

@@ -83,4 +83,6 @@ def test_a_request_has_one_framing_and_one_correlation() -> None:
     given = head((b"content-length", b"3"), (b"expect", b"100-continue"), (b"x-request-id", b"old"))
     text = request_bytes(given, b"new", 3, chunked=False)
 
-    assert text == b"POST /p HTTP/1.1\r\nx-request-id: new\r\nhost: h\r\ncontent-length: 3\r\n\r\n"
+    assert (
+        text == b"POST /p HTTP/1.1\r\nx-request-id: new\r\nhost: h\r\nvia: 1.1 sidelight\r\ncontent-length: 3\r\n\r\n"
+    )

@@ -3,130 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from logger.lane import Lane
-from logger.proxy import Proxy
-from logger.settings import ProxySettings
-from logger.tap import Seen
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-PREDICT = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: h\r\n"
-
-
-@dataclass
-class Bench:
-    """A proxy in front of a model, and what it handed to the outbox."""
-
-    port: int
-    proxy: Proxy
-    seen: list[Seen] = field(default_factory=list)
-    heads: list[bytes] = field(default_factory=list)
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open a client connection."""
-        return await asyncio.open_connection("127.0.0.1", self.port)
-
-    async def exchange(self, *parts: bytes) -> bytes:
-        """Send bytes, part by part, and read until the proxy closes."""
-        reader, writer = await self.connect()
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-            await asyncio.sleep(0)
-        answer = await asyncio.wait_for(reader.read(), 20)
-        writer.close()
-        return answer
-
-
-def run(handler: Handler | None, test: Callable[[Bench], Awaitable[None]], **settings: float) -> None:
-    """Run a test against a proxy whose model answers by `handler`; None is a model that is not there."""
-
-    async def main() -> None:
-        bench = Bench(0, Proxy(ProxySettings(), 0, lambda _seen: True, Lane(1 << 20).tally))
-
-        async def model(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                if handler is not None:
-                    await handler(reader, writer)
-            except (ConnectionError, asyncio.IncompleteReadError):
-                pass
-            finally:
-                writer.close()
-
-        server = await asyncio.start_server(model, "127.0.0.1", 0)
-        upstream = server.sockets[0].getsockname()[1]
-        if handler is None:
-            server.close()
-            await server.wait_closed()
-        free = await asyncio.start_server(model, "127.0.0.1", 0)
-        bench.port = free.sockets[0].getsockname()[1]
-        free.close()
-        await free.wait_closed()
-        proxy_settings = ProxySettings(
-            host="127.0.0.1", port=bench.port, upstream_port=upstream, drain_s=5.0, **settings,  # type: ignore[arg-type]
-        )  # fmt: skip
-
-        def offer(seen: Seen) -> bool:
-            bench.seen.append(seen)
-            return True
-
-        bench.proxy = Proxy(proxy_settings, 1 << 20, offer, Lane(1 << 20).tally)
-        stopping = asyncio.Event()
-        serving = asyncio.create_task(bench.proxy.serve(stopping))
-        while True:
-            try:
-                _, writer = await bench.connect()
-            except OSError:
-                await asyncio.sleep(0.01)
-            else:
-                writer.close()
-                break
-        try:
-            await asyncio.wait_for(test(bench), 30)
-        finally:
-            stopping.set()
-            await serving
-            server.close()
-
-    asyncio.run(main())
-
-
-async def head_of(reader: asyncio.StreamReader) -> bytes:
-    """Read a request's head."""
-    return await reader.readuntil(b"\r\n\r\n")
-
-
-def length_of(head: bytes) -> int:
-    """Give the content length of a head."""
-    return next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length"))
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer every request with its own body, over one connection."""
-    while True:
-        head = await head_of(reader)
-        body = await reader.readexactly(length_of(head))
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-        await writer.drain()
-
-
-def request(body: bytes, *lines: bytes) -> bytes:
-    """Write an inference request."""
-    fields = b"".join(line + b"\r\n" for line in (b"Content-Length: %d" % len(body), *lines))
-    return PREDICT + fields + b"\r\n" + body
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what has to come."""
-    for _ in range(1_000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came")
+from logger.lane import CONNECTIONS
+from tests.logger.bench import PREDICT, Bench, answer_of, echo, head_of, length_of, request, run, until
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1_000])
@@ -331,7 +213,7 @@ def test_a_silent_model_is_504() -> None:
         assert answer.startswith(b"HTTP/1.1 504")
         assert bench.seen[0].status == 504
 
-    run(model, test, answer_s=0.2)
+    run(model, test, first_byte_s=0.2)
 
 
 def test_a_slow_reader_slows_the_model_down() -> None:
@@ -364,30 +246,19 @@ def test_a_slow_reader_slows_the_model_down() -> None:
     run(model, test)
 
 
-def test_head_and_continue() -> None:
-    """HEAD has no content whatever its length says; an expectation is answered before the content comes."""
+def test_a_head_has_no_content() -> None:
+    """HEAD has no content whatever its length says."""
 
     async def model(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await head_of(reader)
-        if head.startswith(b"HEAD"):
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
-        else:
-            body = await reader.readexactly(length_of(head))
-            assert b"expect" not in head
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + body)
+        await head_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
         await writer.drain()
 
     async def test(bench: Bench) -> None:
         answer = await bench.exchange(b"HEAD /v2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+
         assert b"content-length: 5" in answer
         assert answer.endswith(b"\r\n\r\n")
-
-        reader, writer = await bench.connect()
-        writer.write(PREDICT + b"Content-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n")
-        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        writer.write(b"ok")
-        assert (await reader.read()).endswith(b"\r\n\r\nok")
-        writer.close()
 
     run(model, test)
 
@@ -406,5 +277,340 @@ def test_only_inference_is_logged() -> None:
             assert answer.endswith(b"ok")
 
         assert bench.seen == []
+
+    run(model, test)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1_000])
+def test_trailers_go_nowhere(size: int) -> None:
+    """What comes after the content is neither passed on nor logged: joined to the head it could mean something."""
+    heads: list[bytes] = []
+
+    async def model(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"0\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Evil: answer\r\n\r\n")
+        await writer.drain()
+
+    async def test(bench: Bench) -> None:
+        text = (
+            PREDICT + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n{}\r\n0\r\nX-Evil: request\r\n\r\n"
+        )
+        answer = await bench.exchange(*(text[at : at + size] for at in range(0, len(text), size)))
+
+        assert answer.endswith(b"2\r\nok\r\n0\r\n\r\n")
+        (seen,) = bench.seen
+        assert b"evil" not in b"".join((*heads, answer)).lower()
+        assert not [name for name, _ in (*seen.request_fields, *seen.response_fields) if name == b"x-evil"]
+
+    run(model, test)
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 1_000_000, 431),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"y" * 1_000_000, 431),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"y:\r\n" * 300_000, 431),
+        (PREDICT + b"Content-Length: 1001\r\n\r\n", 413),
+        (PREDICT + b"Content-Length: 18446744073709551615\r\n\r\n", 413),
+        (PREDICT + b"Transfer-Encoding: chunked\r\n\r\n3e9\r\n" + b"x" * 1_001, 413),
+        (PREDICT + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"x" * 1_000_000, 431),
+        (PREDICT + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"x" * 1_000_000, 431),
+        (PREDICT + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"x:\r\n" * 300_000, 431),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_every_size_has_a_limit(text: bytes, status: int) -> None:
+    """Each limit has its status and is counted; what never ends is not gathered."""
+    sent: list[int] = []
+
+    async def model(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def test(bench: Bench) -> None:
+        reader, writer = await bench.connect()
+        writer.write(text)
+        answer = await asyncio.wait_for(reader.read(), 20)
+        sent.append(len(text))
+        writer.close()
+
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        assert b"connection: close" in answer
+        assert bench.refused() == {status: 1}
+
+    run(model, test, max_body=1_000)
+
+
+def test_a_client_that_still_sends_can_read_its_refusal() -> None:
+    """The connection is closed in stages: a reset would take the answer away before the client has seen it."""
+
+    async def test(bench: Bench) -> None:
+        reader, writer = await bench.connect()
+        writer.write(PREDICT + b"Content-Length: 9999\r\n\r\n")
+        await writer.drain()
+        for _ in range(50):
+            writer.write(b"x" * 1_000)
+            await writer.drain()
+            await asyncio.sleep(0)
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+
+        assert answer.startswith(b"HTTP/1.1 413 Content Too Large")
+
+    run(echo, test, max_body=1_000)
+
+
+def test_connections_are_limited() -> None:
+    """One more than the limit hears 503; when one of them goes, there is room again."""
+
+    async def test(bench: Bench) -> None:
+        await until(lambda: not bench.proxy.connections)
+        _, first = await bench.connect()
+        await until(lambda: len(bench.proxy.connections) == 1)
+        answer = await bench.exchange()
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert bench.refused() == {503: 1}
+        first.close()
+        await until(lambda: not bench.proxy.connections)
+        assert (await bench.exchange(request(b"{}", b"Connection: close"))).startswith(b"HTTP/1.1 200")
+        await until(lambda: bench.proxy.tally.get(CONNECTIONS) == 0)
+
+    run(echo, test, max_connections=1)
+
+
+def test_one_address_cannot_take_all_connections() -> None:
+    """Beyond its share it hears 429; closed connections are given back to it."""
+
+    async def test(bench: Bench) -> None:
+        await until(lambda: not bench.proxy.connections)
+        _, first = await bench.connect()
+        await until(lambda: len(bench.proxy.connections) == 1)
+        assert (await bench.exchange()).startswith(b"HTTP/1.1 429")
+        first.close()
+        await until(lambda: not bench.proxy.addresses)
+        assert (await bench.exchange(request(b"{}", b"Connection: close"))).startswith(b"HTTP/1.1 200")
+
+    run(echo, test, max_per_address=1)
+
+
+def test_a_connection_serves_so_many_requests() -> None:
+    """The last answer says that it is the last; what was pipelined behind it is not served."""
+
+    async def test(bench: Bench) -> None:
+        answer = await bench.exchange(request(b"one") + request(b"two") + request(b"three"))
+
+        assert answer.count(b"HTTP/1.1 200") == 2
+        assert answer.count(b"connection: close") == 1
+        assert answer.endswith(b"two")
+        assert len(bench.seen) == 2
+
+    run(echo, test, max_requests=2)
+
+
+def test_few_pipelined_requests_wait() -> None:
+    """A flood of tiny requests in one read is served in part; the last answer closes, and every one is logged."""
+
+    async def test(bench: Bench) -> None:
+        answer = await bench.exchange(request(b"x") * 500)
+
+        count = answer.count(b"HTTP/1.1 200")
+        assert 1 < count < 500
+        assert answer.count(b"connection: close") == 1
+        assert len(bench.seen) == count
+
+    run(echo, test)
+
+
+def test_a_slow_body_is_408() -> None:
+    """Content that trickles in holds neither the client's connection nor the model's for ever."""
+    ended = asyncio.Event()
+
+    async def model(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        try:
+            await head_of(reader)
+            await reader.read()
+        finally:
+            ended.set()
+
+    async def test(bench: Bench) -> None:
+        reader, writer = await bench.connect()
+        writer.write(PREDICT + b"Content-Length: 1000\r\n\r\n")
+
+        async def trickle() -> None:
+            while not writer.is_closing():
+                writer.write(b"x")
+                await asyncio.sleep(0.05)
+
+        trickling = asyncio.create_task(trickle())
+        answer = await asyncio.wait_for(reader.read(), 20)
+        trickling.cancel()
+        writer.close()
+        await asyncio.wait_for(ended.wait(), 10)
+
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert bench.seen[0].aborted
+        assert bench.refused() == {408: 1}
+
+    run(model, test, body_s=0.5, min_rate=1_000)
+
+
+def test_a_broken_body_ends_the_models_work() -> None:
+    """A chunk that is none: 400 at once, the model's connection is cut, and the exchange is logged as aborted."""
+    ended = asyncio.Event()
+
+    async def model(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.read()
+        finally:
+            ended.set()
+
+    async def test(bench: Bench) -> None:
+        reader, writer = await bench.connect()
+        writer.write(PREDICT + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab")
+        await until(lambda: bench.connected == 1)
+        writer.write(b"X")
+        answer = await reader.read()
+        writer.close()
+        await asyncio.wait_for(ended.wait(), 10)
+
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert (bench.seen[0].status, bench.seen[0].aborted) == (400, True)
+
+    run(model, test)
+
+
+def test_a_client_that_reads_nothing_is_cut() -> None:
+    """It holds neither memory nor the model for ever, and the exchange is logged as aborted."""
+
+    async def model(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(length_of(await head_of(reader)))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 30))
+        while True:
+            writer.write(b"x" * 65_536)
+            await writer.drain()
+
+    async def test(bench: Bench) -> None:
+        _, writer = await bench.connect()
+        writer.write(request(b"{}"))
+        writer.transport.pause_reading()  # type: ignore[attr-defined] # a transport that reads, too
+        await until(lambda: bool(bench.seen))
+        writer.transport.abort()
+
+        assert bench.seen[0].aborted
+        assert bench.seen[0].response.size < 64 << 20
+
+    run(model, test, send_s=0.6)
+
+
+def test_an_offer_of_http2_is_left_alone() -> None:
+    """Java's own client offers h2c with its first request: it is served over HTTP/1.1, and the model sees no offer."""
+
+    async def model(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await head_of(reader)
+        assert b"upgrade" not in head
+        assert b"http2-settings" not in head
+        body = await reader.readexactly(length_of(head))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        await writer.drain()
+
+    async def test(bench: Bench) -> None:
+        offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
+        reader, writer = await bench.connect()
+        writer.write(request(b"first", *offer))
+        first = await answer_of(reader)
+        writer.write(request(b"second", b"Connection: close"))
+        second = await reader.read()
+        writer.close()
+
+        assert first.endswith(b"first")
+        assert second.endswith(b"second")
+        assert [b"".join(seen.request.chunks) for seen in bench.seen] == [b"first", b"second"]
+
+    run(model, test)
+
+
+def test_a_unix_socket_leads_to_the_model(tmp_path: Path) -> None:
+    """No TCP port is needed between proxy and model."""
+
+    async def test(bench: Bench) -> None:
+        answer = await bench.exchange(request(b"{}", b"Connection: close"))
+
+        assert answer.endswith(b"{}")
+
+    run(echo, test, upstream_socket=str(tmp_path / "m"))
+
+
+def test_a_stop_under_load_loses_no_answer() -> None:
+    """Every request that was taken is answered whole; the last answer of each connection says that it is the last."""
+    whole: list[bytes] = []
+    lost: list[bytes] = []
+
+    async def test(bench: Bench) -> None:
+        async def client() -> None:
+            while True:
+                try:
+                    reader, writer = await bench.connect()
+                except OSError:
+                    return
+                while True:
+                    writer.write(request(b"{}"))
+                    try:
+                        answer = await answer_of(reader)
+                    except (ConnectionError, asyncio.IncompleteReadError) as exc:
+                        lost.append(getattr(exc, "partial", b""))
+                        writer.close()
+                        return
+                    whole.append(answer)
+                    if b"connection: close" in answer:
+                        break
+                writer.close()
+
+        clients = [asyncio.create_task(client()) for _ in range(16)]
+        await until(lambda: len(whole) > 200)
+        before = bench.connected
+        bench.stopping.set()
+        await asyncio.gather(*clients)
+        assert bench.serving is not None
+        await bench.serving
+
+        assert not any(lost)
+        assert all(answer.startswith(b"HTTP/1.1 200") for answer in whole)
+        assert sum(b"connection: close" in answer for answer in whole) >= 16 - len(lost)
+        assert len(bench.seen) == len(whole)
+        assert not any(seen.aborted for seen in bench.seen)
+        assert bench.connected - before <= 16
+
+    run(echo, test)
+
+
+def test_a_stop_waits_for_the_answer_that_runs() -> None:
+    """A slow answer comes whole although the stop came first; no new client gets in meanwhile."""
+    go_on = asyncio.Event()
+
+    async def model(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(length_of(await head_of(reader)))
+        await go_on.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+        await writer.drain()
+
+    async def test(bench: Bench) -> None:
+        reader, writer = await bench.connect()
+        writer.write(request(b"{}"))
+        await until(lambda: bench.connected == 1)
+        bench.stopping.set()
+        while True:
+            try:
+                _, other = await bench.connect()
+            except ConnectionRefusedError:
+                break
+            other.close()
+            await asyncio.sleep(0.01)
+        go_on.set()
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+
+        assert answer.endswith(b"late")
+        assert b"connection: close" in answer
 
     run(model, test)
