@@ -28,7 +28,7 @@ demo: $(STAMP) ## serve a real model, replay three years of real data, watch the
 	$(BIN)/python examples/employment/demo.py
 
 test: $(STAMP) ## run the whole test suite, real Kafka included
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## lint, format, types, import contracts
 	$(BIN)/ruff check .
