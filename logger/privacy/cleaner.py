@@ -37,6 +37,7 @@ _DIGITS: Final = bytes(ord("0" if byte in b"0123456789" else " ") for byte in ra
 _LONG: Final = b"0" * 19
 """Whole numbers below 19 digits fit 64 bits; of longer ones orjson would make floating-point numbers."""
 _KEYS: Final = {REQUEST: "inputs", RESPONSE: "outputs"}
+_OTHER: Final = {"inputs": "outputs", "outputs": "inputs"}
 _V1_ROWS: Final = ("instances", "inputs")
 _DATA: Final = "data"
 _REDACTED: Final[Marks] = ((f"ce_{REDACTED}", b"true"),)
@@ -242,7 +243,18 @@ def _change_tensors(fields: Any, key: str, tail: bytes, rules: tuple[TensorRule,
     kept = [tensor for tensor in found if tensor not in dropped]
     tail = b"".join([tensor.close() for tensor in kept])
     fields[key] = [tensor.item for tensor in kept]
+    _change_strays(fields.get(_OTHER[key]), rules)
     return tail
+
+
+def _change_strays(items: Any, rules: tuple[TensorRule, ...]) -> None:  # noqa: ANN401 - as above
+    """Apply the rules for tensors to data where the protocol has none: an answer may repeat its inputs."""
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, dict) and _DATA in item:
+            tensor = tensors.Tensor(item, memoryview(b""))
+            for rule in rules:
+                if rule.name == tensor.name:
+                    tensor.change(rule.column, _MASK if rule.action.kind == DROP else rule.action)
 
 
 def _count(rule: PointerRule | TensorRule, count: int) -> None:

@@ -407,3 +407,12 @@ def test_counts_have_a_closed_list() -> None:
 
     assert set(cleaner.counts) <= {*REASONS, "redacted"}
     assert cleaner.counts == {"not-json": 1, "redacted": 1, "shape": 1, "failed-call": 1}
+
+
+def test_answers_that_repeat_their_inputs() -> None:
+    """A tensor of the rule's name is covered wherever a message has its data, also where the protocol has none."""
+    item: dict[str, Any] = {"name": "x", "datatype": "INT8", "shape": [1], "data": [41]}
+    body = json.dumps({"inputs": [item], "outputs": [item, {"name": "x"}]}).encode()
+    for action in ("mask", "drop"):
+        for found in clean(rules({"tensor": "x", "action": action}), seen(body, body, V2)):
+            assert b"41" not in found
