@@ -135,16 +135,22 @@ class Tensor:
     def _change_raw(self, cells: Sequence[int], action: Action) -> None:
         raw, code = self._raw or bytearray(), "<" + _FORMATS[str(self._datatype)]
         width = struct.calcsize(code)
-        if action.kind != BUCKET:
+        if action.kind != BUCKET or self._datatype == "BOOL":
             # Nothing stays of the values, so nobody needs to read them.
             if isinstance(cells, range):
                 raw[:] = bytes(len(raw))
             for at in cells if not isinstance(cells, range) else ():
                 raw[at * width : at * width + width] = bytes(width)
             return
+        form, whole = struct.Struct(code), code[1] not in "efd" and self._datatype != _BF16
         for at in cells:
-            number = self._number(self._decoded(struct.unpack_from(code, raw, at * width)[0]), action)
-            struct.pack_into(code, raw, at * width, self._encoded(number))
+            number = action.number(self._decoded(form.unpack_from(raw, at * width)[0]))
+            try:
+                lowest = 0 if number is None else math.floor(number) if whole else self._encoded(number)
+                form.pack_into(raw, at * width, lowest)
+            except (struct.error, OverflowError):
+                # The bucket of the smallest numbers may begin below what the datatype holds.
+                form.pack_into(raw, at * width, 0)
 
     def _change_json(self, cells: Sequence[int], action: Action) -> None:
         length = len(self._leaves[0])
@@ -187,7 +193,6 @@ class Tensor:
         if self._datatype in {_BF16, "FP16", "FP32", "FP64"}:
             return number if self._fits(number) else 0
         number = math.floor(number)
-        # The bucket of the smallest numbers may begin below what the datatype holds.
         return number if self._fits(number) else 0
 
     def _fits(self, number: float) -> bool:

@@ -8,9 +8,11 @@ import pytest
 
 from logger.errors import BadRules
 from logger.privacy import pointers
+from logger.privacy.errors import REASONS
 from logger.privacy.rules import Privacy, read
 from streams.errors import BadKeys
 from streams.keyring import Keyring
+from tests.inference.serving import ROOT
 from tests.logger.privacy.making import KEYS, rules
 
 WHOLE = """
@@ -138,6 +140,16 @@ def test_a_file_of_keys_is_refused_without_telling_any(text: str, problem: str) 
 def test_pointers_follow_their_rfc(text: str, tokens: tuple[str, ...]) -> None:
     """RFC 6901, sections 3 to 5: ~1 is read before ~0."""
     assert pointers.parse(text) == tokens
+
+
+def test_the_documented_file_is_read() -> None:
+    """The example in the documentation is one that the logger takes."""
+    text = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
+    example = text.partition("```yaml\n")[2].partition("```")[0]
+    privacy = read(example, lambda _path: Keyring.parse(KEYS))
+
+    assert len(privacy.request.pointers) + len(privacy.request.tensors) + len(privacy.headers) == 6
+    assert all(f"`{reason}`" in text for reason in REASONS)
 
 
 def test_nothing_is_said_means_nothing_is_done() -> None:
