@@ -99,7 +99,7 @@ def test_bad_bodies(client: httpx.Client, body: bytes, says: str) -> None:
     ("content", "encoding", "says"),
     [
         (b"plain", "gzip", "no valid gzip data"),
-        (gzip.compress(b"{}")[:-9], "gzip", "end too early"),
+        (gzip.compress(b"{}", mtime=0)[:-9], "gzip", "end too early"),
         (b"{}", "br", "content-encoding: expected one of gzip"),
     ],
 )
@@ -117,7 +117,7 @@ def test_large_bodies_are_refused(client: httpx.Client) -> None:
     answers = [
         client.post(PREDICT, content=large),
         client.post(PREDICT, content=iter([large[:1000]] * 200)),
-        client.post(PREDICT, content=gzip.compress(large), headers={"content-encoding": "gzip"}),
+        client.post(PREDICT, content=gzip.compress(large, mtime=0), headers={"content-encoding": "gzip"}),
     ]
 
     assert [answer.status_code for answer in answers] == [413] * 3
