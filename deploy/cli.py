@@ -57,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         command = load(words[0])
-        return command.run(_parser(words[0], command).parse_args(words[1:]))
+        # A command that stands in for another program's takes that one's spelling, too.
+        spell = getattr(command, "spell", list)
+        return command.run(_parser(words[0], command).parse_args(spell(words[1:])))
     except ModuleNotFoundError as exc:
         sys.stderr.write(f"sidelight {words[0]}: {_extra_for(words[0], exc)}\n")
         return 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
@@ -18,6 +18,7 @@ from logger.spool.disk import Folder
 from logger.spool.journal import Journal
 from logger.spool.way import SpoolWay
 from logger.way import Way
+from streams.credentials import KafkaSecurity
 from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
 from streams.stage import Publisher
 from streams.topics import Topics
@@ -50,6 +51,7 @@ class WaySettings:
     events_each: int
     kafka: Mapping[str, str]
     """Further librdkafka settings."""
+    security: KafkaSecurity = field(default_factory=KafkaSecurity)
     ca_file: str = ""
     verify: bool = True
 
@@ -130,6 +132,7 @@ def _publisher(destination: Destination, settings: WaySettings) -> tuple[Publish
         kafka = PublisherSettings(
             bootstrap=url.netloc, client_id="logger", linger_ms=20, message_max_bytes=settings.capture + _MARGIN,
             delivery_timeout_ms=int(outbox.retry_s * 1000), queue_kib=outbox.client_kib, extra=settings.kafka,
+            security=settings.security,
         )  # fmt: skip
         return ConfluentPublisher(kafka), _topic(url)
     try:

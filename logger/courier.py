@@ -71,6 +71,9 @@ class Courier:
 
     def send(self, letter: Letter, settle: Settle) -> None:
         """Take one letter; `settle` is called once, from here or from `work`."""
+        if not letter.headers:  # `logger.compat.NOTHING`: there is nothing to deliver
+            settle(Fate.DELIVERED)
+            return
         output = Output(self._topic, letter.key, letter.value, letter.headers)
         self._post(_Posted(output, settle, time.monotonic()))
 

@@ -1,6 +1,7 @@
 """Errors of the logger package.
 
 LoggerError
+├── BadProbe        a readiness probe that cannot be read or run
 ├── BadRules        a privacy file that cannot be used as it is
 └── SpoolInUse      another process has the spool's folder
 """
@@ -21,3 +22,7 @@ class SpoolInUse(LoggerError):
 
 class BadRules(LoggerError):
     """A privacy file says something that cannot be meant; the text names the field, expected and got."""
+
+
+class BadProbe(LoggerError):
+    """A readiness probe says something that cannot be run here; the text says what, expected and got."""

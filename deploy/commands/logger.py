@@ -11,27 +11,27 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.registry import Collector
-
-from deploy import sidecar
+from deploy import agent, sidecar
+from deploy.detours import Detours
 from deploy.errors import UserError
 from deploy.privacy import collectors, private
+from deploy.security import add_kafka_arguments, kafka_security
 from deploy.ways import POLICIES, Destination, WaySettings, build, destinations, left_behind, watched
-from logger import account
-from logger.lane import Lane
+from logger import account, page
+from logger.grpc.tap import GrpcTap
 from logger.hold import Hold
-from logger.metrics import LoggerCollector
+from logger.lane import Lane
 from logger.outbox import Outbox
 from logger.proxy import Proxy
 from logger.settings import OutboxSettings, ProxySettings, SpoolSettings, TapSettings
 from logger.shipper import Shipper
-from logger.tap import Tap
+from logger.tap import Seen, Tap
+from logger.way import Way
 
 log = logging.getLogger("sidelight.logger")
 
@@ -42,22 +42,21 @@ EXAMPLES = """\
       --spool-dir /var/spool/sidelight
   sidelight logger --log-url kafka://127.0.0.1:9092 --port 9081 --component-port 8080 --log-mode all \\
       --inference-service iris --namespace default --metadata-headers x-client,user-agent --metrics-port 9089
+  sidelight logger --log-url kafka://broker:9092 --component-port 8080 --grpc-component-port 9000
   sidelight logger --log-url kafka://broker:9092 --component-port 8080 --privacy /etc/sidelight/privacy.yaml"""
 
-# Flags of KServe's agent 0.20 that are read and have no effect yet; each that is set is named once at start.
-_LATER: Final = (
-    "--enable-puller", "--config-dir", "--model-dir", "--workers", "--log-store-path", "--log-store-format",
-    "--log-marshaller-url", "--log-marshaller-port", "--log-batch-size", "--log-batch-interval", "--enable-batcher",
-    "--max-batchsize", "--max-latency", "--logger-ca-cert-file", "--logger-tls-skip-verify",
-)  # fmt: skip
+# How the command's words are spelt before they are parsed.
+spell = agent.spell
+
 _NICE: Final = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "--log-url", required=True, metavar="URL[,URL]",
-        help="where events go: kafka://host:port[,host:port][/topic], http(s)://host/path, file:///folder, or several",
+        "--log-url", default="", metavar="URL[,URL]",
+        help="where events go: kafka://host:port[,host:port][/topic], http(s)://host/path, file:///folder, or several;"
+        " without it nothing is logged",
     )  # fmt: skip
     parser.add_argument(
         "--outbox", choices=POLICIES, default="drop",
@@ -79,6 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")  # noqa: S104 - as KServe's agent
     parser.add_argument("--port", type=int, default=9081, help="port to listen on (default: 9081)")
     parser.add_argument("--component-port", type=int, default=8080, help="the model's port (default: 8080)")
+    parser.add_argument(
+        "--grpc-component-port", type=int, default=0, metavar="PORT",
+        help="the model's port for gRPC, which is served on --port, too (default: --component-port)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--grpc-log-other", action="store_true",
+        help="log gRPC calls other than inference as well, as bytes; probes and metadata never are",
+    )  # fmt: skip
     parser.add_argument("--log-mode", choices=("all", "request", "response"), default="all")
     parser.add_argument("--source-uri", default="", help="source of the events (default: http://localhost:PORT/)")
     parser.add_argument("--inference-service", default="", help="name of the InferenceService")
@@ -94,33 +101,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus page; 0 is none")
     parser.add_argument("--proxies", type=int, default=1, help="proxy processes that share the port (default: 1)")
-    for flag in _LATER:
-        parser.add_argument(flag, nargs="?", const="true", default=None, help="KServe's agent; no effect yet")
+    agent.add_agent_arguments(parser)
+    add_kafka_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    _name_idle_flags(arguments)
-    sinks = destinations(arguments.log_url, arguments.outbox)
+    agent.name_idle_flags(arguments)
+    sinks = destinations(arguments.log_url, arguments.outbox) if arguments.log_url else ()
     if any(sink.policy == "spool" for sink in sinks) and arguments.spool_dir is None:
         raise UserError("--outbox spool: expected a folder, --spool-dir")
     tapped = _tap(arguments)
-    tap = private(Tap(tapped), tapped, arguments.privacy)
+    tap = private(agent.tap_for(arguments, tapped), tapped, arguments.privacy)
     shown = collectors(tap)
     outbox = OutboxSettings(hold_s=arguments.hold_ms / 1000)
-    settings = ProxySettings(host=arguments.host, port=arguments.port, upstream_port=arguments.component_port)
+    settings = ProxySettings(
+        host=arguments.host, port=arguments.port, upstream_port=arguments.component_port,
+        grpc_upstream_port=arguments.grpc_component_port, grpc_log_other=arguments.grpc_log_other,
+    )  # fmt: skip
+    detours = Detours(settings, agent.batch_settings(arguments), agent.readiness_probe(arguments.component_port))
     lanes = [Lane(outbox.max_bytes // arguments.proxies & ~15) for _ in range(arguments.proxies)]
     way_settings = WaySettings(
         outbox=outbox, spool_folder=arguments.spool_dir, capture=arguments.capture, events_each=tap.events_each,
         spool=SpoolSettings(max_bytes=arguments.spool_max_bytes, sync=arguments.spool_sync == "fsync"), kafka={},
+        security=kafka_security(arguments), ca_file=agent.sink_authorities(arguments),
+        verify=not arguments.logger_tls_skip_verify,
     )  # fmt: skip
+    capture = arguments.capture if sinks else None
     children = [
-        sidecar.Child(f"proxy {number}", partial(_proxy, settings, arguments.capture, lane, outbox, tap, number), 60)
+        sidecar.Child(f"proxy {number}", partial(_proxy, settings, capture, lane, outbox, tap, detours, number), 60)
         for number, lane in enumerate(lanes)
     ]
-    ship = partial(_ship, lanes, tap, sinks, way_settings, arguments.metrics_port, secrets.randbits(63), shown)
-    code = sidecar.run([*children, sidecar.Child("shipper", ship, outbox.flush_s + 10)])
+    served = partial(page.serve, arguments.host, arguments.metrics_port, lanes, events_each=tap.events_each, more=shown)
+    own_page = served if arguments.metrics_port else None
+    ship = partial(_ship, lanes, tap, sinks, way_settings, own_page, secrets.randbits(63))
+    shipper = [sidecar.Child("shipper", ship, outbox.flush_s + 10)] if sinks else []
+    code = sidecar.run([*children, *detours.children(), *shipper])
     return code or _conclude(lanes, sinks, tap.events_each)
 
 
@@ -137,7 +154,8 @@ def _conclude(lanes: list[Lane], sinks: Sequence[Destination], events_each: int)
 
 
 def _proxy(
-    settings: ProxySettings, capture: int, lane: Lane, outbox: OutboxSettings, tap: Tap, number: int
+    settings: ProxySettings, capture: int | None, lane: Lane, outbox: OutboxSettings, tap: Tap, detours: Detours,
+    number: int,
 ) -> int:  # fmt: skip
     import uvloop  # noqa: PLC0415 - each process loads what it alone needs
 
@@ -145,9 +163,10 @@ def _proxy(
         stopping = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
         box = Outbox(lane, outbox, tap.events_each)
-        proxy = Proxy(settings, capture, box.offer, lane.tally)
+        proxy = Proxy(settings, capture or 0, _forget if capture is None else box.offer, lane.tally)
         proxy.hold = Hold(lane, box, outbox.hold_s) if outbox.hold_s else None
-        await proxy.serve(stopping, partial(_say_ready, settings) if number == 0 else lambda: None)
+        async with detours.along(proxy):
+            await proxy.serve(stopping, partial(_say_ready, settings) if number == 0 else lambda: None)
 
     try:
         uvloop.run(serve())
@@ -158,14 +177,23 @@ def _proxy(
     return 0
 
 
+def _forget(_seen: Seen) -> bool:
+    """Log nothing: no sink is named."""
+    return True
+
+
 def _say_ready(settings: ProxySettings) -> None:
     log.info("logger ready on %s:%d, model on port %d", settings.host, settings.port, settings.upstream_port)
 
 
 def _ship(
-    lanes: list[Lane], tap: Tap, sinks: Sequence[Destination], settings: WaySettings, metrics_port: int, boot: int,
-    shown: Sequence[Collector],
-) -> int:  # fmt: skip
+    lanes: list[Lane],
+    tap: Tap,
+    sinks: Sequence[Destination],
+    settings: WaySettings,
+    own_page: Callable[[Sequence[Way]], None] | None,
+    boot: int,
+) -> int:
     # The model's answers go first where processors are short.
     os.nice(_NICE)
     stopping = threading.Event()
@@ -173,14 +201,10 @@ def _ship(
     ways = [build(sink, settings) for sink in sinks]
     for path in left_behind(settings.spool_folder, sinks) if settings.spool_folder else ():
         log.warning("%s holds events of a sink that is not named any more; name it again to have them sent", path)
-    if metrics_port:
-        registry = CollectorRegistry()
-        registry.register(LoggerCollector(lanes, ways, tap.events_each))
-        for own in shown:
-            registry.register(own)
-        start_http_server(metrics_port, addr="127.0.0.1", registry=registry)
+    if own_page is not None:
+        own_page(ways)
     log.info("shipping to %s", watched(sinks))
-    Shipper(lanes, tap, ways, settings.outbox, boot).run(stopping)
+    Shipper(lanes, GrpcTap(tap, settings.capture), ways, settings.outbox, boot).run(stopping)
     return 0
 
 
@@ -204,10 +228,3 @@ def _tap(arguments: argparse.Namespace) -> TapSettings:
         annotations=annotations,
         capture=arguments.capture,
     )
-
-
-def _name_idle_flags(arguments: argparse.Namespace) -> None:
-    for flag in _LATER:
-        value = getattr(arguments, flag.removeprefix("--").replace("-", "_"))
-        if value not in {None, "", "false", "False", "0"}:
-            log.warning("%s %s: accepted, and without effect in this version", flag, value)
