@@ -199,7 +199,9 @@ class Front(ClientLink):
             self.reset(stream, ErrorCodes.NO_ERROR)
             return
         path = head.get(b":path", b"").decode("latin-1")
-        seen = kept(fields, path, correlation) if methods.logged(path, others=self._settings.grpc_log_other) else None
+        wanted = methods.logged(path, others=self._settings.grpc_log_other)
+        chosen = self._host.chosen is None or self._host.chosen(correlation)
+        seen = kept(fields, path, correlation) if wanted and chosen else None
         call = self._calls[stream] = Call(self, stream, fields, correlation, seen)
         self._fresh.append(call)
         if event.stream_ended is not None:

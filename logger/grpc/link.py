@@ -13,7 +13,13 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged, WindowUpdated
-from h2.exceptions import ProtocolError, StreamClosedError, StreamIDTooLowError
+from h2.exceptions import (
+    DenialOfServiceError,
+    FrameTooLargeError,
+    ProtocolError,
+    StreamClosedError,
+    StreamIDTooLowError,
+)
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import Frame, GoAwayFrame, RstStreamFrame
 
@@ -29,16 +35,35 @@ _FRAME_BYTES: Final = 64 * 1024
 _BACKLOG: Final = 1 << 20
 """Bytes that may wait for a peer that does not read. No content is sent to it meanwhile, so these answer its frames."""
 _FIRST_WINDOW: Final = 65_535
+_LENGTH_BYTES: Final = 3
 
 
 class Framing(H2Connection):
-    """`h2` with three changes.
+    """`h2` with four changes.
 
-    A GOAWAY that came in ends no running stream, as RFC 9113 section 6.8 has it; no description of every frame is made
-    for a log that nobody reads; and fewer closed streams are remembered, for connections live for days.
+    A GOAWAY that came in ends no running stream, as RFC 9113 section 6.8 has it; what is too large is refused before
+    all of it is there; no description of every frame is made for a log that nobody reads; and fewer closed streams are
+    remembered, for connections live for days.
     """
 
     MAX_CLOSED_STREAMS = 8_192
+
+    def receive_data(self, data: bytes) -> list[Event]:
+        """Take bytes; give what they say.
+
+        Raises:
+            ProtocolError: the peer broke the protocol; a GOAWAY that says how is framed.
+        """
+        events = super().receive_data(data)
+        begun = self.incoming_buffer._data  # noqa: SLF001 - a frame's length is known long before its end
+        if int.from_bytes(begun[:3], "big") > self.max_inbound_frame_size and len(begun) >= _LENGTH_BYTES:
+            self._terminate_connection(ErrorCodes.FRAME_SIZE_ERROR)
+            raise FrameTooLargeError(f"a frame of more than {self.max_inbound_frame_size} bytes")
+        head = self.incoming_buffer._headers_buffer  # noqa: SLF001 - as above, for a head in many frames
+        if head and sum(len(frame.data) for frame in head) > self.decoder.max_header_list_size:
+            self._terminate_connection(ErrorCodes.ENHANCE_YOUR_CALM)
+            raise DenialOfServiceError(f"a head of more than {self.decoder.max_header_list_size} bytes")
+        return events
 
     def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
         event = ConnectionTerminated()
@@ -115,9 +140,12 @@ class Link(Outlet):
                 found = on.get(type(event))
                 if found is not None:
                     found(event)
+                    if self.closed:
+                        return
             self.read()
-        except ProtocolError as exc:
+            # Some frames are answered without a word: settings, pings, resets of what is over.
             self.touch()
+        except ProtocolError as exc:
             self.broken(str(exc))
         finally:
             self._turn.end()
