@@ -42,7 +42,7 @@ class Keyring:
         """Read keys: `id base64` on each line; empty lines and lines that begin with `#` say nothing.
 
         Raises:
-            BadKeys: a line that is none, an id that comes twice, or a key below 32 bytes; the text names line and id.
+            BadKeys: a line that is none, an id that comes twice, or a key below 32 bytes; the text names the line.
         """
         keys: dict[str, bytes] = {}
         for number, line in enumerate(text.splitlines(), 1):
@@ -55,7 +55,8 @@ class Keyring:
             key_id, coded = words
             if key_id in keys:
                 raise BadKeys(f"line {number}: key {key_id!r} comes twice")
-            keys[key_id] = _decoded(coded, f"line {number}: key {key_id!r}")
+            # Whoever turned the two around has written a key where the id belongs.
+            keys[key_id] = _decoded(coded, f"line {number}")
         if not keys:
             raise BadKeys("expected at least one line with an id and a key in base64")
         return cls(keys)
@@ -65,7 +66,9 @@ def _decoded(coded: str, where: str) -> bytes:
     try:
         key = base64.b64decode(coded, validate=True)
     except (binascii.Error, ValueError):
-        raise BadKeys(f"{where}: no base64; one that is comes from `openssl rand -base64 32`") from None
+        raise BadKeys(
+            f"{where}: expected a key in base64, after its id; one that is comes from `openssl rand -base64 32`"
+        ) from None
     if len(key) < LEAST:
-        raise BadKeys(f"{where}: expected at least {LEAST} bytes, got {len(key)}")
+        raise BadKeys(f"{where}: expected a key of at least {LEAST} bytes, got {len(key)}")
     return key

@@ -17,10 +17,14 @@ from deploy import runfile
 from deploy.errors import UserError
 from deploy.follow import FollowSettings, duration, lines
 from deploy.listing import printable, source
+from deploy.privacy import add_keys_argument, opening_keys
 from inference.observations import body_of, decode_inputs, protocol_of
 from inference.protocol import v1
 from inference.protocol.errors import ProtocolError
+from streams.envelope import opened
+from streams.errors import Sealed
 from streams.events import MODEL_NAME, REQUEST_TYPE, SERVICE, Event
+from streams.keyring import Keyring
 from streams.topics import Topics
 
 HELP = "explain a logged request"
@@ -47,18 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", default="", metavar="TIME", help="look this far back only: 10m, 2h, 1d")
     parser.add_argument("--seed", type=int, default=0, help="seed of the search")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
+    add_keys_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     since_s = duration(arguments.since) if arguments.since else 0.0
+    keys = opening_keys(arguments)
     kafka, topics = source(arguments)
     explainers = _explainers(arguments.explainer_url, kafka)
     event = find(arguments.event, kafka, topics, since_s)
     url = arguments.explainer_url.rstrip("/") or explainers.get(event.service(), "")
     if not url:
         raise UserError(f"service {event.service()} has no explainer, {', '.join(explainers)} has: {_REMEDY}")
-    instances = _instances(event)
+    instances = _instances(_opened(event, keys))
     if not 0 <= arguments.row < len(instances):
         rows = f"rows 0 to {len(instances) - 1}" if instances else "no rows"
         raise UserError(f"--row {arguments.row}: the request has {rows}")
@@ -126,6 +132,13 @@ def _looked(topic: str, looked: int, oldest: str, since_s: float) -> str:
     if not looked:
         return f"{topic} holds no events"
     return f"{topic} holds {looked} events, the oldest of {oldest}; what was before has expired (its retention.ms)"
+
+
+def _opened(event: Event, keys: Keyring) -> Event:
+    try:
+        return opened(event, keys)
+    except Sealed as exc:
+        raise UserError(f"event {event.id}: its body cannot be opened: {exc}") from exc
 
 
 def _instances(event: Event) -> list[Any]:

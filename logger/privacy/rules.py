@@ -228,7 +228,9 @@ def _bucket(fields: Mapping[str, Any], where: str) -> Action:
 def _keyed(key_id: object, where: str, ring: Keyring) -> Action:
     key = ring.get(key_id) if isinstance(key_id, str) else None
     if key is None:
-        raise BadRules(f"{where}: expected a key's id, got {key_id!r}; known: {', '.join(ring.ids()) or 'none'}")
+        # What stands there may be a key that somebody took for its id.
+        known = ", ".join(ring.ids()) or "none"
+        raise BadRules(f"{where}: expected the id of a key; known: {known}{_meant(key_id, ring.ids())}")
     return Action(kind=PSEUDONYM, key_id=str(key_id), key=key)
 
 
@@ -287,4 +289,7 @@ def _yaml(text: str) -> object:
     try:
         return yaml.load(text, Loader=_Strict)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as exc:
-        raise BadRules(f"not YAML: {exc}") from exc
+        # Not its whole text, which quotes the file: that may be one of keys, given by mistake.
+        mark = getattr(exc, "problem_mark", None)
+        place = "" if mark is None else f" in line {mark.line + 1}"
+        raise BadRules(f"not YAML{place}: {getattr(exc, 'problem', None) or 'unreadable'}") from None

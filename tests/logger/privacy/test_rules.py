@@ -66,8 +66,8 @@ def test_a_whole_file() -> None:
         ("rules: [{pointer: /a~2, action: mask}]", r"rules\[0\].pointer: expected a JSON pointer"),
         ("rules: [{pointer: /*/a, action: mask}]", "whose first part is a name"),
         ("rules: [{tensor: t, column: -1, action: mask}]", r"rules\[0\].column: expected an index from 0 up, got -1"),
-        ("rules: [{tensor: t, action: pseudonym, key: k}]", r"rules\[0\].key: .* got 'k'; known: none"),
-        ("rules: [{tensor: t, action: pseudonym}]", r"rules\[0\].key: expected a key's id, got None"),
+        ("rules: [{tensor: t, action: pseudonym, key: k}]", r"rules\[0\].key: expected the id of a key; known: none"),
+        ("rules: [{tensor: t, action: pseudonym}]", r"rules\[0\].key: expected the id of a key"),
         ("rules: [{tensor: t, action: bucket}]", "bucket needs either width or edges"),
         ("rules: [{tensor: t, action: bucket, width: 0}]", r"rules\[0\].width: expected a number above 0, got 0"),
         ("rules: [{tensor: t, action: bucket, width: .inf}]", "expected a number above 0, got inf"),
@@ -84,10 +84,10 @@ def test_a_whole_file() -> None:
         ("rules: [{pointer: /a, pointer: /b, action: mask}]", "line 1: key 'pointer' comes twice"),
         ("rules: {}", "rules: expected a list, got dict"),
         ("- 1", "privacy file: expected keys and values, got list"),
-        ("rules: [", "not YAML"),
+        ("rules: [", "not YAML in line 1: "),
         ("failed_calls: perhaps", "failed_calls: expected one of withhold, keep"),
         ("keys: 3", "keys: expected a path, got 3"),
-        ("encryption: {}", "encryption.key: expected a key's id, got None"),
+        ("encryption: {}", "encryption.key: expected the id of a key; known: none"),
         ("encryption: {kye: a}", "encryption: unknown key 'kye'; did you mean 'key'?"),
     ],
 )
@@ -101,6 +101,21 @@ def test_a_key_has_one_use() -> None:
     """The key that encrypts makes no pseudonyms: whoever may read payloads must not be able to undo the others."""
     with pytest.raises(BadRules, match="'customers' makes pseudonyms or digests already"):
         rules({"header": "a", "action": "pseudonym", "key": "customers"}, encryption={"key": "customers"})
+
+
+def test_a_key_in_the_wrong_place_is_not_repeated() -> None:
+    """A key given as an id, or a file of keys given as rules, is refused without being told; ids are suggested."""
+    key = KEYS.split()[1]
+
+    for text in (KEYS, "rules: [\n" + KEYS, f"keys: k\nencryption: {{key: '{key}'}}"):
+        with pytest.raises(BadRules) as caught:
+            read(text, lambda _path: Keyring.parse(KEYS))
+        assert key not in str(caught.value)
+    with pytest.raises(BadRules, match=r"known: customers, payloads; did you mean 'customers'\?"):
+        rules({"header": "a", "action": "pseudonym", "key": "customer"})
+    with pytest.raises(BadKeys) as turned:
+        Keyring.parse(f"{key.rstrip('=')} customers")
+    assert key.rstrip("=") not in str(turned.value)
 
 
 def test_no_repr_shows_a_key() -> None:
@@ -120,8 +135,8 @@ def test_no_repr_shows_a_key() -> None:
         ("# nothing\n\n", "expected at least one line"),
         ("key", "line 1: expected an id"),
         ("\nk\u00e9y c2VjcmV0", "line 2: expected an id"),
-        ("a c2VjcmV0", "line 1: key 'a': expected at least 32 bytes, got 6"),
-        ("a c2VjcmV0!", "line 1: key 'a': no base64"),
+        ("a c2VjcmV0", "line 1: expected a key of at least 32 bytes, got 6"),
+        ("a c2VjcmV0!", "line 1: expected a key in base64"),
         (KEYS + "\n" + KEYS, "line 3: key 'customers' comes twice"),
     ],
 )
