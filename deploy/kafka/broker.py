@@ -181,7 +181,8 @@ def _format(folder: Path, java: tuple[str, ...], environment: Mapping[str, str],
         if left.is_file():
             left.unlink()
     (folder / "format.properties").write_text(properties.render("data.new", *chosen), encoding="utf-8")
-    cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # No dash: at the id's beginning, one in 64 times, the tool would take it for an option.
+    cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
     words = ("kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", "format.properties")
     with (folder / "server.log").open("ab") as sink:
         code = subprocess.call(  # noqa: S603 - our own class path and properties

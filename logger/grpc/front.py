@@ -57,6 +57,7 @@ class Host(Protocol):
     turn: Turn
     connections: set[Any]
     hold: Hold | None
+    chosen: Callable[[bytes], bool] | None
 
     def new_id(self) -> bytes:
         """Give a correlation id that nobody else has."""

@@ -48,7 +48,7 @@ class Framing(H2Connection):
 
     MAX_CLOSED_STREAMS = 8_192
 
-    def receive_data(self, data: bytes) -> list[Event]:
+    def receive_data(self, data: Any) -> list[Event]:  # noqa: ANN401 - bytes of any kind, as its base has it
         """Take bytes; give what they say.
 
         Raises:
@@ -140,7 +140,7 @@ class Link(Outlet):
                 found = on.get(type(event))
                 if found is not None:
                     found(event)
-                    if self.closed:
+                    if self.gone():
                         return
             self.read()
             # Some frames are answered without a word: settings, pings, resets of what is over.
@@ -156,6 +156,10 @@ class Link(Outlet):
     def resume_writing(self) -> None:  # noqa: D102
         self.paused = False
         self.unblock()
+
+    def gone(self) -> bool:
+        """Tell whether the connection is closed, or closing."""
+        return self.closed
 
     def read(self) -> None:
         """All events of one read were handled."""

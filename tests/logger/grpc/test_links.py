@@ -51,7 +51,7 @@ def call(peer: Peer) -> str:
     """Make a call; give its status."""
     stream = peer.call(b"q")
     peer.flush()
-    return status_of(peer, stream)["grpc-status"]
+    return str(status_of(peer, stream)["grpc-status"])
 
 
 @pytest.mark.parametrize("size", [1, 3, 24, 25, 10_000])
