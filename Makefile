@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup demo test check bench fuzz lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ check: $(STAMP) ## lint, format, types, import contracts
 
 bench: $(STAMP) ## measure against the named baselines and print the tables
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+fuzz: $(STAMP) ## draw streams of bytes for the logger's proxy, ten minutes for each promise
+	$(BIN)/python -m tests.logger.fuzz --seconds 600
 
 lock: ## resolve requirements/dev.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --all-extras --python-version 3.11 --generate-hashes \

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Any, Final, Protocol
@@ -36,6 +37,8 @@ class Client(Protocol):
     transport: Any
     capture: int
     hold: Hold | None
+    chosen: Callable[[bytes], bool] | None
+    """Sampling: tells of a correlation id whether its call is logged; None logs all."""
     heard: float
     leaving: bool
     """The connection closes after this exchange."""
@@ -96,7 +99,7 @@ class Exchange:
         self._seen: Seen | None = None
         target, method = head.target, head.method
         path = _inference(method, target) if len(target) <= _HOLD_PATH else _inference_path(method, target)
-        if path is not None:
+        if path is not None and (client.chosen is None or client.chosen(correlation)):
             self._seen = Seen(
                 correlation.decode("latin-1"), method.decode("latin-1"), path, head.fields, time.time_ns() // 1000
             )
@@ -114,11 +117,11 @@ class Exchange:
 
     def request_data(self, data: bytes) -> None:
         """Pass on a piece of the request's content."""
+        if self.over:
+            return
         self.received += len(data)
         if self._seen is not None:
             self._seen.request.add(data, self._client.capture)
-        if self.over:
-            return
         if self._upstream is None:
             self._held.append(data)
             self._held_bytes += len(data)

@@ -52,6 +52,8 @@ class Proxy:
 
     def __init__(self, settings: ProxySettings, capture: int, offer: Callable[[Seen], bool], tally: Tally) -> None:
         self.settings, self.capture, self.offer, self.tally = settings, capture, offer, tally
+        self.chosen: Callable[[bytes], bool] | None = None
+        """Sampling, when somebody asks for it; set before `serve`."""
         self.hold: Hold | None = None
         """Audit mode, when somebody asks for it; set before `serve`."""
         self.turn = Turn()
@@ -130,7 +132,7 @@ class Connection(Outlet):
     def __init__(self, proxy: Proxy) -> None:
         super().__init__(proxy.turn)
         self._proxy = proxy
-        self.capture, self.hold = proxy.capture, proxy.hold
+        self.capture, self.hold, self.chosen = proxy.capture, proxy.hold, proxy.chosen
         self.heard = time.monotonic()
         self.leaving = proxy.draining
         self._max_head, self._max_headers = proxy.settings.max_head, proxy.settings.max_headers
@@ -148,7 +150,7 @@ class Connection(Outlet):
         self._target = b""
         self._fields: Fields = []
         self._open = self._in_head = False
-        """A message has begun and not ended; its head has not ended."""
+        """A message has begun and not ended; its head has not been accepted."""
         self._raw = -1
         """Bytes read of the open message beyond the read in which it began, -1 before that."""
         self._size = 0
@@ -251,8 +253,10 @@ class Connection(Outlet):
         parser = self._parser
         # What comes after the head is trailers, which go nowhere: whoever joined them to the head could be misled.
         fields, self._fields = self._fields, []
+        if self._deaf:
+            # The request before this one ended the connection.
+            raise _Refused
         self._limit(fields)
-        self._in_head = False
         self._raw = -1
         head = RequestHead(parser.get_method(), self._target, parser.get_http_version(), fields)
         upgrade = parser.should_upgrade()
@@ -266,6 +270,7 @@ class Connection(Outlet):
         if length is not None and self._proxy.settings.max_body and int(length) > self._proxy.settings.max_body:
             self._stop(Refusal(413, f"expected at most {self._proxy.settings.max_body} bytes of content"))
         self._began = None
+        self._in_head = False
         if self._current is None and not self._steps:
             self._begin(head)
         else:
@@ -361,8 +366,10 @@ class Connection(Outlet):
         latest, most = self._latest, self._proxy.settings.max_body
         if latest is None:
             return
-        if most and latest.received + len(data) > most:
-            self._stop(Refusal(413, f"expected at most {most} bytes of content"))
+        if most and latest.received + len(data) > most and not latest.over:
+            self._deaf = True
+            self._proxy.tally.refused(413)
+            latest.give_up(413, f"expected at most {most} bytes of content")
         latest.request_data(data)
 
     def _end(self) -> None:
@@ -474,12 +481,17 @@ class Connection(Outlet):
                 self._queued += 1
         elif latest is self._current and not self._steps:
             # In the middle of a request that the model has begun to see.
-            latest.give_up(refusal_.status, refusal_.reason)
+            self._give_up(refusal_)
         else:
-            self._steps.append((False, lambda: latest.give_up(refusal_.status, refusal_.reason)))
+            self._steps.append((False, lambda: self._give_up(refusal_)))
+
+    def _give_up(self, refusal_: Refusal) -> None:
+        if self._latest is not None:
+            self._latest.give_up(refusal_.status, refusal_.reason)
 
     def _answer(self, refusal_: Refusal) -> None:
-        self.write(refusal(refusal_.status, orjson.dumps({"error": refusal_.reason}), None))
+        content = not (self._in_head and self._parser.get_method() == b"HEAD")
+        self.write(refusal(refusal_.status, orjson.dumps({"error": refusal_.reason}), None, content=content))
         self._leave(unread=True)
 
     def _turn_away(self, refusal_: Refusal) -> None:

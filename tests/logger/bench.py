@@ -60,7 +60,7 @@ def run(handler: Handler | None, test: Callable[[Bench], Awaitable[None]], **set
     async def main() -> None:
         bench = Bench()
         server, upstream = await _model(bench, handler, str(settings.get("upstream_socket", "")))
-        bench.port = await _free_port()
+        bench.port = await free_port()
         bench.proxy = Proxy(
             ProxySettings(
                 host="127.0.0.1", port=bench.port, upstream_port=upstream, **{"drain_s": 5.0, **settings},  # type: ignore[arg-type]
@@ -101,7 +101,8 @@ async def _model(bench: Bench, handler: Handler | None, path: str) -> tuple[asyn
     return server, port
 
 
-async def _free_port() -> int:
+async def free_port() -> int:
+    """Give a port that nobody listens on."""
     server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
     port: int = server.sockets[0].getsockname()[1]
     server.close()

@@ -614,3 +614,46 @@ def test_a_stop_waits_for_the_answer_that_runs() -> None:
         assert b"connection: close" in answer
 
     run(model, test)
+
+
+def test_a_bad_request_does_not_cost_the_one_before_it_its_answer() -> None:
+    """Both come in one read, and the first one still runs when the second is refused."""
+
+    async def test(bench: Bench) -> None:
+        answer = await bench.exchange(request(b"good") + b"POST /h\r\n\r\n" + request(b"never"))
+
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.count(b"HTTP/1.1") == 2
+        assert b"HTTP/1.1 400" in answer
+        assert [(b"".join(seen.request.chunks), seen.aborted) for seen in bench.seen] == [(b"good", False)]
+
+    run(echo, test)
+
+
+@pytest.mark.parametrize("before", [b"", request(b"ok")])
+def test_nothing_is_served_behind_a_refusal(before: bytes) -> None:
+    """Also not what came in the same read: the client was told that the connection is over."""
+
+    async def test(bench: Bench) -> None:
+        large = PREDICT + b"Transfer-Encoding: chunked\r\n\r\nb\r\nelevenbytes\r\n0\r\n\r\n"
+        answer = await bench.exchange(before + large + request(b"never"))
+
+        assert answer.count(b"HTTP/1.1 413") == 1
+        assert answer.count(b"HTTP/1.1 200") == bool(before)
+        assert not [seen for seen in bench.seen if b"never" in seen.request.chunks]
+
+    run(echo, test, max_body=10)
+
+
+def test_a_queued_request_that_breaks_off_is_the_one_that_fails() -> None:
+    """The one before it, which still ran when the fault was found, has its answer."""
+
+    async def test(bench: Bench) -> None:
+        broken = PREDICT + b"Transfer-Encoding: chunked\r\n\r\n2\r\nabX"
+        answer = await bench.exchange(request(b"good") + broken)
+
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.count(b"HTTP/1.1 400") == 1
+        assert [(seen.status, seen.aborted) for seen in bench.seen] == [(200, False), (400, True)]
+
+    run(echo, test)
