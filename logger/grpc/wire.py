@@ -56,11 +56,13 @@ def read(data: memoryview, table: Table, found: dict[str, Any] | None = None) ->
 
 def varint(data: memoryview, at: int) -> tuple[int, int]:
     """Read a varint; give it, in 64 bits, and where it ends."""
+    if at < len(data) and data[at] < 0x80:  # noqa: PLR2004 - the bit that says that more follows
+        return data[at], at + 1
     value = shift = 0
     for place in range(at, min(at + _LONGEST, len(data))):
         byte = data[place]
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004 - the bit that says that more follows
+        if byte < 0x80:  # noqa: PLR2004 - as above
             return value & _MASK_64, place + 1
         shift += 7
     raise Malformed("a number is cut off, or longer than ten bytes")

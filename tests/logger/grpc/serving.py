@@ -16,9 +16,11 @@ import uvloop
 
 from deploy.kafka.ports import free_port
 from logger.grpc.methods import SERVICE
+from logger.hold import Hold
 from logger.lane import Lane
+from logger.outbox import Outbox
 from logger.proxy import Proxy
-from logger.settings import ProxySettings
+from logger.settings import OutboxSettings, ProxySettings
 from logger.tap import Seen
 from tests.inference.serving import eventually
 
@@ -82,7 +84,8 @@ def proxy(upstream: int, **settings: Any) -> Iterator[Bench]:  # noqa: ANN401 - 
     """Run a proxy in front of a port."""
     loop = uvloop.new_event_loop()
     seen: list[Seen] = []
-    capture = settings.pop("capture", 1 << 20)
+    capture, hold_s = settings.pop("capture", 1 << 20), settings.pop("hold_s", 0.0)
+    lane = Lane(1 << 20)
     found = ProxySettings(**{
         "host": "127.0.0.1", "port": free_port(), "upstream_port": upstream, "drain_s": 10.0, **settings,
     })  # fmt: skip
@@ -96,7 +99,9 @@ def proxy(upstream: int, **settings: Any) -> Iterator[Bench]:  # noqa: ANN401 - 
 
     async def serve() -> None:
         stopping = asyncio.Event()
-        made.append((Proxy(found, capture, offer, Lane(1 << 20).tally), stopping))
+        made.append((Proxy(found, capture, offer, lane.tally), stopping))
+        if hold_s:
+            made[0][0].hold = Hold(lane, Outbox(lane, OutboxSettings(), 2), hold_s)
         await made[0][0].serve(stopping, ready.set)
 
     def run() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from deploy.kafka.ports import free_port
 from logger.grpc.methods import INFER, SERVICE, STREAM
+from logger.lane import HELD, LATE
 from tests.inference.serving import eventually
 from tests.logger.grpc.serving import between, model, proxy, streaming, unary
 
@@ -406,6 +407,17 @@ def test_a_silent_model_is_given_up() -> None:
         grpc.StatusCode.DEADLINE_EXCEEDED, "nothing was heard for 0.3 s",
     )  # fmt: skip
     assert seen.status == 504
+
+
+def test_audit_mode_holds_the_status_back() -> None:
+    """With nobody who makes events safe, the end of an answer waits, not for ever, and is good."""
+    with between({"ModelInfer": unary(echo)}, hold_s=0.3) as (bench, channel):
+        reply = channel.unary_unary(INFER)(b"held", timeout=TIMEOUT)
+        counts = [bench.proxy.tally.get(what) for what in (HELD, LATE)]
+        answers = bench.proxy.tally.answers()
+
+    assert reply == b"held"
+    assert (counts, answers) == ([1, 1], {200: 1})
 
 
 def test_a_stop_lets_running_calls_finish() -> None:
