@@ -21,8 +21,9 @@ from inference import columns as cols
 from inference.columns import MAX_COLUMNS, Columns
 from inference.protocol import v1, v2
 from inference.protocol.errors import MalformedBody, ProtocolError
+from streams.claims import ClaimStore, redeemed
 from streams.envelope import is_sealed, opened
-from streams.errors import Sealed
+from streams.errors import ClaimFailed, Sealed
 from streams.events import (
     CONTENT_ENCODING,
     ENCRYPTION_KEY,
@@ -85,10 +86,11 @@ class ArrowCodec:
 
     Args:
         keys: of encrypted payloads.
+        claims: where bodies lie that were too large for a record.
     """
 
-    def __init__(self, keys: Keyring | None = None) -> None:
-        self._keys = keys or Keyring()
+    def __init__(self, keys: Keyring | None = None, claims: ClaimStore | None = None) -> None:
+        self._keys, self._claims = keys or Keyring(), claims
 
     def decode(self, exchange: Exchange) -> Decoded:
         """Decode both bodies of an exchange into columns.
@@ -97,9 +99,12 @@ class ArrowCodec:
             Undecodable: a body that does not follow its protocol, that no key opens, or rows that do not match.
         """
         try:
-            request, response = (opened(held.event, self._keys) for held in (exchange.request, exchange.response))
+            whole = (redeemed(held.event, self._claims) for held in (exchange.request, exchange.response))
+            request, response = (opened(event, self._keys) for event in whole)
         except Sealed as exc:
             raise Undecodable(exc.reason, exc.detail) from exc
+        except ClaimFailed as exc:
+            raise Undecodable("claim", str(exc)) from exc
         side = "request"
         try:
             body = body_of(request)

@@ -81,6 +81,8 @@ class TapSettings:
     annotations: Mapping[str, str] = field(default_factory=dict)
     capture: int = 900 * 1024
     """Bytes kept of each body; the rest is cut and marked. A record must stay below the broker's 1 MiB."""
+    sample: int = 1
+    """Log one call of so many, chosen by its correlation id: every hop of a call chooses alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from logger.heads import Fields
@@ -108,6 +109,11 @@ def is_inference(method: bytes, path: str) -> bool:
     return method == b"POST" and _INFERENCE.search(path) is not None
 
 
+def sampled(correlation: bytes, one_of: int) -> bool:
+    """Tell whether a call is among the one of so many that is logged; the same for every hop that knows its id."""
+    return int.from_bytes(blake2b(correlation, digest_size=8).digest(), "big") % one_of == 0
+
+
 class Tap:
     """Makes payload events of exchanges: Kafka headers by hand, for this is done for every request."""
 
@@ -123,6 +129,8 @@ class Tap:
             ("ce_specversion", b"1.0"), ("ce_source", settings.source.encode()),
             *((f"ce_{name}", value.encode()) for name, value in shared),
         ]  # fmt: skip
+        if settings.sample > 1:
+            common.append((f"ce_{events.SAMPLED_RATE}", b"%d" % settings.sample))
         self._request = (*common, ("ce_type", REQUEST_TYPE.encode()))
         self._response = (*common, ("ce_type", RESPONSE_TYPE.encode()))
         self.events_each = 2 if settings.mode == "all" else 1

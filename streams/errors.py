@@ -6,6 +6,7 @@ StreamError
 ├── MissingExtra        a name whose library is not installed
 ├── BadKeys             a file of keys that cannot be used
 ├── Sealed              an event's data is encrypted and cannot be opened here: never retried
+├── ClaimFailed         a body that lies in a store was not put there, or cannot be fetched
 ├── BadCredentials      a certificate, a password file or a client setting that cannot be used
 └── PublishError        a record that did not reach the broker
     ├── Unavailable     retry later: broker away, queue full, timeout
@@ -26,6 +27,10 @@ class InvalidEvent(StreamError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class ClaimFailed(StreamError):
+    """A store did not take or give a body; the text names its place."""
 
 
 class UnknownPlugin(StreamError):

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from deploy.claims import claim_store
 from deploy.kafka.topics import partitions_of
 from deploy.privacy import add_keys_argument, opening_keys
 from deploy.security import kafka_security
@@ -45,12 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="size of what may wait, per partition (default: %(default)s)",
     )  # fmt: skip
     add_keys_argument(parser)
+    parser.add_argument(
+        "--claims", default="", metavar="URL",
+        help="store of bodies that were too large for a record: file:///folder or s3://bucket/prefix",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     topics = Topics(arguments.prefix)
-    keys = opening_keys(arguments)
+    keys, claims = opening_keys(arguments), claim_store(arguments.claims)
     access = kafka_security(arguments).properties()
     settings = AssemblerSettings(
         payloads=topics.payloads,
@@ -66,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
     def stage(partition: int) -> Stage:
-        return Assembler(partition, settings, ArrowCodec(keys))
+        return Assembler(partition, settings, ArrowCodec(keys, claims))
 
     return run_stage(
         arguments, name="assembler", topic=topics.payloads, partitions=settings.payload_partitions, factory=stage

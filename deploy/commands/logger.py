@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Final
 
 from deploy import agent, sidecar
+from deploy.claims import claim_store
 from deploy.detours import Detours
 from deploy.errors import UserError
+from deploy.limits import add_limit_arguments, limits
 from deploy.privacy import collectors, private
 from deploy.security import add_kafka_arguments, kafka_security
 from deploy.ways import POLICIES, Destination, WaySettings, build, destinations, left_behind, watched
 from logger import account, page
+from logger.claims import ClaimTap
 from logger.grpc.tap import GrpcTap
 from logger.hold import Hold
 from logger.lane import Lane
@@ -30,7 +33,7 @@ from logger.outbox import Outbox
 from logger.proxy import Proxy
 from logger.settings import OutboxSettings, ProxySettings, SpoolSettings, TapSettings
 from logger.shipper import Shipper
-from logger.tap import Seen, Tap
+from logger.tap import Seen, Tap, sampled
 from logger.way import Way
 
 log = logging.getLogger("sidelight.logger")
@@ -49,6 +52,7 @@ EXAMPLES = """\
 spell = agent.spell
 
 _NICE: Final = 5
+_CLAIMED: Final = 8 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +98,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoint", default="")
     parser.add_argument("--metadata-headers", default="", help="request headers to log, comma-separated, any case")
     parser.add_argument("--metadata-annotations", default="", help="k=v,... to put into every event")
-    parser.add_argument("--capture", type=int, default=TapSettings().capture, help="bytes kept of each body")
+    parser.add_argument(
+        "--capture", type=int, default=0, metavar="BYTES",
+        help="kept of each body; the rest is cut and marked (default: 900 KiB, with --claims 8 MiB)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sample", type=int, default=1, metavar="N",
+        help="log one call of N, chosen by its correlation id, so that all hops choose alike (default: 1, all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--claims", default="", metavar="URL",
+        help="put bodies above 900 KiB into a store and only their place into the event: file:///folder or s3://bucket/prefix",
+    )  # fmt: skip
     parser.add_argument(
         "--privacy", default="", metavar="FILE",
         help="rules for bodies and headers (drop, mask, pseudonym, bucket, truncate) and encryption: docs/privacy.md",
@@ -102,6 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus page; 0 is none")
     parser.add_argument("--proxies", type=int, default=1, help="proxy processes that share the port (default: 1)")
     agent.add_agent_arguments(parser)
+    add_limit_arguments(parser)
     add_kafka_arguments(parser)
 
 
@@ -112,33 +128,54 @@ def run(arguments: argparse.Namespace) -> int:
     sinks = destinations(arguments.log_url, arguments.outbox) if arguments.log_url else ()
     if any(sink.policy == "spool" for sink in sinks) and arguments.spool_dir is None:
         raise UserError("--outbox spool: expected a folder, --spool-dir")
-    tapped = _tap(arguments)
+    tapped, outbox = _tap(arguments), OutboxSettings(hold_s=arguments.hold_ms / 1000)
     tap = private(agent.tap_for(arguments, tapped), tapped, arguments.privacy)
-    shown = collectors(tap)
-    outbox = OutboxSettings(hold_s=arguments.hold_ms / 1000)
     settings = ProxySettings(
         host=arguments.host, port=arguments.port, upstream_port=arguments.component_port,
         grpc_upstream_port=arguments.grpc_component_port, grpc_log_other=arguments.grpc_log_other,
+        **limits(arguments),
     )  # fmt: skip
     detours = Detours(settings, agent.batch_settings(arguments), agent.readiness_probe(arguments.component_port))
     lanes = [Lane(outbox.max_bytes // arguments.proxies & ~15) for _ in range(arguments.proxies)]
-    way_settings = WaySettings(
-        outbox=outbox, spool_folder=arguments.spool_dir, capture=arguments.capture, events_each=tap.events_each,
-        spool=SpoolSettings(max_bytes=arguments.spool_max_bytes, sync=arguments.spool_sync == "fsync"), kafka={},
-        security=kafka_security(arguments), ca_file=agent.sink_authorities(arguments),
-        verify=not arguments.logger_tls_skip_verify,
-    )  # fmt: skip
-    capture = arguments.capture if sinks else None
+    wanted = tapped if sinks else None
     children = [
-        sidecar.Child(f"proxy {number}", partial(_proxy, settings, capture, lane, outbox, tap, detours, number), 60)
+        sidecar.Child(f"proxy {number}", partial(_proxy, settings, wanted, lane, outbox, tap, detours, number), settings.drain_s + 40)
         for number, lane in enumerate(lanes)
     ]
-    served = partial(page.serve, arguments.host, arguments.metrics_port, lanes, events_each=tap.events_each, more=shown)
+    more = collectors(tap)
+    served = partial(page.serve, arguments.host, arguments.metrics_port, lanes, events_each=tap.events_each, more=more)
     own_page = served if arguments.metrics_port else None
-    ship = partial(_ship, lanes, tap, sinks, way_settings, own_page, secrets.randbits(63))
+    ways = _way_settings(arguments, tapped, outbox, tap.events_each)
+    ship = partial(_ship, lanes, _whole(arguments, tapped, tap), sinks, ways, own_page, secrets.randbits(63))
     shipper = [sidecar.Child("shipper", ship, outbox.flush_s + 10)] if sinks else []
     code = sidecar.run([*children, *detours.children(), *shipper])
     return code or _conclude(lanes, sinks, tap.events_each)
+
+
+def _way_settings(
+    arguments: argparse.Namespace, tapped: TapSettings, outbox: OutboxSettings, events_each: int
+) -> WaySettings:
+    return WaySettings(
+        outbox=outbox, spool_folder=arguments.spool_dir, capture=_record_bytes(arguments, tapped),
+        spool=SpoolSettings(max_bytes=arguments.spool_max_bytes, sync=arguments.spool_sync == "fsync"), kafka={},
+        security=kafka_security(arguments), ca_file=agent.sink_authorities(arguments),
+        verify=not arguments.logger_tls_skip_verify, events_each=events_each,
+    )  # fmt: skip
+
+
+def _record_bytes(arguments: argparse.Namespace, tapped: TapSettings) -> int:
+    """Give how much of a body a record may hold: what is kept of it, unless larger ones go to a store."""
+    return min(tapped.capture, TapSettings().capture) if arguments.claims else tapped.capture
+
+
+def _whole(arguments: argparse.Namespace, tapped: TapSettings, tap: Tap) -> Tap:
+    """Put before a tap what reads gRPC calls, and before that what puts large bodies away."""
+    # KServe's own events have gRPC's frames as they are.
+    read = tap if arguments.events == "kserve" else GrpcTap(tap, tapped.capture)
+    claims = claim_store(arguments.claims)
+    if claims is None:
+        return read
+    return ClaimTap(read, claims, _record_bytes(arguments, tapped), f"{tapped.namespace}/{tapped.service}")
 
 
 def _conclude(lanes: list[Lane], sinks: Sequence[Destination], events_each: int) -> int:
@@ -154,8 +191,8 @@ def _conclude(lanes: list[Lane], sinks: Sequence[Destination], events_each: int)
 
 
 def _proxy(
-    settings: ProxySettings, capture: int | None, lane: Lane, outbox: OutboxSettings, tap: Tap, detours: Detours,
-    number: int,
+    settings: ProxySettings, tapped: TapSettings | None, lane: Lane, outbox: OutboxSettings, tap: Tap,
+    detours: Detours, number: int,
 ) -> int:  # fmt: skip
     import uvloop  # noqa: PLC0415 - each process loads what it alone needs
 
@@ -163,7 +200,8 @@ def _proxy(
         stopping = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
         box = Outbox(lane, outbox, tap.events_each)
-        proxy = Proxy(settings, capture or 0, _forget if capture is None else box.offer, lane.tally)
+        proxy = Proxy(settings, tapped.capture if tapped else 0, box.offer if tapped else _forget, lane.tally)
+        proxy.chosen = partial(sampled, one_of=tapped.sample) if tapped and tapped.sample > 1 else None
         proxy.hold = Hold(lane, box, outbox.hold_s) if outbox.hold_s else None
         async with detours.along(proxy):
             await proxy.serve(stopping, partial(_say_ready, settings) if number == 0 else lambda: None)
@@ -204,7 +242,7 @@ def _ship(
     if own_page is not None:
         own_page(ways)
     log.info("shipping to %s", watched(sinks))
-    Shipper(lanes, GrpcTap(tap, settings.capture), ways, settings.outbox, boot).run(stopping)
+    Shipper(lanes, tap, ways, settings.outbox, boot).run(stopping)
     return 0
 
 
@@ -226,5 +264,6 @@ def _tap(arguments: argparse.Namespace) -> TapSettings:
             filter(None, (name.strip().lower() for name in arguments.metadata_headers.split(",")))
         ),
         annotations=annotations,
-        capture=arguments.capture,
+        capture=arguments.capture or (_CLAIMED if arguments.claims else TapSettings().capture),
+        sample=arguments.sample,
     )

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from deploy.kafka.ports import free_port
 from deploy.kafka.topics import ensure_topics
+from logger.tap import sampled
 from streams.topics import Topics
 from tests.inference.serving import ROOT, eventually
 
@@ -217,3 +219,25 @@ def test_a_taken_port_ends_the_start() -> None:
     assert done.returncode == 2
     assert re.search(rf"--port {other.server_port}: address already in use", done.stderr, re.IGNORECASE)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.kafka
+def test_large_bodies_and_sampling(kafka: str, topics: Topics, tmp_path: Path) -> None:
+    """A body of 3 MB lies in the store, whole; one call of two is logged, both of its events, and says so."""
+    ensure_topics(kafka, topics.declared(4))
+    words = ("--claims", f"file://{tmp_path}/bodies", "--sample", "2")
+    with sidecar(kafka, topics.payloads, tmp_path, *words) as logger:
+        asyncio.run(logger.call(60))
+        body = b'{"instances": [[' + b"1," * 1_500_000 + b"1]]}"
+        headers = {"x-request-id": next(f"b{at}" for at in range(99) if sampled(b"b%d" % at, 2))}
+        answer = httpx.post(f"{logger.url}/v1/models/m:predict", content=body, headers=headers, timeout=30)
+        logger.process.send_signal(signal.SIGTERM)
+        assert logger.process.wait(60) == 0, logger.log.read_text()
+    found = Counter(content[0] for _, content in events(kafka, topics.payloads))
+    claimed = [path.read_bytes() for path in (tmp_path / "bodies" / "n" / "s").rglob("*-*-*") if path.is_file()]
+
+    assert answer.content == body
+    assert set(found.values()) == {2}
+    assert 10 < len(found) < 50
+    assert all(sampled(str(name).encode(), 2) for name in found)
+    assert claimed == [body, body]
