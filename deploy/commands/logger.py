@@ -139,7 +139,10 @@ def run(arguments: argparse.Namespace) -> int:
     lanes = [Lane(outbox.max_bytes // arguments.proxies & ~15) for _ in range(arguments.proxies)]
     wanted = tapped if sinks else None
     children = [
-        sidecar.Child(f"proxy {number}", partial(_proxy, settings, wanted, lane, outbox, tap, detours, number), settings.drain_s + 40)
+        sidecar.Child(
+            f"proxy {number}", partial(_proxy, settings, wanted, lane, outbox, tap, detours, number),
+            settings.drain_s + 40,
+        )
         for number, lane in enumerate(lanes)
     ]
     more = collectors(tap)
