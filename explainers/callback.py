@@ -109,15 +109,13 @@ class CallbackClient:
         if self._learned:
             return
         answer = self._send("GET", f"/v2/models/{self._settings.model}", None, {}, calls)
-        inputs = answer.json().get("inputs") or [] if answer.status_code == httpx.codes.OK else []
-        if len(inputs) == 1 and NUMPY.get(inputs[0].get("datatype", ""), np.dtype(object)).kind in "fiu":
-            self._input = (inputs[0]["name"], inputs[0]["datatype"])
-        elif self._settings.protocol == "v2":
+        self._input = _numeric_input(answer)
+        if self._input is None and self._settings.protocol == "v2":
             raise PredictorMisbehaved(f"model {self._settings.model!r} does not offer one numeric V2 input")
         self._learned = True
 
     def _ask(self, rows: Array, calls: Calls) -> Array:
-        if self._input is None or rows.dtype == object:
+        if self._input is None or not _fits(rows, NUMPY[self._input[1]]):
             return self._ask_v1(rows, calls)
         return self._ask_v2(rows, self._input, calls)
 
@@ -185,10 +183,29 @@ def _pauses(jitter: random.Random) -> Iterator[float | None]:
     yield None
 
 
-def _checked(answer: httpx.Response) -> bytes:
+def _numeric_input(answer: httpx.Response) -> tuple[str, str] | None:
+    """Give name and datatype of a model's only input, when its metadata say that it takes numbers."""
     if answer.status_code != httpx.codes.OK:
-        raise PredictorRefused(f"the predictor answered {answer.status_code}: {answer.text[:500]}")
-    return answer.content
+        return None
+    try:
+        (only,) = answer.json()["inputs"]
+        name, datatype = str(only["name"]), only["datatype"]
+        numeric = NUMPY[datatype].kind in "fiu"
+    except (ValueError, TypeError, KeyError):
+        return None  # whatever that is, it speaks no V2
+    return (name, datatype) if numeric else None
+
+
+def _fits(rows: Array, kind: np.dtype[Any]) -> bool:
+    """Tell whether rows can go as one tensor; a fraction in a tensor of whole numbers would be cut off silently."""
+    return rows.dtype != object and (kind.kind == "f" or bool((rows == np.trunc(rows)).all()))
+
+
+def _checked(answer: httpx.Response) -> bytes:
+    if answer.status_code == httpx.codes.OK:
+        return answer.content
+    problem = f"the predictor answered {answer.status_code}: {answer.text[:500]}"
+    raise PredictorRefused(problem) if answer.is_client_error else PredictorMisbehaved(problem)
 
 
 def _scores(scores: Array, rows: int) -> Array:

@@ -4,7 +4,7 @@ ExplainError
 ├── InvalidRequest          what was asked for cannot be explained: which field, expected, got
 ├── PredictorUnavailable    the predictor cannot be reached, or is overloaded: retry later
 ├── PredictorRefused        the predictor answered that the rows are wrong
-├── PredictorMisbehaved     the predictor's answer does not fit what was asked
+├── PredictorMisbehaved     the predictor failed, or its answer does not fit what was asked
 └── Overloaded              as many explanations as may run are running: retry later
 """
 
@@ -32,7 +32,7 @@ class PredictorRefused(ExplainError):
 
 
 class PredictorMisbehaved(ExplainError):
-    """The predictor's answer does not fit what was asked: another number of rows, or no numbers."""
+    """The predictor failed, or its answer does not fit what was asked: another number of rows, or no numbers."""
 
 
 class Overloaded(ExplainError):
