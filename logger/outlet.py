@@ -54,7 +54,9 @@ class Outlet(asyncio.Protocol):
         pieces, self._pieces = self._pieces, []
         if not pieces or self.transport is None or self.transport.is_closing():
             return
-        if len(pieces) == 1 or sum(map(len, pieces)) <= _JOINED:
+        if len(pieces) == 1:
+            self.transport.write(pieces[0])
+        elif sum(map(len, pieces)) <= _JOINED:
             self.transport.write(b"".join(pieces))
         else:
             self.transport.writelines(pieces)

@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import secrets
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -136,6 +137,7 @@ class Connection(Outlet):
         self.heard = time.monotonic()
         self.leaving = proxy.draining
         self._max_head, self._max_headers = proxy.settings.max_head, proxy.settings.max_headers
+        self._max_body = proxy.settings.max_body or sys.maxsize
         self._parser = httptools.HttpRequestParser(self)
         self._current: Exchange | None = None
         self._latest: Exchange | None = None
@@ -267,8 +269,8 @@ class Connection(Outlet):
         if refusal_ is not None:
             self._stop(refusal_)
         length = head.first.get(b"content-length")
-        if length is not None and self._proxy.settings.max_body and int(length) > self._proxy.settings.max_body:
-            self._stop(Refusal(413, f"expected at most {self._proxy.settings.max_body} bytes of content"))
+        if length is not None and int(length) > self._max_body:
+            self._stop(Refusal(413, f"expected at most {self._max_body} bytes of content"))
         self._began = None
         self._in_head = False
         if self._current is None and not self._steps:
@@ -277,8 +279,11 @@ class Connection(Outlet):
             self._queue(head)
 
     def on_body(self, data: bytes) -> None:  # noqa: D102
+        latest = self._latest
         if self._steps:
             self._steps.append((False, lambda: self._pass_on(data)))
+        elif latest is not None and latest.received + len(data) <= self._max_body:
+            latest.request_data(data)
         else:
             self._pass_on(data)
 
@@ -289,8 +294,8 @@ class Connection(Outlet):
             return
         if self._steps:
             self._steps.append((False, self._end))
-        else:
-            self._end()
+        elif self._latest is not None:
+            self._latest.request_end()
 
     def finished(self, exchange: Exchange, *, close: bool) -> None:
         """Go on with the next request, or close; called by the exchange."""
@@ -363,10 +368,10 @@ class Connection(Outlet):
 
     def _pass_on(self, data: bytes) -> None:
         """Give the newest request a piece of its content."""
-        latest, most = self._latest, self._proxy.settings.max_body
+        latest, most = self._latest, self._max_body
         if latest is None:
             return
-        if most and latest.received + len(data) > most and not latest.over:
+        if latest.received + len(data) > most and not latest.over:
             self._deaf = True
             self._proxy.tally.refused(413)
             latest.give_up(413, f"expected at most {most} bytes of content")
