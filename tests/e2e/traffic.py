@@ -6,6 +6,7 @@ The events are written to Kafka in one order by one producer, so that every run 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,13 @@ def payloads(topic: str, calls: int, seed: int = 7) -> Iterator[Output]:
         answer = orjson.dumps({"predictions": rows["score"].tolist()})
         yield _output(topic, index, REQUEST_TYPE, at, body)
         yield _output(topic, index, RESPONSE_TYPE, at + 3_000, answer)
+
+
+def closing(topic: str, calls: int, partitions: int) -> Iterator[Output]:
+    """Give an event to each partition that is far later than all calls: what waits for the time to move on, moves."""
+    for partition in range(partitions):
+        at = START_US + calls * 20_000 + 60_000_000
+        yield replace(_output(topic, calls + partition, REQUEST_TYPE, at, b"{}"), partition=partition)
 
 
 def _output(topic: str, index: int, kind: str, at_us: int, body: bytes) -> Output:
