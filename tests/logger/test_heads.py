@@ -86,3 +86,11 @@ def test_a_request_has_one_framing_and_one_correlation() -> None:
     assert (
         text == b"POST /p HTTP/1.1\r\nx-request-id: new\r\nhost: h\r\nvia: 1.1 sidelight\r\ncontent-length: 3\r\n\r\n"
     )
+
+
+@pytest.mark.parametrize("name", [b"content_length", b"transfer_encoding", b"x_request_id", b"content-length", b"te"])
+def test_names_that_some_servers_take_for_ours_stay_behind(name: bytes) -> None:
+    """Behind CGI-like interfaces `-` and `_` are one: there the field would be a second length, coding or id."""
+    text = request_bytes(head((name, b"5")), b"id", 3, chunked=False)
+
+    assert name + b": 5" not in text
