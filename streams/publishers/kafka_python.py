@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import Any
 
-from streams.errors import MissingExtra, Refused, Unavailable
+from streams.errors import BadCredentials, MissingExtra, Refused, Unavailable
 from streams.publishers.confluent import PublisherSettings
 from streams.stage import Done, Output
 
@@ -57,6 +57,11 @@ class KafkaPythonPublisher:
         self._asked: dict[str, float] = {}
         """When a topic that the client has not heard of was first asked for, in milliseconds of the monotonic clock."""
         self._lock = threading.Lock()
+        if settings.security:
+            # Ignoring them would send payloads in the clear.
+            raise BadCredentials(
+                "kafka-python: files of credentials are for the confluent publisher; use `extra`"
+            )
         self._producer = KafkaProducer(**_client(settings))
 
     def send(self, output: Output, done: Done) -> None:

@@ -14,6 +14,7 @@ from deploy.kafka.topics import ensure_topics, partitions_of
 from streams.credentials import KafkaSecurity
 from streams.errors import BadCredentials, Unavailable
 from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
+from streams.publishers.kafka_python import KafkaPythonPublisher
 from streams.publishing import Sending, publish_all
 from streams.reading import Reader
 from streams.stage import Output, Record
@@ -209,6 +210,14 @@ def test_an_absent_ca_file_ends_the_start(broker: Secured, tmp_path: Path) -> No
     """There is no way to a publisher that trusts the system's authorities instead."""
     with pytest.raises(BadCredentials, match=r"gone\.pem: no such file"):
         publisher_for(broker.sasl, KafkaSecurity(ca_file=tmp_path / "gone.pem"))
+
+
+def test_a_client_that_knows_no_files_refuses_them(broker: Secured) -> None:
+    """Another publisher does not go on without TLS as if nothing had been asked."""
+    security = KafkaSecurity(ca_file=broker.authority.file)
+
+    with pytest.raises(BadCredentials, match="kafka-python"):
+        KafkaPythonPublisher(PublisherSettings(bootstrap=broker.sasl, security=security))
 
 
 def _noting(notes: list[tuple[int, Exception | None]], number: int) -> Callable[[Exception | None], None]:
