@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from logger.lane import CAPTURED, CONNECTIONS, HELD, LATE, QUEUE_FULL, STRIPPED, Lane
+from logger.lane import CAPTURED, CONNECTIONS, HELD, LATE, QUEUE_FULL, RETRIED, STRIPPED, Lane
 from logger.ring import COUNTS
 from logger.way import Fate, Spooled
 
@@ -67,15 +67,16 @@ class Accounts:
     connections: int
     held: int
     late: int
+    retried: int
 
 
 def read(lanes: Sequence[Lane], ways: int, events_each: int) -> Accounts:
     """Read the accounts."""
     settled = [lane.ring.settled() for lane in lanes]
     waiting = sum(lane.ring.written() - found.records for lane, found in zip(lanes, settled, strict=True))
-    captured, full, stripped, connections, held, late = (
+    captured, full, stripped, connections, held, late, retried = (
         sum(lane.tally.get(what) for lane in lanes)
-        for what in (CAPTURED, QUEUE_FULL, STRIPPED, CONNECTIONS, HELD, LATE)
+        for what in (CAPTURED, QUEUE_FULL, STRIPPED, CONNECTIONS, HELD, LATE, RETRIED)
     )
     counts = [sum(column) for column in zip(*(found.counts for found in settled), strict=True)]
     accounts = []
@@ -96,5 +97,11 @@ def read(lanes: Sequence[Lane], ways: int, events_each: int) -> Accounts:
             )
         )  # fmt: skip
     return Accounts(
-        ways=tuple(accounts), waiting=waiting, stripped=stripped, connections=connections, held=held, late=late
+        ways=tuple(accounts),
+        waiting=waiting,
+        stripped=stripped,
+        connections=connections,
+        held=held,
+        late=late,
+        retried=retried,
     )

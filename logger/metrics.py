@@ -35,6 +35,7 @@ class LoggerCollector(Collector):
         yield GaugeMetricFamily("kserve_logger_work_queue_depth", "Exchanges that wait.", value=accounts.waiting)
         yield CounterMetricFamily("sidelight_logger_held", "Answers held for audit.", value=accounts.held)
         yield CounterMetricFamily("sidelight_logger_held_late", "Of them: let go unsafe.", value=accounts.late)
+        yield CounterMetricFamily("sidelight_logger_resent", "Calls sent to the model again.", value=accounts.retried)
         yield GaugeMetricFamily("sidelight_logger_connections", "Open clients.", value=accounts.connections)
         yield self._by_status("sidelight_logger_requests", "Inference calls by status.", _answers)
         yield self._by_status("sidelight_logger_refused", "Requests refused for their form.", _refusals)
