@@ -46,7 +46,10 @@ EXAMPLES = """\
   sidelight logger --log-url kafka://127.0.0.1:9092 --port 9081 --component-port 8080 --log-mode all \\
       --inference-service iris --namespace default --metadata-headers x-client,user-agent --metrics-port 9089
   sidelight logger --log-url kafka://broker:9092 --component-port 8080 --grpc-component-port 9000
-  sidelight logger --log-url kafka://broker:9092 --component-port 8080 --privacy /etc/sidelight/privacy.yaml"""
+  sidelight logger --log-url kafka://broker:9092 --component-port 8080 --privacy /etc/sidelight/privacy.yaml
+  sidelight logger --log-url kafka://broker:9093 --kafka-ca-file ca.crt --kafka-sasl-mechanism SCRAM-SHA-512 \\
+      --kafka-username-file username --kafka-password-file password
+  sidelight logger --component-port 8080 --enable-batcher --max-batchsize 32 --max-latency 50"""
 
 # How the command's words are spelt before they are parsed.
 spell = agent.spell
@@ -140,7 +143,8 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = tapped if sinks else None
     children = [
         sidecar.Child(
-            f"proxy {number}", partial(_proxy, settings, wanted, lane, outbox, tap, detours, number),
+            f"proxy {number}",
+            partial(_proxy, settings, wanted, lane, outbox, tap, detours, number),
             settings.drain_s + 40,
         )
         for number, lane in enumerate(lanes)
