@@ -38,10 +38,9 @@ _MODES = ("all", "request", "response")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggerSpec:
-    """`spec.predictor.logger`, as KServe's LoggerSpec defines it."""
+    """`spec.predictor.logger`, as KServe's LoggerSpec defines it, but for `url`: a local run logs to its own broker."""
 
     mode: str = "all"
-    url: str = ""
     metadata_headers: tuple[str, ...] = ()
     metadata_annotations: tuple[str, ...] = ()
 
@@ -53,6 +52,7 @@ class ServiceManifest:
     name: str
     namespace: str
     model_format: str
+    """Name of the runtime that reads the model."""
     storage_uri: str
     model_args: tuple[str, ...]
     logger: LoggerSpec | None
@@ -153,23 +153,22 @@ def _logger(fields: _Fields) -> LoggerSpec | None:
         raise UserError(f"{fields.path}: {at}.mode: expected one of {', '.join(_MODES)}, got {mode!r}")
     return LoggerSpec(
         mode=mode,
-        url=fields.text(f"{at}.url", ""),
         metadata_headers=fields.texts(f"{at}.metadataHeaders"),
         metadata_annotations=fields.texts(f"{at}.metadataAnnotations"),
     )
 
 
 def _explainer(fields: _Fields) -> tuple[str, ...] | None:
-    containers = fields.get("spec.explainer.containers")
-    if not isinstance(containers, list) or not containers or not isinstance(containers[0], dict):
+    at = "spec.explainer.containers[0]"
+    if not fields.has(at):
         return None
-    image = str(containers[0].get("image", ""))
+    image = fields.text(f"{at}.image", "")
     if "sidelight" not in image:
         raise UserError(
-            f"{fields.path}: spec.explainer.containers[0].image: "
-            f"expected Sidelight's own explainer, which alone runs locally, got {image!r}"
+            f"{fields.path}: {at}.image: expected Sidelight's own explainer, which alone runs locally, got {image!r}"
         )
-    return tuple(str(word) for word in containers[0].get("args", ()))
+    fields.text(f"{at}.name", "")
+    return fields.texts(f"{at}.args")
 
 
 class _Fields:
@@ -182,16 +181,10 @@ class _Fields:
 
     def get(self, dotted: str) -> object:
         self._asked.add(dotted)
-        value: object = self._document
-        for key in dotted.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
+        return self._found(dotted)
 
     def has(self, dotted: str) -> bool:
-        value: object = self._document
-        for key in dotted.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        return value is not None
+        return self._found(dotted) is not None
 
     def text(self, dotted: str, default: str | None = None) -> str:
         value = self.get(dotted)
@@ -216,11 +209,23 @@ class _Fields:
     def unused(self) -> tuple[str, ...]:
         return tuple(sorted(self._leaves(self._document, "")))
 
+    def _found(self, dotted: str) -> object:
+        value: object = self._document
+        for key in dotted.replace("[0]", ".0").split("."):
+            if key == "0":
+                value = value[0] if isinstance(value, list) and value else None
+            else:
+                value = value.get(key) if isinstance(value, dict) else None
+        return value
+
     def _leaves(self, value: object, at: str) -> Iterator[str]:
         if at in self._asked:
             return
         if isinstance(value, dict) and value:
             for key, item in value.items():
                 yield from self._leaves(item, f"{at}.{key}" if at else str(key))
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            for index, item in enumerate(value):
+                yield from self._leaves(item, f"{at}[{index}]")
         else:
             yield at

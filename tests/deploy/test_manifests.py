@@ -30,10 +30,18 @@ def test_fields_without_effect_are_named_not_refused() -> None:
     """A user brings a manifest from a cluster; what does nothing here is listed by its path."""
     (service,) = load_services([SERVICE])
 
-    assert "spec.predictor.minReplicas" in service.ignored
-    assert "spec.predictor.logger.batchSize" in service.ignored
-    assert "spec.predictor.model.resources.limits.cpu" in service.ignored
-    assert "spec.predictor.model.storageUri" not in service.ignored
+    assert service.ignored == (
+        "spec.explainer.containers[0].env",
+        "spec.explainer.containers[0].resources.limits.cpu",
+        "spec.explainer.containers[1].image",
+        "spec.explainer.minReplicas",
+        "spec.predictor.logger.batchSize",
+        "spec.predictor.logger.url",
+        "spec.predictor.minReplicas",
+        "spec.predictor.model.modelFormat.version",
+        "spec.predictor.model.resources.limits.cpu",
+        "spec.transformer.containers[0].image",
+    )
 
 
 def test_legacy_framework_fields_still_work(tmp_path: Path) -> None:
@@ -61,6 +69,11 @@ def test_legacy_framework_fields_still_work(tmp_path: Path) -> None:
         (
             HEAD + "spec: {predictor: {sklearn: {storageUri: 'file://m'}}, explainer: {containers: [{image: art}]}}\n",
             "spec.explainer.containers[0].image",
+        ),
+        (
+            HEAD + "spec: {predictor: {sklearn: {storageUri: 'file://m'}},"
+            " explainer: {containers: [{image: sidelight/explainer, args: --x}]}}\n",
+            "spec.explainer.containers[0].args: expected a list, got '--x'",
         ),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -69,6 +69,14 @@ def test_without_a_logger_the_predictor_answers_itself(service: ServiceManifest)
 
     assert not [program for program in plan.programs if program.name.startswith("logger")]
     assert plan.services == {"shop/iris": "http://127.0.0.1:8080"}
+
+
+def test_the_model_format_chooses_the_runtime(service: ServiceManifest) -> None:
+    """A format that no runtime reads fails at the start, with the known ones; arguments of the user's come last."""
+    plan = make([replace(service, model_args=("--runtime", "own:Class"))], settings(), ports())
+    (command,) = [program.command for program in plan.programs if program.name == "predictor-iris"]
+
+    assert [word for flag, word in pairwise(command) if flag == "--runtime"] == ["sklearn", "own:Class"]
 
 
 def test_workers_are_multiplied(service: ServiceManifest) -> None:
