@@ -33,6 +33,8 @@ class Ledger:
     delivered: int
     in_flight: int
     dropped: Mapping[str, int]
+    stripped: int = 0
+    """Captured events that were kept without their body, for the logger's memory was nearly full."""
     payloads: int
     """Records on the payload topic."""
     payloads_before: int = 0
@@ -87,6 +89,7 @@ def read(run: Run) -> Ledger:
         dropped={
             reason: int(count) for reason, count in samples.by("kserve_logger_events_dropped_total", "reason").items()
         },
+        stripped=int(samples.total("sidelight_logger_stripped_total")),
         payloads=end_offsets(run.kafka, topics.payloads),
         payloads_before=run.payloads_before,
         deadletters=end_offsets(run.kafka, topics.deadletter),

@@ -90,6 +90,7 @@ sidelight_logger_captured_total 10
 kserve_logger_events_sent_total{topic="t"} 4
 kserve_logger_events_sent_total{topic="u"} 2
 sidelight_logger_in_flight 1
+sidelight_logger_stripped_total 4
 kserve_logger_events_dropped_total{reason="queue-full"} 2
 kserve_logger_events_dropped_total{reason="too-large"} 1
 """
@@ -118,7 +119,7 @@ def test_the_numbers_come_from_the_processes_and_the_broker(kafka: str, topics: 
         book = ledger.read(a_run(kafka, topics.prefix, *urls))
 
     assert book == Ledger(
-        captured=10, delivered=6, in_flight=1, dropped={"queue-full": 2, "too-large": 1}, payloads=8, deadletters=0,
-        payloads_before=2, assembler={"in": 6}, detectors={"rows": 10},
+        captured=10, delivered=6, in_flight=1, dropped={"queue-full": 2, "too-large": 1}, stripped=4, payloads=8,
+        deadletters=0, payloads_before=2, assembler={"in": 6}, detectors={"rows": 10},
     )  # fmt: skip
     assert broken(book) == [TAKEN, ASSEMBLER, ROWS]
