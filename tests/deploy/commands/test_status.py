@@ -65,7 +65,7 @@ def test_processes_counters_and_laws(sidelight: Sidelight, tmp_path: Path, kafka
 
     assert "default/a                   http://a" in shown
     assert f"  logger-a                  up    pid {getpid():<9}restarts 2" in shown
-    assert "logger     captured 3, delivered 2, in flight 0\n           dropped 1 queue-full; 0 kept without body\n" in shown
+    assert "captured 3, delivered 2, in flight 0\n           dropped 1 queue-full; 0 kept without body\n" in shown
     assert "topics     2 payloads, 0 dead letters\nassembler  in 2, waiting 1\ndetectors  nothing yet\n" in shown
     assert "  ok  logger: captured = delivered + in flight + dropped: 3 = 3" in shown
     assert "  ... assembler: in = paired + expired + evicted + dead-lettered + duplicates + waiting: 2 = 1" in shown
