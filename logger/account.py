@@ -28,6 +28,11 @@ def place(way: int, fate: Fate) -> int:
     return way * _EACH + fate
 
 
+def way_of(at: int) -> int:
+    """Give the way whose fate is counted at a place."""
+    return at // _EACH
+
+
 def write_spooled(counts: list[int], way: int, spooled: Spooled) -> None:
     """Note a way's disk beside the first lane's counts."""
     if not spooled.opened:
@@ -87,7 +92,8 @@ def read(lanes: Sequence[Lane], ways: int, events_each: int) -> Accounts:
         from_spool = max(0, recovered + fates[Fate.SPOOLED] - spooled - lost)
         dropped = {
             "queue-full": full, "undelivered": fates[Fate.UNDELIVERED], "refused": fates[Fate.REFUSED],
-            "shutdown": fates[Fate.SHUTDOWN], "unreadable": fates[Fate.UNREADABLE], "spool-lost": lost,
+            "sink-full": fates[Fate.SINK_FULL], "shutdown": fates[Fate.SHUTDOWN],
+            "unreadable": fates[Fate.UNREADABLE], "spool-lost": lost,
         }  # fmt: skip
         accounts.append(
             Account(

@@ -5,6 +5,7 @@ What waits, waits in memory. What carries the letters is a `Publisher`: to Kafka
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import deque
@@ -63,6 +64,14 @@ class Courier:
     def resting(self) -> bool:
         """See `Way`."""
         return not self._again and not self._unanswered
+
+    def shed(self, most: int) -> None:
+        """See `Way`."""
+        for _ in range(min(most, len(self._again))):
+            self._again.popleft().settle(Fate.SINK_FULL)
+            most -= 1
+        for number in list(itertools.islice(self._unanswered, most)):
+            self._unanswered.pop(number).settle(Fate.SINK_FULL)
 
     def take(self, _origin: Origin, letters: Sequence[Letter], settle: Settle) -> None:
         """See `Way`."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from logger.account import MOST_WAYS, place, write_spooled
+from logger.account import MOST_WAYS, place, way_of, write_spooled
 from logger.lane import Lane
 from logger.record import decode
 from logger.ring import RingReader, Settled
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _SLICE: Final = 128
 _IDLE_S: Final = 0.005
+_SHED: Final = 512
 
 
 @dataclass(slots=True)
@@ -46,6 +47,7 @@ class _Intake:
         settled = self._reader.settled()
         self._position, self._records, self.counts = settled.position, settled.records, list(settled.counts)
         self._open: deque[_Entry] = deque()
+        self._each, self._ways = events_each, ways
         self._whole = events_each * ways
         self.dirty = False
 
@@ -76,6 +78,13 @@ class _Intake:
 
     def busy(self) -> bool:
         return bool(self._open) or self._reader.behind()
+
+    def lagging(self) -> set[int]:
+        """Give the ways that keep the oldest exchange, once half of the ring waits behind it."""
+        if not self._open or self._reader.used() * 2 < self._reader.capacity:
+            return set()
+        settled = Counter(way_of(at) for at in self._open[0].settled)
+        return {number for number in range(self._ways) if settled[number] < self._each}
 
 
 class Shipper:
@@ -109,12 +118,14 @@ class Shipper:
         """Take a slice of every lane, send it, and publish what is settled."""
         taken = 0
         for intake in self._intakes:
-            if all(way.room() for way in self._ways):
+            if any(way.room() for way in self._ways):
                 for entry, record in intake.take(_SLICE):
                     taken += 1
                     self._send(intake, entry, record)
         for way in self._ways:
             way.work(0 if taken else _IDLE_S / len(self._ways))
+        if len(self._ways) > 1:
+            self._relieve()
         self._publish()
 
     def _send(self, intake: _Intake, entry: _Entry, record: bytes) -> None:
@@ -127,7 +138,19 @@ class Shipper:
             return
         origin = Origin(self._boot, intake.number, entry.position)
         for number, way in enumerate(self._ways):
-            way.take(origin, letters, _settler(intake, entry, number))
+            settle = _settler(intake, entry, number)
+            # A sink alone may let shared memory fill; several must not wait for the slowest.
+            if len(self._ways) == 1 or way.room():
+                way.take(origin, letters, settle)
+            else:
+                for _ in letters:
+                    settle(Fate.SINK_FULL)
+
+    def _relieve(self) -> None:
+        """Where shared memory fills up behind an exchange that one sink does not take, let that sink lose it."""
+        for intake in self._intakes:
+            for number in intake.lagging():
+                self._ways[number].shed(_SHED)
 
     def _settle_whole(self, intake: _Intake, entry: _Entry, fate: Fate) -> None:
         for number in range(len(self._ways)):

@@ -169,6 +169,8 @@ class Tap:
         for raw, value in seen.request_fields:
             if raw == b"traceparent":
                 headers.append(("ce_traceparent", _utf8(value)))
+            elif raw == b"tracestate":
+                headers.append(("ce_tracestate", _utf8(value)))
             elif raw == _SYNTHETIC:
                 headers.append(("ce_synthetic", b"true"))
             if allowed and raw not in SECRET and (name := raw.decode("latin-1")) in allowed:

@@ -27,6 +27,8 @@ class Fate(IntEnum):
     """Its exchange could not be read back; a fault of ours."""
     SPOOLED = 5
     """Safe on disk: the spool counts on."""
+    SINK_FULL = 6
+    """Its sink lags behind the others, which must not wait for it."""
 
 
 Settle = Callable[[Fate], None]
@@ -76,6 +78,10 @@ class Way(Protocol):
 
     def work(self, timeout_s: float) -> None:
         """Run what is due, waiting at most this long."""
+        ...
+
+    def shed(self, most: int) -> None:
+        """Give up the oldest events that wait in memory: other ways need the room."""
         ...
 
     def resting(self) -> bool:

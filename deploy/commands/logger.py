@@ -9,7 +9,6 @@ import logging
 import os
 import secrets
 import signal
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from deploy.claims import claim_store
 from deploy.detours import Detours
 from deploy.errors import UserError
 from deploy.limits import add_limit_arguments, limits
+from deploy.logs import add_log_arguments, start_logging
 from deploy.privacy import collectors, private
 from deploy.security import add_kafka_arguments, kafka_security
 from deploy.ways import POLICIES, Destination, WaySettings, build, destinations, left_behind, watched
@@ -119,6 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus page; 0 is none")
     parser.add_argument("--proxies", type=int, default=1, help="proxy processes that share the port (default: 1)")
+    add_log_arguments(parser)
     agent.add_agent_arguments(parser)
     add_limit_arguments(parser)
     add_kafka_arguments(parser)
@@ -126,7 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    start_logging(arguments.log_format)
     agent.name_idle_flags(arguments)
     sinks = destinations(arguments.log_url, arguments.outbox) if arguments.log_url else ()
     if any(sink.policy == "spool" for sink in sinks) and arguments.spool_dir is None:

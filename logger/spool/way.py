@@ -69,6 +69,10 @@ class SpoolWay:
             return self._direct.room()
         return journal.size + min(_ROOM, self._max_bytes // 4) < self._max_bytes
 
+    def shed(self, most: int) -> None:
+        """See `Way`: what is on disk takes no memory."""
+        self._direct.shed(most)
+
     def take(self, origin: Origin, letters: Sequence[Letter], settle: Settle) -> None:
         """See `Way`."""
         if self._seen.get((origin.boot, origin.lane), 0) >= origin.position:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -127,6 +128,47 @@ def test_no_answered_call_is_lost(kafka: str, topics: Topics, tmp_path: Path, re
 
     assert len(answered) > 0
     assert {name for name in answered if seen[name] != 2} == set()
+
+
+@pytest.mark.kafka
+def test_a_broken_disk_costs_nothing(kafka: str, topics: Topics, tmp_path: Path) -> None:
+    """The spool cannot be opened: calls are answered, events go directly, and metrics and log say so."""
+    ensure_topics(kafka, topics.declared(4))
+    (tmp_path / "file").touch()
+    words = ("--outbox", "spool", "--spool-dir", str(tmp_path / "file" / "spool"), "--log-format", "json")
+    with sidecar(kafka, topics.payloads, tmp_path, *words) as logger:
+        asyncio.run(logger.call(50))
+        eventually(lambda: logger.counted("kserve_logger_events_sent_total") == 100, "the deliveries")
+        healthy = logger.counted("sidelight_logger_spool_healthy")
+        logger.process.send_signal(signal.SIGTERM)
+        code = logger.process.wait(60)
+        lines = [json.loads(line) for line in logger.log.read_text().splitlines()]
+
+    assert (healthy, code) == (0, 0)
+    assert any(line["level"] == "error" and "the spool failed" in line["message"] for line in lines)
+    assert len(set(ids(kafka, topics.payloads))) == 100
+
+
+@pytest.mark.kafka
+def test_several_sinks(kafka: str, topics: Topics, tmp_path: Path) -> None:
+    """Kafka, a folder and an HTTP sink that is a black hole: the first two have everything, whatever the third does."""
+    ensure_topics(kafka, topics.declared(4))
+    with black_hole() as nowhere:
+        more = f"{topics.payloads},file://{tmp_path}/events,http://{nowhere}/in?outbox=spool"
+        with sidecar(kafka, more, tmp_path, "--spool-dir", str(tmp_path / "spool")) as logger:
+            asyncio.run(logger.call(100))
+            sent = "kserve_logger_events_sent_total"
+            eventually(lambda: logger.counted(f'{sent}{{sink="kafka') == 200, "Kafka's")
+            eventually(lambda: logger.counted(f'{sent}{{sink="file') == 200, "the folder's")
+            logger.process.send_signal(signal.SIGTERM)
+            code = logger.process.wait(60)
+            log = logger.log.read_text()
+    lines = [line for path in (tmp_path / "events").iterdir() for line in path.read_bytes().splitlines()]
+
+    assert code == 0, log
+    assert len(set(ids(kafka, topics.payloads))) == 200
+    assert len({json.loads(line)["id"] for line in lines}) == 200
+    assert "200 events captured, 0 recovered, 0 delivered, 200 spooled, dropped {}" in log
 
 
 def test_a_stop_leaves_what_is_safe_on_disk(tmp_path: Path) -> None:

@@ -207,6 +207,32 @@ def test_what_is_left_at_the_end_is_counted() -> None:
     assert totals.in_flight == 0
 
 
+def test_sinks_do_not_wait_for_each_other() -> None:
+    """One of two sinks is silent for good: the other has everything, and what the silent one lost is counted."""
+    log = MemoryLog({"a": 1, "b": 1})
+    sound, silent = MemoryPublisher(log), MemoryPublisher(log, 10**6)
+    silent.held = True
+    lane = Lane(LANE)
+    settings = OutboxSettings(retry_s=1e9)
+    ways = [Courier("a", sound, "a", 1e9), Courier("b", silent, "b", 1e9)]
+    shipper = Shipper([lane], Tap(TapSettings()), ways, settings, 1)
+    outbox = Outbox(lane, settings, 2)
+    for number in range(12_000):
+        assert outbox.offer(seen(f"c{number}", 200))
+        if number % 100 == 0:
+            shipper.turn()
+    for _ in range(200):
+        shipper.turn()
+    first, second = account.read([lane], 2, 2).ways
+
+    assert first.balanced()
+    assert second.balanced()
+    assert len({from_kafka(record.headers, record.value).id for record in log.records("a")}) == 24_000
+    assert first.dropped == {}
+    assert second.dropped["sink-full"] > 10_000
+    assert lane.ring.used() < LANE
+
+
 @given(st.lists(st.sampled_from(["offer", "turn", "hold", "answer", "die"]), max_size=40))
 def test_the_law_holds_at_every_step_and_crash(steps: list[str]) -> None:
     """Offers, turns, silence and deaths in any order: the counts agree, and in the end every event has arrived."""
