@@ -30,7 +30,7 @@ _WORD: Final = struct.Struct("<Q")
 _SLOT: Final = struct.Struct(f"<{COUNTS + 2}Q")
 _RECORD, _SKIP = 1, 2
 _HOT: Final = 1 << 20
-"""An idle ring starts again at its beginning beyond this, so that a quiet service touches little memory."""
+"""A quiet service shall touch little memory."""
 
 
 def _padded(size: int) -> int:
@@ -93,10 +93,15 @@ class Ring:
 
 
 class RingWriter(Ring):
-    """The writing side. One thread of one process."""
+    """The writing side. One thread of one process.
 
-    def __init__(self, memory: memoryview) -> None:
+    Args:
+        hot: bytes beyond which an idle ring starts again at its beginning.
+    """
+
+    def __init__(self, memory: memoryview, hot: int = _HOT) -> None:
         super().__init__(memory)
+        self._hot = hot
         self._head, self._written = self._word(_HEAD), self._word(_WRITTEN)
         self._barrier = threading.Lock()
 
@@ -118,7 +123,9 @@ class RingWriter(Ring):
         need = _FRAME.size + _padded(size)
         at = head % self.capacity
         left = self.capacity - at
-        skip = left if need > left or (head == tail and at > _HOT) else 0
+        # A skip takes room until the reader has passed it: starting anew must never cost a record its place.
+        anew = head == tail and at > self._hot and left + need <= self.capacity - keep_free
+        skip = left if need > left or anew else 0
         if head - tail + skip + need > self.capacity - keep_free:
             return False
         memory = self._memory

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from logger.ring import COUNTS, PAGE, Ring, RingReader, RingWriter, Settled
 
 CAPACITY = PAGE
-COUNTED = 3
+HOT = 512
 
 
 class RingMachine(RuleBasedStateMachine):
@@ -22,7 +22,7 @@ class RingMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.memory = memoryview(bytearray(PAGE + CAPACITY))
-        self.writer, self.reader = RingWriter(self.memory), RingReader(self.memory)
+        self.writer, self.reader = RingWriter(self.memory, HOT), RingReader(self.memory)
         self.waiting: deque[bytes] = deque()
         self.taken: deque[tuple[int, bytes]] = deque()
         self.released = 0
@@ -66,7 +66,7 @@ class RingMachine(RuleBasedStateMachine):
     @rule()
     def writer_dies(self) -> None:
         """The next writer goes on behind the last whole record."""
-        self.writer = RingWriter(self.memory)
+        self.writer = RingWriter(self.memory, HOT)
 
     @invariant()
     def counted(self) -> None:
@@ -77,6 +77,21 @@ class RingMachine(RuleBasedStateMachine):
 
 TestRing = RingMachine.TestCase
 TestRing.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+def test_a_quiet_ring_refuses_nothing_and_stays_small() -> None:
+    """One small record at a time, released at once: none is refused for want of room, and little memory is touched."""
+    capacity = 1 << 20
+    memory = memoryview(bytearray(PAGE + capacity))
+    writer, reader = RingWriter(memory, 1 << 14), RingReader(memory)
+    highest = 0
+    for number in range(20_000):
+        assert writer.append([b"x" * 1_000], 1_000, capacity // 8)
+        ((position, _),) = reader.take(2)
+        reader.release(Settled(position, number + 1))
+        highest = max(highest, position % capacity)
+
+    assert highest < capacity // 8 + (1 << 14) + 2_048
 
 
 def test_half_a_record_is_never_read() -> None:
