@@ -22,7 +22,8 @@ class ServerSettings:
     max_instances: int = 64
     """Instances of one request."""
     deadline_ms: int = 30_000
-    """For one request, unless it asks for less; what was found by then is the answer, marked partial."""
+    """For one request, unless it asks for less. What a sampled explanation has found by then is the answer, marked
+    partial; an exact one is whole or 504, for one call of the predictor brings all of it."""
     max_rows: int = 500_000
     """Rows of callbacks for one instance, unless the request asks for less."""
     background: int = 50

@@ -109,6 +109,8 @@ def lost(book: ledger.Ledger, calls: int) -> list[str]:
         ledger.Law(name="events of the clients' calls = captured", left=2 * calls, right=book.captured),
     ]
     broken = [f"{law.name}: {law.left:,} = {law.right:,}" for law in laws if not law.holds]
+    if book.stripped:
+        broken.append(f"kept without their body by the logger: {book.stripped:,}")
     return broken + [f"dropped by the logger, {reason}: {count:,}" for reason, count in book.dropped.items() if count]
 
 

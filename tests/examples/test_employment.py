@@ -45,6 +45,7 @@ def test_a_run_that_lost_nothing_is_whole(lost: Callable[[Ledger, int], list[str
         (replace(WHOLE, assembler={**WHOLE.assembler, "waiting": 6}), CALLS, [
             "assembler: in = paired + expired + evicted + dead-lettered + duplicates + waiting: 98 = 97",
         ]),
+        (replace(WHOLE, stripped=2), CALLS, ["kept without their body by the logger: 2"]),
         (replace(WHOLE, detectors={"rows": 699}), CALLS, ["rows written = rows taken by the detectors: 700 = 699"]),
         (replace(WHOLE, detectors={}), CALLS, ["rows written = rows taken by the detectors: 700 = 0"]),
     ],
