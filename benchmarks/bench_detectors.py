@@ -5,6 +5,7 @@ python benchmarks/bench_detectors.py [ROWS]
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -18,17 +19,19 @@ BATCHES = (1, 32, 256)
 
 def main() -> int:
     """Measure and print the table."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="?", type=int, default=20_000, help="how many (default: %(default)s)")
+    count = parser.parse_args().rows
     rows = examples.rows(0, count)
     print(f"{count} rows of four columns; us per row (times the mean of the same batch)")
-    print(f"{'':<22}" + "".join(f"{f'batch {size}':>22}" for size in BATCHES))
+    print(f"{'':<22}" + "".join(f"{f'batch {size}':>22}" for size in BATCHES) + f"{'rows/s':>14}")
     floor = [cost(mean, rows, size) for size in BATCHES]
     print(f"{'mean of x (floor)':<22}" + "".join(f"{us:>22.2f}" for us in floor))
     for name in LIBRARY.names():
         detector = LIBRARY.find(name).example()
         costs = [cost(detector.observe, rows, size) for size in BATCHES]
         cells = "".join(f"{f'{us:.2f} ({us / base:.1f}x)':>22}" for us, base in zip(costs, floor, strict=True))
-        print(f"{name:<22}{cells}")
+        print(f"{name:<22}{cells}{1e6 / costs[-1]:>14,.0f}")
     return 0
 
 

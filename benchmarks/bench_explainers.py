@@ -8,6 +8,7 @@ python benchmarks/bench_explainers.py [INSTANCES]
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -92,7 +93,9 @@ def spread(explain: Callable[..., Array], rows: Array, instance: Array, allowed:
 
 def main() -> int:
     """Measure and print the table."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("instances", nargs="?", type=int, default=10, help="how many (default: %(default)s)")
+    count = parser.parse_args().instances
     # Loading the library is not to be measured.
     theirs(Counted(4), np.zeros((2, 4)), np.ones(4), 100, 0)
     print(f"{count} instances, {BACKGROUND} background rows; per instance; CPU without the model's own")

@@ -5,6 +5,7 @@ python benchmarks/bench_hosts.py [EVENTS]
 
 from __future__ import annotations
 
+import argparse
 import resource
 import subprocess
 import sys
@@ -36,7 +37,9 @@ PARTITIONS = 2
 
 def main() -> int:
     """Measure and print the table."""
-    events = int(sys.argv[1]) if len(sys.argv) > 1 else 40_000
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("events", nargs="?", type=int, default=40_000, help="how many (default: %(default)s)")
+    events = parser.parse_args().events
     rows = [("memory", *memory(events))]
     with tempfile.TemporaryDirectory() as folder:
         kafka = kafka_command.start(Path(folder), 0, "").bootstrap
