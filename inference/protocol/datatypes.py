@@ -13,6 +13,8 @@ DType = np.dtype[Any]
 
 BYTES: Final = "BYTES"
 BF16: Final = "BF16"
+RAW_ONLY: Final = frozenset({"FP16", BF16})
+"""Those without a JSON form."""
 
 # BF16 is carried as float32, which holds every BF16 value; its raw form is the upper half of each float32.
 NUMPY: Final = MappingProxyType({

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from inference.protocol.datatypes import BF16, BYTES, WIDTH, datatype_of, numpy_dtype
+from inference.protocol.datatypes import BF16, BYTES, RAW_ONLY, WIDTH, datatype_of, numpy_dtype
 from inference.protocol.errors import BadTensor
 
 Array = np.ndarray[Any, Any]
@@ -104,7 +104,7 @@ def from_json(datatype: object, shape: tuple[int, ...], data: object, where: str
         BadTensor: another count, ragged nesting, or elements of another type or range than the datatype's.
     """
     dtype = numpy_dtype(datatype, where)
-    if datatype in {"FP16", BF16}:
+    if datatype in RAW_ONLY:
         raise BadTensor(where, f"{datatype} has no JSON form; send it as a binary tensor")
     flat, nesting = flatten(data, where)
     count = math.prod(shape)

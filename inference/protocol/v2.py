@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 
+from inference.protocol.datatypes import RAW_ONLY
 from inference.protocol.errors import BadTensor, MalformedBody
 from inference.protocol.tensors import Parameters, Tensor, check_shape, from_json, from_raw, to_json, to_raw
 
@@ -122,7 +123,7 @@ def _encode(
     for tensor in tensors:
         item: dict[str, Any] = {"name": tensor.name, "shape": list(tensor.shape), "datatype": tensor.datatype}
         parameters = {name: value for name, value in tensor.parameters.items() if name != _SIZE}
-        if binary(tensor.name) or tensor.datatype in {"FP16", "BF16"}:
+        if binary(tensor.name) or tensor.datatype in RAW_ONLY:
             raws.append(to_raw(tensor))
             parameters[_SIZE] = len(raws[-1])
         else:

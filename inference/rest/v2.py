@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from inference.dataplane import DataPlane
-from inference.errors import ModelNotReady
+from inference.errors import InvalidInput, ModelNotReady
 from inference.metrics import Step
 from inference.protocol import v2
+from inference.protocol.datatypes import RAW_ONLY
 from inference.protocol.errors import MalformedBody
 from inference.rest import answers
 from inference.rest.calls import Calls
@@ -120,6 +121,10 @@ def _which(request: Request) -> tuple[str, str | None]:
 
 
 def _encoded(response: v2.InferResponse, request: v2.InferRequest) -> Response:
+    for tensor in response.outputs:
+        # A client that did not ask for binary data may read JSON only.
+        if tensor.datatype in RAW_ONLY and not request.wants_binary(tensor.name):
+            raise InvalidInput(f"output {tensor.name!r}: {tensor.datatype} has no JSON form; ask for binary data")
     body, length = v2.encode_response(response, request.wants_binary)
     if length is None:
         return Response(body, media_type=answers.JSON)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.inference.serving import predictor
+
+HALVES = "tests.inference.halves:Halves"
 INFER = "/v2/models/m/infer"
 ROWS = [[5.0, 3.4, 1.5, 0.2], [6.6, 3.0, 5.6, 2.0]]
 FLAT = [value for row in ROWS for value in row]
@@ -119,6 +123,24 @@ def test_binary_in_json_out(client: httpx.Client) -> None:
     content, headers = _binary({"inputs": [tensor]}, RAW)
 
     assert client.post(INFER, content=content, headers=headers).json()["outputs"][0]["data"] == [0, 2]
+
+
+def test_half_precision_goes_out_in_binary_only(tmp_path: Path) -> None:
+    """FP16 has no JSON form: who did not ask for binary data is told so and gets no bytes that it may not read."""
+    body = {"inputs": [_tensor(shape=[1, 2], data=[1.5, -2.0])]}
+    asked = {"outputs": [{"name": "half", "parameters": {"binary_data": True}}, {"name": "whole"}]}
+    with predictor(tmp_path, tmp_path, "--runtime", HALVES) as server, server.client() as client:
+        refused = client.post(INFER, json=body)
+        other = client.post(INFER, json=body | {"outputs": [{"name": "whole"}]})
+        given = client.post(INFER, json=body | asked)
+    length = int(given.headers[LENGTH])
+    half, whole = json.loads(given.content[:length])["outputs"]
+
+    assert refused.status_code == 400
+    assert refused.json() == {"error": "output 'half': FP16 has no JSON form; ask for binary data"}
+    assert other.json()["outputs"][0]["data"] == [1.5, -2.0]
+    assert (half["datatype"], struct.unpack("<2e", given.content[length:])) == ("FP16", (1.5, -2.0))
+    assert whole["data"] == [1.5, -2.0]
 
 
 @pytest.mark.parametrize("datatype", ["FP32", "INT64", "UINT8"])
