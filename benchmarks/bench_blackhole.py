@@ -80,7 +80,7 @@ def run(stack: ExitStack, arguments: argparse.Namespace, folder: Path, policy: s
         policy, "--spool-dir", str(folder / "spool"), "--spool-max-bytes", str(4 << 30),
     ]  # fmt: skip
     parent = stack.enter_context(started(command, port, folder, "logger"))
-    pids = (*children(parent), parent)
+    pids = (*children(parent, least=2), parent)
     silent = broker.running(folder / "kafka")
     if silent is None:
         raise SystemExit("the broker has gone")

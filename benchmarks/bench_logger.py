@@ -177,7 +177,7 @@ def contestants(stack: ExitStack, arguments: argparse.Namespace, folder: Path) -
     ]  # fmt: skip
     # One proxy, then the shipper, then the parent, which only waits: all three count.
     parent = stack.enter_context(started(command, ours, folder, "logger"))
-    logger = (*children(parent), parent)
+    logger = (*children(parent, least=2), parent)
 
     def account() -> Counts:
         return rig.counts(settle(page))

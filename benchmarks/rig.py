@@ -176,9 +176,16 @@ def kafka(given: str, folder: Path) -> Iterator[str]:
     broker.stop(folder)
 
 
-def children(pid: int) -> list[int]:
-    """Give the processes that a process started."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def children(pid: int, least: int = 1) -> list[int]:
+    """Give the processes that a process started, as soon as there are so many: a port may listen before them."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        if len(found) >= least:
+            return found
+        if time.monotonic() > deadline:
+            raise SystemExit(f"process {pid} has {len(found)} children, expected {least}")
+        time.sleep(0.05)
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
