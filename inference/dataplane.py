@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from inference import instances
 from inference.errors import InferenceError, InvalidInput, ModelNotReady, PredictionFailed
 from inference.metrics import PredictorMetrics, Step
+from inference.protocol import v1
 from inference.protocol.datatypes import BYTES
 from inference.protocol.errors import ProtocolError
 from inference.protocol.tensors import Tensor
@@ -56,6 +57,25 @@ class DataPlane:
         with self._repository.using(model) as loaded:
             outputs = self._predict(model, "v1", loaded.runtime, inputs)
         return instances.predictions(outputs)
+
+    def explain_v1(self, model: str, body: bytes) -> Mapping[str, Any]:
+        """Have a model that explains itself answer a V1 explain call. Raises what `infer` raises.
+
+        Raises:
+            Unsupported: the model does not explain itself.
+        """
+        with self._repository.using(model) as loaded:
+            if type(loaded.runtime).explain is Runtime.explain:
+                # The model's not being one that explains comes before anything about the body.
+                return loaded.runtime.explain(V1Request(instances=[]))
+            request = v1.decode_request(body)
+            try:
+                return loaded.runtime.explain(request)
+            except InferenceError:
+                raise
+            except Exception as exc:
+                log.exception("model %s failed to explain", model)
+                raise PredictionFailed(f"{type(exc).__name__} : {exc}") from exc
 
     def ready(self) -> bool:
         """Say whether new clients should be sent here."""

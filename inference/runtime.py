@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Final, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.errors import Unsupported
+from inference.protocol.v1 import V1Request
 from inference.settings import ModelSettings, Trust
 from streams.errors import MissingExtra
 from streams.plugins import Folder
@@ -85,6 +87,16 @@ class Runtime(ABC):
         Raises:
             InvalidInput: names, shapes or types that the model does not take.
         """
+
+    def explain(self, request: V1Request) -> Mapping[str, Any]:
+        """Answer a V1 explain call with an object that JSON can say. Only a model that explains itself has its own.
+
+        Raises:
+            Unsupported: it does not; the service's explainer does.
+            InvalidInput: instances that the model does not take.
+        """
+        del request
+        raise Unsupported("explain is not offered by a predictor; send it to the service's explainer")
 
     def unload(self) -> None:  # noqa: B027 - most models only hold memory
         """Let go of what the model holds besides memory."""

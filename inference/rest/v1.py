@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from inference.dataplane import DataPlane
-from inference.errors import ModelNotReady, Unsupported
+from inference.errors import ModelNotReady
 from inference.metrics import Step
 from inference.protocol import v1
 from inference.rest import answers
@@ -37,8 +37,8 @@ class V1:
         return await self._calls.infer(request, "v1", self._predicted)
 
     async def explain(self, request: Request) -> Response:
-        """Refuse: predictors do not explain."""
-        return await self._calls.infer(request, "v1", self._unexplained)
+        """Explain, where the model itself can; else say who does."""
+        return await self._calls.infer(request, "v1", self._explained)
 
     async def models(self, request: Request) -> Response:
         """List the models."""
@@ -61,9 +61,8 @@ class V1:
         with self._plane.metrics.timed(Step.POSTPROCESS, label):
             return Response(v1.encode_response(predictions), media_type=answers.JSON)
 
-    def _unexplained(self, request: Request, _body: bytes) -> Response:
-        self._plane.model_metadata(request.path_params["model"])
-        raise Unsupported("explain is not offered by a predictor; send it to the service's explainer")
+    def _explained(self, request: Request, body: bytes) -> Response:
+        return answers.json(dict(self._plane.explain_v1(request.path_params["model"], body)))
 
     def _readiness(self, request: Request) -> Response:
         model = request.path_params["model"]

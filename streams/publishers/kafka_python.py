@@ -59,9 +59,7 @@ class KafkaPythonPublisher:
         self._lock = threading.Lock()
         if settings.security:
             # Ignoring them would send payloads in the clear.
-            raise BadCredentials(
-                "kafka-python: files of credentials are for the confluent publisher; use `extra`"
-            )
+            raise BadCredentials("kafka-python: files of credentials are for the confluent publisher; use `extra`")
         self._producer = KafkaProducer(**_client(settings))
 
     def send(self, output: Output, done: Done) -> None:

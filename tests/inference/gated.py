@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.protocol.v1 import V1Request
 from inference.runtime import Arrays, Runtime, Source
 
 DEADLINE_S = 30.0
@@ -45,6 +47,12 @@ class Gated(Runtime):
             time.sleep(0.005)
         (array,) = inputs.values()
         return {"output-0": array.sum(axis=1), "rows": np.arange(len(array))}
+
+    def explain(self, request: V1Request) -> Mapping[str, Any]:
+        """Explain a sum by its parts."""
+        if (self.directory / "fail").exists():
+            raise RuntimeError("the gate fell")
+        return {"explanations": [list(row) for row in request.instances]}
 
     @classmethod
     def example(cls, directory: Path) -> dict[str, NDArray[Any]]:

@@ -28,8 +28,9 @@ V1_IN, V1_OUT = b'{"instances":[[1,2.5],[3,4]]}', b'{"predictions":[0,1]}'
 _BODIES = st.binary(max_size=60) | st.sampled_from([
     V1_IN, V1_OUT, b'{"inputs":[{"name":"a","shape":[1],"datatype":"FP64","data":[1]}]}',
     b'{"inputs":[{"name":"a","shape":[1],"datatype":"INT8","parameters":{"binary_data_size":1}}]}\x01',
-    b'{"model_name":"m","outputs":[{"name":"b","shape":[1],"datatype":"BYTES","data":["x"]}]}', gzip.compress(V1_IN, mtime=0),
-    b'{"instances":[{"a":[1,"x"]},{"a":null}]}', b'{"predictions":[[[]]]}', b'{"instances":[[1,[2]],[1,[2]]]}',
+    b'{"model_name":"m","outputs":[{"name":"b","shape":[1],"datatype":"BYTES","data":["x"]}]}',
+    gzip.compress(V1_IN, mtime=0), b'{"instances":[{"a":[1,"x"]},{"a":null}]}',
+    b'{"predictions":[[[]]]}', b'{"instances":[[1,[2]],[1,[2]]]}',
 ])  # fmt: skip
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.inference.rest.conftest import MAX_BODY
+from tests.inference.serving import GATED, predictor
 
 PREDICT = "/v1/models/m:predict"
 ROW = [5.0, 3.4, 1.5, 0.2]
@@ -160,3 +162,20 @@ def test_documentation_when_asked_for(client: httpx.Client) -> None:
     assert client.get("/docs").status_code == 200
     assert paths["/v2/models/{model}/infer"]["post"]["parameters"][0]["name"] == "model"
     assert "/v1/models/{model}:predict" in paths
+
+
+def test_a_model_that_explains_itself_is_asked(tmp_path: Path) -> None:
+    """Its answer comes as it is; its failure is 500 with its own words; a bad body is 400."""
+    model = tmp_path / "model"
+    model.mkdir()
+    with predictor(model, tmp_path, "--runtime", GATED) as server, server.client() as client:
+        call = "/v1/models/m:explain"
+        found = client.post(call, json={"instances": [[1, 2], [3, 4]]})
+        bad = client.post(call, json={"rows": []})
+        (model / "fail").touch()
+        failed = client.post(call, json={"instances": [[1]]})
+
+    assert (found.status_code, found.json()) == (200, {"explanations": [[1, 2], [3, 4]]})
+    assert bad.status_code == 400
+    assert failed.status_code == 500
+    assert "the gate fell" in failed.json()["error"]
