@@ -7,6 +7,7 @@ that what else the machine does hits all of them; medians of the rounds are show
   holds on a shared machine, where requests per second do not. It runs until the last event has arrived, so nothing is
   put off; `proxy` is the process that requests pass through, `CPU` is all of them, the logger's shipper included.
 - half load: a steady load at half of the rate that the logger, fully logging, gave at saturation. What counts is p99.
+  A request costs more CPU than at saturation, whoever passes it on, since each one wakes a process that sleeps.
 
 --agent is the agent's binary, built from KServe's source (cmd/agent). It logs to an HTTP sink (nginx: reads every body,
 answers 202), whose CPU is not counted, as Kafka's is not. It has no flag for an address and listens on all of them.
@@ -277,6 +278,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=lambda text: [int(one) for one in text.split(",")], default=list(BODIES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2, help="of each case in each round (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=0, help="requests/s of a steady load, instead of both loads")
     parser.add_argument("--flag", action="append", default=[], help="a further argument for the logger")
     arguments = parser.parse_args()
     missing = [name for name in ("nginx", "wrk") if getattr(arguments, name) is None]
@@ -291,17 +293,25 @@ def main() -> None:
 
 
 def compete(table: list[Contestant], model: Contestant, size: int, arguments: argparse.Namespace, folder: Path) -> None:
-    """Measure one body size under both loads."""
-    full_load = partial(saturating, arguments.wrk, folder, size)
-    full = rounds(table, partial(full_load, arguments.seconds), partial(full_load, 1), arguments.rounds)
+    """Measure one body size, under both loads or the one that is asked for."""
+    if arguments.rate:
+        keep_up([model, *table], size, arguments.rate, arguments)
+        return
+    load = partial(saturating, arguments.wrk, folder, size)
+    full = rounds(table, partial(load, arguments.seconds), partial(load, 1), arguments.rounds)
     show_saturation(size, full)
     rate = full[OURS_LOGGED].rate // 2
     # Whoever cannot keep up would only show how long its queue has become.
     able = [model, *(one for one in table if full[one.name].rate > 1.1 * rate)]
-    half_load = partial(at_rate, rate, size)
-    half = rounds(able, partial(half_load, arguments.seconds), partial(half_load, 0.5), arguments.rounds)
-    show_steady(size, rate, half)
-    goals(size, full, half)
+    goals(size, full, keep_up(able, size, rate, arguments))
+
+
+def keep_up(table: Sequence[Contestant], size: int, rate: float, arguments: argparse.Namespace) -> dict[str, Figures]:
+    """Measure and print one steady load."""
+    load = partial(at_rate, rate, size)
+    found = rounds(table, partial(load, arguments.seconds), partial(load, 0.5), arguments.rounds)
+    show_steady(size, rate, found)
+    return found
 
 
 if __name__ == "__main__":
