@@ -101,7 +101,7 @@ class RingWriter(Ring):
 
     def __init__(self, memory: memoryview, hot: int = _HOT) -> None:
         super().__init__(memory)
-        self._hot = hot
+        self._hot, self._spare = hot, self.capacity // 8
         self._head, self._written = self._word(_HEAD), self._word(_WRITTEN)
         self._barrier = threading.Lock()
 
@@ -123,8 +123,8 @@ class RingWriter(Ring):
         need = _FRAME.size + _padded(size)
         at = head % self.capacity
         left = self.capacity - at
-        # A skip takes room until the reader has passed it: starting anew must never cost a record its place.
-        anew = head == tail and at > self._hot and left + need <= self.capacity - keep_free
+        # A skip takes room until the reader has passed it: starting anew must not cost the next records their place.
+        anew = head == tail and at > self._hot and left + need + self._spare <= self.capacity - keep_free
         skip = left if need > left or anew else 0
         if head - tail + skip + need > self.capacity - keep_free:
             return False
@@ -154,7 +154,8 @@ class RingReader(Ring):
     def __init__(self, memory: memoryview) -> None:
         super().__init__(memory)
         self._valid = self._word(_VALID)
-        self._next = self.settled().position
+        self._settled = self.settled()
+        self._next = self._settled.position
 
     def take(self, most: int) -> list[tuple[int, bytes]]:
         """Give up to `most` new records, each with the position to release once it is done with.
@@ -169,6 +170,9 @@ class RingReader(Ring):
             size, kind, position = _FRAME.unpack_from(self._memory, place)
             if position != self._next or kind not in {_RECORD, _SKIP} or size > self.capacity:
                 raise ValueError(f"no frame at position {self._next}: {size} bytes, kind {kind}, stamped {position}")
+            if kind == _SKIP and position == self._settled.position:
+                # The writer begins anew in an empty ring: the room that it left goes back at once.
+                self.release(Settled(position + _FRAME.size + size, self._settled.records, self._settled.counts))
             self._next += _FRAME.size + _padded(size)
             if kind == _RECORD:
                 place += _FRAME.size
@@ -180,7 +184,13 @@ class RingReader(Ring):
         return self._next < self._word(_HEAD)
 
     def release(self, settled: Settled) -> None:
-        """Free everything up to a position that `take` gave, and publish the counts, in one step."""
+        """Free everything up to a position that `take` gave, and publish the counts, in one step.
+
+        A position before the last one frees nothing: what is free stays so.
+        """
+        if settled.position < self._settled.position:
+            settled = Settled(self._settled.position, settled.records, settled.counts)
+        self._settled = settled
         spare = 1 - self._valid
         _SLOT.pack_into(self._memory, _SLOTS[spare], settled.position, settled.records, *settled.counts)
         self._set(_VALID, spare)

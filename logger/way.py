@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from logger.tap import Letter
 
@@ -35,8 +35,7 @@ Settle = Callable[[Fate], None]
 """Told once for each event of an exchange."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where an exchange lies in shared memory: which run of the program, which lane, up to which position."""
 
     boot: int

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _TRY_AGAIN_S: Final = 5.0
 _SLICE: Final = 64
+_SLICES: Final = 4
 _CHECKPOINT_S: Final = 0.5
 _ROOM: Final = 4 << 20
 """Bytes that must be free on disk before more is taken: what one turn may bring."""
@@ -123,8 +124,10 @@ class SpoolWay:
                 _settle_all(settle, letters, Fate.SPOOLED)
 
     def _pump(self, journal: Journal) -> None:
-        """Read what is next while the courier takes it."""
-        while self._courier.room():
+        """Read what is next while the courier takes it, in slices: what comes in must not wait for all of it."""
+        for _ in range(_SLICES):
+            if not self._courier.room():
+                return
             found = journal.read(_SLICE)
             self._note_damage(journal)
             for identity, record in found:

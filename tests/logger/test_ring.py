@@ -91,7 +91,7 @@ def test_a_quiet_ring_refuses_nothing_and_stays_small() -> None:
         reader.release(Settled(position, number + 1))
         highest = max(highest, position % capacity)
 
-    assert highest < capacity // 8 + (1 << 14) + 2_048
+    assert highest < capacity // 4 + 2_048
 
 
 def test_half_a_record_is_never_read() -> None:
@@ -147,3 +147,31 @@ def test_two_processes() -> None:
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert reader.take(1) == []
+
+
+@pytest.mark.parametrize("burst", [1, 7, 40])
+def test_burst_after_quiet_is_whole(burst: int) -> None:
+    """However far a quiet ring has got, the next burst finds room, though none of it is released yet."""
+    memory = memoryview(bytearray(PAGE + 64 * PAGE))
+    writer, reader = RingWriter(memory, PAGE), RingReader(memory)
+    content, reserve = b"x" * 700, 8 * PAGE
+    refused = 0
+    for quiet in range(1, 700):
+        refused += sum(not writer.append([content], len(content), reserve) for _ in range(burst))
+        position = reader.take(1_000)[-1][0]
+        reader.release(Settled(position, quiet * burst))
+
+    assert refused == 0
+
+
+def test_room_of_a_new_beginning_comes_back_at_once() -> None:
+    """What a quiet ring leaves behind when it begins anew is free as soon as the reader has looked, not at its release."""
+    memory = memoryview(bytearray(PAGE + 64 * PAGE))
+    writer, reader = RingWriter(memory, PAGE), RingReader(memory)
+    while writer.append([b"y"], 1) and writer.used() < 40 * PAGE:
+        reader.release(Settled(reader.take(1)[0][0], writer.written()))
+    ((position, record),) = reader.take(1)
+
+    assert writer.position == position > 8 * PAGE
+    assert record == b"y"
+    assert writer.used() == 32
