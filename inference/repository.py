@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from inference.errors import InferenceError, ModelNotFound, ModelNotReady
+from inference.rollout import Choice
 from inference.runtime import Runtime
+from inference.settings import ModelSettings
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class Loaded:
 
     runtime: Runtime
     version: str
+    settings: ModelSettings = field(default_factory=ModelSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,8 @@ class IndexEntry:
     reason: str
 
 
-class _Lease:
-    """Counts the predictions in progress on one loaded model and unloads it after the last."""
+class Lease:
+    """One loaded model and its uses in progress; it is unloaded after the last. Each lease given needs one `release`."""
 
     def __init__(self, loaded: Loaded) -> None:
         self.loaded = loaded
@@ -83,7 +86,7 @@ class _Entry:
     load: Callable[[], Loaded]
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while loading or unloading."""
-    lease: _Lease | None = None
+    lease: Lease | None = None
     state: State = State.UNAVAILABLE
     reason: str = "not loaded"
     version: str = ""
@@ -123,7 +126,7 @@ class Repository:
             if entry.lease is None:
                 entry.state, entry.reason = State.LOADING, ""
             try:
-                lease = _Lease(entry.load())
+                lease = Lease(entry.load())
             except Exception as exc:
                 entry.reason = f"{type(exc).__name__}: {exc}"
                 entry.state = State.UNAVAILABLE if entry.lease is None else State.READY
@@ -160,6 +163,52 @@ class Repository:
     def index(self) -> list[IndexEntry]:
         """Describe every model."""
         return [IndexEntry(name, entry.version, entry.state, entry.reason) for name, entry in self._entries.items()]
+
+    def choose(self, name: str, version: str | None = None, key: bytes = b"") -> Choice:
+        """Decide which version answers a request, and which get a copy of it. Does no I/O, never waits.
+
+        Args:
+            name: of the model.
+            version: what the caller asked for: a version or an alias; None lets the model's rollout decide.
+            key: what a canary sticks to: the correlation id, or the header that the rollout names.
+
+        Raises:
+            ModelNotFound: no model of this name, or no such version.
+        """
+        del key
+        self._entry(name)
+        return Choice(version)
+
+    def lease(self, name: str, version: str | None = None) -> Lease | None:
+        """Hold a loaded model; None when it must be loaded first: then `lease_later`. Never waits.
+
+        The caller releases the lease when its prediction has ended, and takes `lease.turn` around each prediction.
+
+        Raises:
+            ModelNotFound: no model of this name, or another version of it.
+            ModelNotReady: not loaded, and not to be loaded by a request; or loading failed a moment ago.
+        """
+        entry = self._entry(name)
+        while True:
+            lease = entry.lease
+            if lease is None:
+                raise ModelNotReady(name)
+            _of_version(name, lease.loaded, version)
+            if lease.acquire():
+                return lease
+
+    def lease_later(self, name: str, version: str | None, done: Callable[[Lease | Exception], None]) -> None:
+        """Load a model for a request, or join its load, and give the lease, or the reason why not, to `done`.
+
+        `done` is called once, on a thread of the repository's (or at once, by this call), and must not wait. Whoever
+        has lost interest meanwhile releases the lease all the same.
+        """
+        try:
+            lease = self.lease(name, version)
+        except InferenceError as exc:
+            done(exc)
+            return
+        done(lease if lease is not None else ModelNotReady(name))
 
     @contextlib.contextmanager
     def using(self, name: str, version: str | None = None) -> Iterator[Loaded]:

@@ -119,7 +119,8 @@ def _loader(arguments: argparse.Namespace) -> Callable[[], Loaded]:
 
     def load() -> Loaded:
         runtime = open_model(directory, trust, arguments.runtime)
-        return Loaded(runtime, read_model_settings(directory).version)
+        settings = read_model_settings(directory)
+        return Loaded(runtime, settings.version, settings)
 
     return load
 
