@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -22,6 +22,8 @@ from streams.events import Event
 from streams.stage import Headers
 
 _DURATION: Final = re.compile(r"0*([1-9][0-9]{0,8})([smhd])")
+# The client's own names: a password or certificate that is refused, by us or by the broker.
+_SHUT_OUT: Final = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})  # noqa: SLF001 - the client spells them so
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -39,6 +41,8 @@ class FollowSettings:
     """Go on for ever, also through an outage; otherwise end at what was there at the start."""
     answer_s: float = 10.0
     """How long the broker may take for an answer at the start; then it counts as away."""
+    extra: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Further client settings: TLS, SASL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +70,17 @@ def lines(settings: FollowSettings) -> Generator[Line | None, None, None]:
     Raises:
         UserError: the broker does not answer or lacks a topic.
     """
+    said: list[KafkaError] = []
     consumer = Consumer({
         "bootstrap.servers": settings.kafka, "group.id": "sidelight-follow", "enable.auto.commit": False,
         "enable.auto.offset.store": False, "enable.partition.eof": True, "fetch.wait.max.ms": 100,
         # When retention takes what was to be read next, go on with what is left.
         "auto.offset.reset": "earliest",
         "queued.max.messages.kbytes": 16_384, "reconnect.backoff.max.ms": 1_000, "log_level": 2,
+        "error_cb": said.append, **settings.extra,
     })  # fmt: skip
     try:
-        spans = _found(consumer, settings)
+        spans = _found(consumer, settings, said)
         yield None
         yield from _read(consumer, spans, follow=settings.follow)
     except KafkaException as exc:
@@ -150,11 +156,15 @@ def _hold(consumer: Consumer, paused: set[Place], crowded: set[Place]) -> set[Pl
     return crowded
 
 
-def _found(consumer: Consumer, settings: FollowSettings) -> dict[Place, _Span]:
+def _found(consumer: Consumer, settings: FollowSettings, said: Sequence[KafkaError]) -> dict[Place, _Span]:
     try:
         return _spans(consumer, settings)
     except KafkaException as exc:
-        raise UserError(f"Kafka at {settings.kafka} does not answer: {exc.args[0].str()}") from exc
+        # Runs the client's callbacks: a broker that lets nobody in looks like one that is away, but for those.
+        consumer.poll(0)
+        reasons = [error.str() for error in said if error.code() in _SHUT_OUT]
+        problem = f"does not let us in: {reasons[-1]}" if reasons else f"does not answer: {exc.args[0].str()}"
+        raise UserError(f"Kafka at {settings.kafka} {problem}") from exc
 
 
 def _spans(consumer: Consumer, settings: FollowSettings) -> dict[Place, _Span]:

@@ -10,10 +10,10 @@ from deploy.errors import UserError
 
 
 class Lag:
-    """Asks one cluster about one group. Not shared between threads."""
+    """Asks one cluster about one group. Not shared between threads. `extra`: further client settings, TLS and SASL."""
 
-    def __init__(self, kafka: str, group: str) -> None:
-        self._consumer = _consumer(kafka, group)
+    def __init__(self, kafka: str, group: str, *, extra: Mapping[str, str] = {}) -> None:
+        self._consumer = _consumer(kafka, group, extra)
 
     def partitions(self, topic: str, timeout_s: float = 5.0) -> Mapping[int, int]:
         """Give records not yet committed, per partition; empty when the broker does not answer in time."""
@@ -41,13 +41,13 @@ class Lag:
         return high - (item.offset if low <= item.offset <= high else low)
 
 
-def end_offsets(kafka: str, topic: str, timeout_s: float = 5.0) -> int:
+def end_offsets(kafka: str, topic: str, timeout_s: float = 5.0, *, extra: Mapping[str, str] = {}) -> int:
     """Give how many records were ever written to a topic: the sum of its partitions' end offsets; 0 without a topic.
 
     Raises:
         UserError: the broker does not answer in time.
     """
-    consumer = _consumer(kafka, "sidelight-ends")
+    consumer = _consumer(kafka, "sidelight-ends", extra)
     try:
         partitions = consumer.list_topics(topic, timeout=timeout_s).topics[topic].partitions
         return sum(consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=timeout_s)[1] for p in partitions)
@@ -57,6 +57,7 @@ def end_offsets(kafka: str, topic: str, timeout_s: float = 5.0) -> int:
         consumer.close()
 
 
-def _consumer(kafka: str, group: str) -> Consumer:
+def _consumer(kafka: str, group: str, extra: Mapping[str, str]) -> Consumer:
     # What the client would log on standard error, over and over, our own messages say once.
-    return Consumer({"bootstrap.servers": kafka, "group.id": group, "enable.auto.commit": False, "log_level": 2})
+    client = {"bootstrap.servers": kafka, "group.id": group, "enable.auto.commit": False, "log_level": 2}
+    return Consumer({**client, **extra})

@@ -74,8 +74,8 @@ class Ledger:
         )
 
 
-def read(run: Run) -> Ledger:
-    """Collect the numbers of a run from its processes and its broker.
+def read(run: Run, extra: Mapping[str, str] = {}) -> Ledger:
+    """Collect the numbers of a run from its processes and its broker; `extra` is how that is reached: TLS, SASL.
 
     Raises:
         UserError: the broker does not answer.
@@ -90,9 +90,9 @@ def read(run: Run) -> Ledger:
             reason: int(count) for reason, count in samples.by("kserve_logger_events_dropped_total", "reason").items()
         },
         stripped=int(samples.total("sidelight_logger_stripped_total")),
-        payloads=end_offsets(run.kafka, topics.payloads),
+        payloads=end_offsets(run.kafka, topics.payloads, extra=extra),
         payloads_before=run.payloads_before,
-        deadletters=end_offsets(run.kafka, topics.deadletter),
+        deadletters=end_offsets(run.kafka, topics.deadletter, extra=extra),
         assembler=_stage(samples, "assembler"),
         detectors=_stage(samples, "detectors"),
     )

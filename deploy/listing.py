@@ -8,16 +8,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deploy import runfile
 from deploy.commands.kafka import default_folder
 from deploy.errors import UserError
 from deploy.follow import FollowSettings, Line, duration, keep, lines
 from deploy.kafka import broker
+from deploy.security import add_kafka_arguments, flags_from, kafka_security
 from streams.bindings import encode_event
+from streams.credentials import KafkaSecurity
 from streams.errors import InvalidEvent
 from streams.events import Event
 from streams.topics import Topics
@@ -52,38 +54,60 @@ def add_follow_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one CloudEvent in JSON per line")
     parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="bootstrap address (default: the local run's)")
     parser.add_argument("--prefix", default="", help="first part of the topic names (default: the local run's)")
+    add_kafka_arguments(parser)
 
 
-def source(arguments: argparse.Namespace) -> tuple[str, Topics]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where records are read from."""
+
+    kafka: str
+    topics: Topics
+    extra: Mapping[str, str] = field(repr=False)
+    """Further client settings: TLS, SASL."""
+
+
+def source(arguments: argparse.Namespace) -> Source:
     """Give broker and topics: as named, else those of the newest local run, else the broker of `sidelight kafka`.
 
     Raises:
-        UserError: none was named and nothing runs here.
+        UserError: none was named and nothing runs here, or the credentials cannot be used.
     """
-    if arguments.kafka:
-        return arguments.kafka, Topics(arguments.prefix or "inference")
-    alone = None if runfile.running() else broker.running(default_folder())
-    if alone is not None:
-        return alone.bootstrap, Topics(arguments.prefix or "inference")
-    run = runfile.current()
-    return run.kafka, Topics(arguments.prefix or run.prefix)
+    security = kafka_security(arguments)
+    kafka, prefix = arguments.kafka, "inference"
+    if not kafka and not runfile.running() and (alone := broker.running(default_folder())) is not None:
+        kafka = alone.bootstrap
+    if not kafka:
+        run = runfile.current()
+        kafka, prefix, security = run.kafka, run.prefix, security or run_security(run)
+    return Source(kafka=kafka, topics=Topics(arguments.prefix or prefix), extra=security.properties())
 
 
-def print_events(arguments: argparse.Namespace, kafka: str, topics: tuple[str, ...], view: View) -> int:
+def run_security(run: runfile.Run) -> KafkaSecurity:
+    """Give how the broker of a local run is reached.
+
+    Raises:
+        UserError: the credentials cannot be used.
+    """
+    return kafka_security(flags_from(run.kafka_flags))
+
+
+def print_events(arguments: argparse.Namespace, found: Source, topics: tuple[str, ...], view: View) -> int:
     """Print records until there are no more, enough, or Ctrl-C; give the exit code."""
     settings = FollowSettings(
-        kafka=kafka,
+        kafka=found.kafka,
+        extra=found.extra,
         topics=topics,
         beginning=arguments.from_beginning,
         since_s=arguments.since,
         follow=arguments.follow,
     )
     printer = _Printer(arguments, view)
-    with _stop_on_signal() as stop, closing(lines(settings)) as found:
+    with _stop_on_signal() as stop, closing(lines(settings)) as read:
         try:
-            next(found)
-            _say(f"{'following' if settings.follow else 'reading'} {', '.join(topics)} at {kafka}")
-            for line in found:
+            next(read)
+            _say(f"{'following' if settings.follow else 'reading'} {', '.join(topics)} at {found.kafka}")
+            for line in read:
                 if line is not None:
                     printer.take(line)
                 if stop.is_set() or printer.enough():

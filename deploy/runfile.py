@@ -39,6 +39,8 @@ class Run:
     """`namespace/name` → URL where clients send requests."""
     explainers: Mapping[str, str] = field(default_factory=dict)
     """`namespace/name` → URL of the service's explainer."""
+    kafka_flags: tuple[str, ...] = ()
+    """How the broker is reached, as words for a command line: TLS and SASL by the names of their files."""
     payloads_before: int = 0
     """Records that were on the payload topic already when the run began."""
     processes: tuple[Process, ...] = ()
@@ -105,6 +107,6 @@ def _read(path: Path) -> Run | None:
         processes = tuple(
             Process(**{**item, "command": tuple(item["command"])}) for item in fields.pop("processes", ())
         )
-        return Run(**fields, processes=processes)
+        return Run(**fields | {"kafka_flags": tuple(fields.get("kafka_flags", ()))}, processes=processes)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

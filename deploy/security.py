@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from deploy.errors import UserError
 from streams.credentials import MECHANISMS, KafkaSecurity
 from streams.errors import BadCredentials
+
+_MECHANISM: Final = "kafka_sasl_mechanism"
+_FLAGS: Final = (
+    "kafka_ca_file", "kafka_cert_file", "kafka_key_file", _MECHANISM, "kafka_username_file", "kafka_password_file",
+    "kafka_config",
+)  # fmt: skip
 
 
 def add_kafka_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +54,20 @@ def kafka_security(arguments: argparse.Namespace) -> KafkaSecurity:
     except BadCredentials as exc:
         raise UserError(f"Kafka credentials: {exc}") from exc
     return found
+
+
+def spelt(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Give the flags that were given as words for another command, which may run elsewhere: the files' whole paths."""
+    given = {name: getattr(arguments, name) for name in _FLAGS}
+    whole = {name: text if name == _MECHANISM else str(Path(text).absolute()) for name, text in given.items() if text}
+    return tuple(f"--{name.replace('_', '-')}={text}" for name, text in whole.items())
+
+
+def flags_from(words: Sequence[str]) -> argparse.Namespace:
+    """Read what `spelt` gave."""
+    parser = argparse.ArgumentParser()
+    add_kafka_arguments(parser)
+    return parser.parse_args(words)
 
 
 def _file(text: str) -> Path | None:

@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
-    kafka, topics = source(arguments)
+    found = source(arguments)
     # Each one once, however often it was named.
     families = tuple(dict.fromkeys(arguments.family)) or FAMILIES
-    return print_events(arguments, kafka, tuple(map(topics.alerts, families)), View(text=shown))
+    return print_events(arguments, found, tuple(map(found.topics.alerts, families)), View(text=shown))
 
 
 def shown(event: Event) -> str:

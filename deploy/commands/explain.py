@@ -16,8 +16,9 @@ import orjson
 from deploy import runfile
 from deploy.errors import UserError
 from deploy.follow import FollowSettings, duration, lines
-from deploy.listing import printable, source
+from deploy.listing import Source, printable, source
 from deploy.privacy import add_keys_argument, opening_keys
+from deploy.security import add_kafka_arguments
 from inference.observations import body_of, decode_inputs, protocol_of
 from inference.protocol import v1
 from inference.protocol.errors import ProtocolError
@@ -25,7 +26,6 @@ from streams.envelope import opened
 from streams.errors import Sealed
 from streams.events import MODEL_NAME, REQUEST_TYPE, SERVICE, Event
 from streams.keyring import Keyring
-from streams.topics import Topics
 
 HELP = "explain a logged request"
 EXAMPLES = """\
@@ -52,15 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the search")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     add_keys_argument(parser)
+    add_kafka_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     since_s = duration(arguments.since) if arguments.since else 0.0
     keys = opening_keys(arguments)
-    kafka, topics = source(arguments)
-    explainers = _explainers(arguments.explainer_url, kafka)
-    event = find(arguments.event, kafka, topics, since_s)
+    found = source(arguments)
+    explainers = _explainers(arguments.explainer_url, found.kafka)
+    event = find(arguments.event, found, since_s)
     url = arguments.explainer_url.rstrip("/") or explainers.get(event.service(), "")
     if not url:
         raise UserError(f"service {event.service()} has no explainer, {', '.join(explainers)} has: {_REMEDY}")
@@ -77,14 +78,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def find(identity: str, kafka: str, topics: Topics, since_s: float) -> Event:
+def find(identity: str, where: Source, since_s: float) -> Event:
     """Find a logged request by its event's id, which is its own, or by a correlation id, which clients choose.
 
     Raises:
         UserError: it is not there, or the correlation id is several requests'; the message says what to do.
     """
     looked, oldest, found = 0, "", dict[str, Event]()
-    settings = FollowSettings(kafka=kafka, topics=(topics.payloads,), beginning=not since_s, since_s=since_s)
+    topic = where.topics.payloads
+    settings = FollowSettings(
+        kafka=where.kafka, topics=(topic,), beginning=not since_s, since_s=since_s, extra=where.extra
+    )
     with closing(lines(settings)) as read:
         for event in (line.event for line in read if line is not None and line.event is not None):
             looked, oldest = looked + 1, oldest or event.time or "an unknown time"
@@ -96,8 +100,7 @@ def find(identity: str, kafka: str, topics: Topics, since_s: float) -> Event:
             if event.correlation() == identity and len(found) <= _NAMED:
                 found.setdefault(event.id, event)
     if not found:
-        where = _looked(topics.payloads, looked, oldest, since_s)
-        raise UserError(f"no logged request has the id {identity!r}: {where}")
+        raise UserError(f"no logged request has the id {identity!r}: {_looked(topic, looked, oldest, since_s)}")
     if len(found) > 1:
         named = ", ".join([*list(found)[:_NAMED], *(["..."] if len(found) > _NAMED else [])])
         raise UserError(f"several requests have the correlation id {identity!r}; name one by its own id: {named}")

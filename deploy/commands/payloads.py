@@ -30,7 +30,9 @@ EXAMPLES = """\
   sidelight payloads --follow
   sidelight payloads --since 10m --service default/iris --bodies
   sidelight payloads --from-beginning --json --count 10
-  sidelight payloads --bodies --keys payloads.keys"""
+  sidelight payloads --bodies --keys payloads.keys
+  sidelight payloads --kafka broker:9093 --kafka-ca-file ca.crt --kafka-sasl-mechanism SCRAM-SHA-512 \\
+      --kafka-username-file username --kafka-password-file password"""
 
 _GZIP = b"\x1f\x8b"
 _MOST = 64 << 10
@@ -46,13 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
-    kafka, topics = source(arguments)
-    keys = opening_keys(arguments)
+    found, keys = source(arguments), opening_keys(arguments)
     with_bodies = View(
         text=lambda event: f"{shown(event)}\n{opened_body(event, keys)}", json=lambda event: readable(event, keys)
     )
     without = View(text=shown, json=lambda event: replace(event, data=None))
-    return print_events(arguments, kafka, (topics.payloads,), with_bodies if arguments.bodies else without)
+    return print_events(arguments, found, (found.topics.payloads,), with_bodies if arguments.bodies else without)
 
 
 def shown(event: Event) -> str:

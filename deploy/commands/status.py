@@ -9,7 +9,10 @@ from dataclasses import asdict
 from deploy import ledger, runfile
 from deploy.errors import UserError
 from deploy.ledger import Ledger
+from deploy.listing import run_security
 from deploy.runfile import Run
+from deploy.security import add_kafka_arguments, kafka_security
+from streams.credentials import KafkaSecurity
 
 HELP = "show the local run: processes, counters, conservation laws"
 EXAMPLES = """\
@@ -20,13 +23,14 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--json", action="store_true", help="answer in JSON")
+    add_kafka_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it; the exit code is 1 while a process is down or Kafka does not answer."""
     found = runfile.current()
     down = [process.name for process in found.processes if not runfile.alive(process.pid)]
-    book, problem = _ledger(found)
+    book, problem = _ledger(found, kafka_security(arguments))
     if arguments.json:
         laws = [asdict(law) | {"holds": law.holds} for law in book.laws()] if book else []
         sums = asdict(book) if book else None
@@ -40,10 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if down or problem else 0
 
 
-def _ledger(found: Run) -> tuple[Ledger | None, str]:
+def _ledger(found: Run, named: KafkaSecurity) -> tuple[Ledger | None, str]:
     """Give the sums, or why there are none: when something is wrong, the processes are what one wants to see."""
     try:
-        return ledger.read(found), ""
+        security = named or run_security(found)
+        return ledger.read(found, security.properties()), ""
     except UserError as exc:
         return None, str(exc)
 
