@@ -6,6 +6,7 @@ order, as the payloads do: first the proxies drain, then the shipper sends what 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -24,6 +25,7 @@ _WATCHED: Final = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT})
 _PAUSES: Final = (0.0, 0.2, 1.0, 5.0)
 _LIVED_S: Final = 30.0
 _USAGE: Final = 2
+_COLLECT: Final = (50_000, 20, 100)
 
 
 @dataclass(slots=True)
@@ -77,6 +79,10 @@ def _live(child: Child) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     end_with_parent()
     show_as(child.name)
+    # What was loaded so far stays for good, and what comes holds hardly any cycles: a search for some is a pause of
+    # milliseconds for every call that is on its way.
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
     try:
         return child.work()
     except UserError as exc:

@@ -90,13 +90,14 @@ def build(destination: Destination, settings: WaySettings) -> Way:
         UserError: what the sink needs is missing.
     """
     publisher, topic = _publisher(destination, settings)
-    direct = Courier(destination.name, publisher, topic, settings.outbox.retry_s)
+    most_bytes = settings.outbox.client_kib << 10
+    direct = Courier(destination.name, publisher, topic, settings.outbox.retry_s, most_bytes)
     if destination.policy == "drop":
         return direct
     if settings.spool_folder is None:
         raise UserError("--outbox spool: expected a folder, --spool-dir")
     folder = settings.spool_folder / destination.name
-    lasting = Courier(destination.name, publisher, topic, _FOREVER)
+    lasting = Courier(destination.name, publisher, topic, _FOREVER, most_bytes)
     return SpoolWay(
         lambda: Journal(Folder(folder), settings.spool), lasting, direct, settings.spool.max_bytes,
         settings.events_each,

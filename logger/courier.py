@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from logger.tap import Letter
 from logger.way import Fate, Origin, Settle, Spooled
@@ -19,19 +20,19 @@ from streams.stage import Output, Publisher
 
 log = logging.getLogger(__name__)
 
-_PAUSE_S = 0.2
-_MOST_PENDING = 8_192
+_PAUSE_S: Final = 0.2
+_MOST_PENDING: Final = 4_096
 """Letters in the carrier. The ring holds the others: there each exchange exists once, and survives this process."""
-_SAY_EVERY_S = 10.0
+_SAY_EVERY_S: Final = 10.0
 
 
-@dataclass(slots=True)
-class _Posted:
+class _Posted(NamedTuple):
     """One letter on its way, with when it was first tried."""
 
     output: Output
     settle: Settle
     since: float
+    size: int
 
 
 class Courier:
@@ -39,14 +40,20 @@ class Courier:
 
     Args:
         retry_s: how long a letter is tried again; infinite for what is safe elsewhere meanwhile.
+        most_bytes: content of letters that may be here; the last one may exceed it.
     """
 
-    def __init__(self, name: str, publisher: Publisher, topic: str, retry_s: float) -> None:
+    def __init__(
+        self, name: str, publisher: Publisher, topic: str, retry_s: float, most_bytes: int = 8 << 20,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self.name = name
-        self._publisher, self._topic, self._retry_s = publisher, topic, retry_s
+        self._publisher, self._topic, self._retry_s, self._most_bytes = publisher, topic, retry_s, most_bytes
+        self._clock = clock
+        self._bytes = 0
         self._again: deque[_Posted] = deque()
         self._next_try = 0.0
-        self._said = -_SAY_EVERY_S
+        self._said = -math.inf
         self._unanswered: dict[int, _Posted] = {}
         self._count = 0
         self._delivered = 0
@@ -59,7 +66,7 @@ class Courier:
 
     def room(self) -> bool:
         """See `Way`."""
-        return len(self._again) + len(self._unanswered) < _MOST_PENDING
+        return self._bytes < self._most_bytes and len(self._again) + len(self._unanswered) < _MOST_PENDING
 
     def resting(self) -> bool:
         """See `Way`."""
@@ -68,10 +75,10 @@ class Courier:
     def shed(self, most: int) -> None:
         """See `Way`."""
         for _ in range(min(most, len(self._again))):
-            self._again.popleft().settle(Fate.SINK_FULL)
+            self._settle(self._again.popleft(), Fate.SINK_FULL)
             most -= 1
         for number in list(itertools.islice(self._unanswered, most)):
-            self._unanswered.pop(number).settle(Fate.SINK_FULL)
+            self._settle(self._unanswered.pop(number), Fate.SINK_FULL)
 
     def take(self, _origin: Origin, letters: Sequence[Letter], settle: Settle) -> None:
         """See `Way`."""
@@ -84,18 +91,21 @@ class Courier:
             settle(Fate.DELIVERED)
             return
         output = Output(self._topic, letter.key, letter.value, letter.headers)
-        self._post(_Posted(output, settle, time.monotonic()))
+        size = len(letter.value)
+        self._bytes += size
+        self._post(_Posted(output, settle, self._clock(), size))
 
     def work(self, timeout_s: float) -> None:
         """Run what is due: answers of the broker, further attempts."""
         self._publisher.poll(timeout_s)
-        if not self._again or time.monotonic() < self._next_try:
+        if not self._again or self._clock() < self._next_try:
             return
-        self._next_try = time.monotonic() + _PAUSE_S
+        now = self._clock()
+        self._next_try = now + _PAUSE_S
         for _ in range(len(self._again)):
             posted = self._again.popleft()
-            if time.monotonic() - posted.since > self._retry_s:
-                posted.settle(Fate.UNDELIVERED)
+            if now - posted.since > self._retry_s:
+                self._settle(posted, Fate.UNDELIVERED)
             else:
                 self._post(posted)
 
@@ -106,7 +116,7 @@ class Courier:
     def close(self) -> None:
         """See `Way`."""
         for posted in (*self._again, *self._unanswered.values()):
-            posted.settle(Fate.SHUTDOWN)
+            self._settle(posted, Fate.SHUTDOWN)
         self._again.clear()
         self._unanswered.clear()
 
@@ -130,15 +140,19 @@ class Courier:
     def _answered(self, posted: _Posted, error: Exception | None) -> None:
         if error is None:
             self._delivered += 1
-            self._delivery_seconds += time.monotonic() - posted.since
-            posted.settle(Fate.DELIVERED)
+            self._delivery_seconds += self._clock() - posted.since
+            self._settle(posted, Fate.DELIVERED)
         elif isinstance(error, Refused):
             self._refused(posted, error)
         else:
             self._again.append(posted)
 
     def _refused(self, posted: _Posted, error: Exception) -> None:
-        if time.monotonic() - self._said >= _SAY_EVERY_S:
-            self._said = time.monotonic()
+        if self._clock() - self._said >= _SAY_EVERY_S:
+            self._said = self._clock()
             log.error("%s refuses payload events: %s", self.name, error)
-        posted.settle(Fate.REFUSED)
+        self._settle(posted, Fate.REFUSED)
+
+    def _settle(self, posted: _Posted, fate: Fate) -> None:
+        self._bytes -= posted.size
+        posted.settle(fate)

@@ -233,6 +233,22 @@ def test_sinks_do_not_wait_for_each_other() -> None:
     assert lane.ring.used() < LANE
 
 
+def test_large_bodies_wait_in_shared_memory() -> None:
+    """A silent broker: what lies in the shipper is bounded in bytes, not only in number; the rest stays in the ring."""
+    publisher = MemoryPublisher(MemoryLog({TOPIC: 1}), 10**6)
+    publisher.held = True
+    courier = Courier("kafka", publisher, TOPIC, 1e9, most_bytes=100_000)
+    lane, settings = Lane(LANE), OutboxSettings()
+    outbox, shipper = Outbox(lane, settings, 2), Shipper([lane], Tap(TapSettings()), [courier], settings, 1)
+    for number in range(100):
+        assert outbox.offer(seen(f"c{number}", 5_000))
+        shipper.turn()
+
+    assert not courier.room()
+    assert publisher.flush(0) <= 2 * 21
+    assert account.read([lane], 1, 2).ways[0].in_flight == 200
+
+
 @given(st.lists(st.sampled_from(["offer", "turn", "hold", "answer", "die"]), max_size=40))
 def test_the_law_holds_at_every_step_and_crash(steps: list[str]) -> None:
     """Offers, turns, silence and deaths in any order: the counts agree, and in the end every event has arrived."""

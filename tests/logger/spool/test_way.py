@@ -66,8 +66,9 @@ class Post:
     def new_shipper(self) -> Shipper:
         """Start the shipper alone anew."""
         self.way = SpoolWay(
-            lambda: Journal(self.disk, self.spool), Courier("kafka", self.publisher, TOPIC, float("inf")),
-            Courier("kafka", self.publisher, TOPIC, 0.0), self.spool.max_bytes, 2, self.clock,
+            lambda: Journal(self.disk, self.spool),
+            Courier("kafka", self.publisher, TOPIC, float("inf"), clock=self.clock),
+            Courier("kafka", self.publisher, TOPIC, 0.0, clock=self.clock), self.spool.max_bytes, 2, self.clock,
         )  # fmt: skip
         return Shipper([self.lane], Tap(TapSettings()), [self.way], SETTINGS, self.boot)
 
