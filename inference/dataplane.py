@@ -5,14 +5,16 @@ Synchronous and thread-safe: transports call it on worker threads. Next: `infere
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference import instances
+from inference.batching.terms import USUAL, Terms
 from inference.errors import InferenceError, InvalidInput, ModelNotReady, PredictionFailed
 from inference.metrics import PredictorMetrics, Step
 from inference.protocol import v1
@@ -26,6 +28,8 @@ from inference.runtime import Runtime, TensorSpec
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class DataPlane:
     """Predicts, and describes the models."""
@@ -36,20 +40,50 @@ class DataPlane:
         self.draining = False
         """Set when the process is about to end: nothing is ready any more, but requests are still answered."""
 
-    def infer(self, model: str, request: InferRequest, version: str | None = None) -> InferResponse:
-        """Answer a V2 request.
+    def infer(
+        self, model: str, request: InferRequest, version: str | None = None, terms: Terms = USUAL
+    ) -> InferResponse:
+        """Answer a V2 request; for callers with a thread of their own.
 
         Raises:
             ModelNotFound, ModelNotReady: see `inference/repository.py`.
             InvalidInput: tensors that do not fit the model, or an output that it does not have.
             PredictionFailed: the model itself failed.
         """
+        del terms
         inputs = _arrays(request.inputs)
         with self._repository.using(model, version) as loaded:
             outputs = self._predict(model, "v2", loaded.runtime, inputs)
             answered = loaded.version
         chosen = _chosen(outputs, tuple(output.name for output in request.outputs))
         return InferResponse(model_name=model, model_version=answered, id=request.id, outputs=_tensors(chosen))
+
+    async def infer_async(
+        self, model: str, request: InferRequest, version: str | None = None, terms: Terms = USUAL
+    ) -> InferResponse:
+        """Answer a V2 request from an event loop; cancelled, the call leaves the queue. Raises what `infer` raises.
+
+        Raises:
+            Overloaded: too much is waiting; its `retry_after_s` says when to come again.
+            DeadlineExceeded: not done in time.
+        """
+        return await self.answer_async(model, lambda: request, lambda response, _request: response, version, terms)
+
+    async def answer_async(
+        self,
+        model: str,
+        decode: Callable[[], InferRequest],
+        encode: Callable[[InferResponse, InferRequest], T],
+        version: str | None = None,
+        terms: Terms = USUAL,
+    ) -> T:
+        """Do the same for a request that is yet to be read: `decode` and `encode` run on the worker thread."""
+
+        def work() -> T:
+            request = decode()
+            return encode(self.infer(model, request, version, terms), request)
+
+        return await asyncio.to_thread(work)
 
     def predict_v1(self, model: str, request: V1Request) -> list[Any]:
         """Answer a V1 request with one prediction per instance. Raises what `infer` raises."""

@@ -6,6 +6,7 @@ InferenceError
 ├── InvalidInput        tensors that do not fit the model
 ├── Unsupported         a call that this server or this model does not offer
 ├── Overloaded          the queue is full: retry later
+│   └── Postponed       full for calls that yield to users': explainers, synthetic calls, batch jobs
 ├── DeadlineExceeded    no answer in time: retry later
 ├── BodyTooLarge        a request body above the cap
 ├── BodyTooSlow         a request body that did not arrive in time
@@ -51,9 +52,13 @@ class Unsupported(InferenceError):
 class Overloaded(InferenceError):
     """As many requests as may wait are waiting."""
 
-    def __init__(self, waiting: int) -> None:
+    def __init__(self, waiting: int, retry_after_s: int = 1) -> None:
         super().__init__(f"overloaded: {waiting} requests are in progress or waiting; retry later")
-        self.waiting = waiting
+        self.waiting, self.retry_after_s = waiting, retry_after_s
+
+
+class Postponed(Overloaded):
+    """Calls that yield to users' are not taken now."""
 
 
 class DeadlineExceeded(InferenceError):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self, TypeAlias
 
 import numpy as np
@@ -48,6 +49,32 @@ class Source:
     trust: Trust = field(default_factory=Trust)
 
 
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a V2 call says besides its tensors' data."""
+
+    parameters: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    """Of the request."""
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _NOTHING)
+    """Parameters of each input that has some."""
+    outputs: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _NOTHING)
+    """The outputs asked for, with their parameters, in order; empty: all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a runtime answers to a V2 call."""
+
+    outputs: Mapping[str, NDArray[Any]]
+    parameters: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    """Of the response."""
+    output_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _NOTHING)
+    """Of each output that has some."""
+
+
 class Runtime(ABC):
     """One loaded model.
 
@@ -61,6 +88,11 @@ class Runtime(ABC):
     """What the V2 metadata call names as the platform: `<project>_<format>`."""
     thread_safe: bool = True
     """Whether several threads may predict at once; an instance may know better than its class."""
+    max_batch: int = 1
+    """Most rows that calls are joined to, where one row's prediction never depends on the others; 1: never joined.
+
+    An instance may know better than its class; `max_batch` in the model's settings beats both.
+    """
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
 
@@ -87,6 +119,27 @@ class Runtime(ABC):
         Raises:
             InvalidInput: names, shapes or types that the model does not take.
         """
+
+    def answer(self, inputs: Arrays, asked: Asked) -> Answer:
+        """Predict, knowing what the call says besides its data. For models that want V2 parameters, or send some back.
+
+        Called instead of `predict`, by the same rules. A runtime with an own `answer` gets calls joined only where all
+        of them ask the same.
+        """
+        del asked
+        return Answer(outputs=self.predict(inputs))
+
+    def generate(self, prompt: str, parameters: Mapping[str, Any]) -> Iterator[str]:
+        """Give a text piece by piece, as it is made. Only a model that makes text has its own.
+
+        Called on a worker thread, which it holds until it ends; closed in mid-text when nobody listens any more.
+
+        Raises:
+            Unsupported: it makes no text.
+            InvalidInput: parameters that the model does not take.
+        """
+        del prompt, parameters
+        raise Unsupported("this model generates no text")
 
     def explain(self, request: V1Request) -> Mapping[str, Any]:
         """Answer a V1 explain call with an object that JSON can say. Only a model that explains itself has its own.

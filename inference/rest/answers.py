@@ -24,6 +24,7 @@ STATUSES: Final[dict[type[Exception], int]] = {
     errors.Unsupported: 501,
     errors.ModelNotReady: 503,
     errors.Overloaded: 503,
+    errors.Postponed: 429,
     errors.DeadlineExceeded: 503,
 }
 _RETRY_LATER: Final = (errors.ModelNotReady, errors.Overloaded, errors.DeadlineExceeded)
@@ -48,7 +49,7 @@ def refusal(error: Exception) -> Response:
         return json({"error": f"{type(error).__name__} : {error}"}, 500)
     answer = json({"error": str(error)}, status)
     if isinstance(error, _RETRY_LATER):
-        answer.headers["retry-after"] = "1"
+        answer.headers["retry-after"] = str(error.retry_after_s if isinstance(error, errors.Overloaded) else 1)
     if isinstance(error, _CLOSE):
         # What is left of the body stays unread: the connection cannot be used again.
         answer.headers["connection"] = "close"

@@ -1,0 +1,27 @@
+"""What a caller asks of its call besides the answer: until when, how urgently, and as whom. Filled in by transports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """The terms of one call. The defaults are those of a user's call over V2."""
+
+    deadline: float | None = None
+    """When the caller has no more use for an answer, by `time.monotonic()`. The server's own limit holds, too."""
+    yielding: bool = False
+    """Goes after users' calls, and is the first to be refused: explainers, synthetic calls, batch jobs."""
+    key: bytes = b""
+    """What a canary sticks to: the correlation id, or the header that the rollout names."""
+    size: int = 0
+    """Bytes that the call holds while it waits."""
+    protocol: str = "v2"
+    """A metrics label, one of few: v1, v2, grpc, kafka, batch."""
+    traceparent: str = ""
+    """W3C trace context of the caller, to be continued."""
+
+
+USUAL: Final = Terms()
