@@ -40,6 +40,11 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoOptions:
+    """What most runtimes take in `options`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """What a runtime loads from."""
 
@@ -86,6 +91,10 @@ class Runtime(ABC):
     """Endings of the files that this runtime reads. None: it takes the directory as a whole and must be named."""
     platform: ClassVar[str] = ""
     """What the V2 metadata call names as the platform: `<project>_<format>`."""
+    options: ClassVar[type[Any]] = NoOptions
+    """A dataclass of what `options` in the model's settings may say; read with `inference/options.py`."""
+    runs_code: ClassVar[bool] = False
+    """Whether even this runtime's safest format can run code, so that nothing loads without trust."""
     thread_safe: bool = True
     """Whether several threads may predict at once; an instance may know better than its class."""
     max_batch: int = 1
@@ -193,5 +202,13 @@ RUNTIMES: Final = Folder(
     kind="runtime",
     package="inference.runtimes",
     base=Runtime,
-    extras={"lightgbm": "inference", "sklearn": "inference", "skops": "inference", "xgboost": "inference"},
+    extras={
+        "lightgbm": "inference",
+        "onnxruntime": "onnx",
+        "sklearn": "inference",
+        "skops": "inference",
+        "tensorflow": "tensorflow",
+        "torch": "torch",
+        "xgboost": "inference",
+    },
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,16 @@ from inference.errors import ModelLoadFailed
 
 SETTINGS_FILE: Final = "sidelight.json"
 """Ours alone: `model.json` is XGBoost's, `model-settings.json` is MLServer's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLimit:
+    """How much may wait for one model. Half as much, besides, for calls that yield to users'."""
+
+    calls: int | None = None
+    """Calls; None: as many as the process lets wait for all models."""
+    bytes: int | None = None
+    """Bytes of bodies; None: the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +39,18 @@ class ModelSettings:
     """What numeric columns are cast to (FP32 or FP64), so that every protocol gives the same prediction."""
     version: str = "1"
     """The version that answers under `/versions/<version>`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The runtime's own settings, such as `device`; docs/runtimes.md lists each runtime's."""
+    max_batch: int | None = None
+    """Most rows that calls are joined to; 1: never joined. None: as the runtime says, which knows whether rows mix."""
+    max_latency_ms: float = 0.0
+    """How long a call may wait for company although a thread is free. 0: never; calls are joined only when busy."""
+    pad_to: tuple[int, ...] = ()
+    """Numbers of rows that batches are filled up to, ascending: the fixed sizes of CUDA graphs."""
+    parallel: int | None = None
+    """Most batches that run at once. None: as many as there are threads, or one where the model is not thread-safe."""
+    queue: QueueLimit = QueueLimit()
+    """How much may wait. Full: 503 (429 for calls that yield) with Retry-After."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +61,7 @@ class Trust:
     """
 
     pickle: bool = False
-    """Load joblib and pickle files. They run whatever code their author put in them."""
+    """Load what runs code: joblib and pickle files, custom classes, PyTorch and TensorFlow models."""
     types: tuple[str, ...] = ()
     """Types beyond skops' own list that a .skops file may build, by full name."""
 
@@ -85,7 +108,7 @@ def read_model_settings(directory: Path) -> ModelSettings:
         raise ModelLoadFailed(f"{path}: no valid JSON: {exc}") from exc
     if not isinstance(given, dict):
         raise ModelLoadFailed(f"{path}: expected a JSON object, got {type(given).__name__}")
-    known = tuple(field.name for field in fields(ModelSettings))
+    known = tuple(each.name for each in fields(ModelSettings))
     values = {key: _checked(path, key, value, known) for key, value in given.items()}
     if values.get("datatype", "FP64") not in {"FP32", "FP64"}:
         raise ModelLoadFailed(f"{path}: datatype: expected FP32 or FP64, got {values['datatype']!r}")
@@ -99,6 +122,10 @@ def _checked(path: Path, key: str, value: object, known: tuple[str, ...]) -> Any
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise ModelLoadFailed(f"{path}: features: expected a list of names, got {value!r}")
         return tuple(value)
+    if key == "options":
+        if not isinstance(value, dict):
+            raise ModelLoadFailed(f"{path}: options: expected an object, got {value!r}")
+        return value
     if not isinstance(value, str) or not value:
         raise ModelLoadFailed(f"{path}: {key}: expected a text, got {value!r}")
     return value

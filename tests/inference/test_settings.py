@@ -24,13 +24,14 @@ def _with(directory: Path, text: str, runtime: str = "sklearn") -> Runtime:
     [
         ("{", "no valid JSON"),
         ("[]", "expected a JSON object, got list"),
-        ('{"outputs": "predict"}', "unknown key 'outputs'; known: features, output, output_name, datatype, version"),
+        ('{"outputs": "predict"}', "unknown key 'outputs'; known: features, output, output_name"),
         ('{"trusted": "yes"}', "unknown key 'trusted'"),
         ('{"features": "a,b"}', "features: expected a list of names"),
         ('{"features": [1]}', "features: expected a list of names"),
         ('{"output": 3}', "output: expected a text, got 3"),
         ('{"datatype": "INT8"}', "datatype: expected FP32 or FP64, got 'INT8'"),
         ('{"version": ""}', "version: expected a text"),
+        ('{"options": []}', "options: expected an object, got []"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path: Path, text: str, says: str) -> None:
