@@ -21,6 +21,8 @@ settings.load_profile("sidelight")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let long runs be asked for."""
     parser.addoption("--kills", type=int, default=6, help="kill -9 of the whole logger in tests/e2e/test_spool.py")
+    parser.addoption("--llhttp", metavar="DIR", help="a checkout of llhttp, for tests/logger/corpus")
+    parser.addoption("--smuggler", metavar="DIR", help="a checkout of smuggler, for tests/logger/corpus")
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

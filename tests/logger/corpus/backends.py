@@ -196,6 +196,8 @@ class _Recorder(BaseHTTPRequestHandler):
 
 
 class _RecorderServer(ThreadingHTTPServer):
+    request_queue_size = 128
+
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Recorder)
         self.seen: list[Request] = []
