@@ -35,6 +35,12 @@ class Ledger:
     dropped: Mapping[str, int]
     stripped: int = 0
     """Captured events that were kept without their body, for the logger's memory was nearly full."""
+    recovered: int = 0
+    """Events that lay on the loggers' disks at the start."""
+    spooled: int = 0
+    """Events that lie there now."""
+    unwanted: int = 0
+    """Captured events that KServe's agent would not send, with `--events kserve`."""
     payloads: int
     """Records on the payload topic."""
     payloads_before: int = 0
@@ -51,9 +57,9 @@ class Ledger:
         )
         return (
             Law(
-                name="logger: captured = delivered + in flight + dropped",
-                left=self.captured,
-                right=self.delivered + self.in_flight + sum(self.dropped.values()),
+                name="logger: captured + recovered = delivered + in flight + spooled + unwanted + dropped",
+                left=self.captured + self.recovered,
+                right=self.delivered + self.in_flight + self.spooled + self.unwanted + sum(self.dropped.values()),
             ),
             Law(
                 name="delivered = on the payload topic since the start",
@@ -90,6 +96,9 @@ def read(run: Run, extra: Mapping[str, str] = {}) -> Ledger:
             reason: int(count) for reason, count in samples.by("kserve_logger_events_dropped_total", "reason").items()
         },
         stripped=int(samples.total("sidelight_logger_stripped_total")),
+        recovered=int(samples.total("sidelight_logger_recovered_total")),
+        spooled=int(samples.total("sidelight_logger_spooled")),
+        unwanted=int(samples.total("sidelight_logger_unwanted_total")),
         payloads=end_offsets(run.kafka, topics.payloads, extra=extra),
         payloads_before=run.payloads_before,
         deadletters=end_offsets(run.kafka, topics.deadletter, extra=extra),

@@ -88,7 +88,7 @@ class Courier:
     def send(self, letter: Letter, settle: Settle) -> None:
         """Take one letter; `settle` is called once, from here or from `work`."""
         if not letter.headers:  # `logger.compat.NOTHING`: there is nothing to deliver
-            settle(Fate.DELIVERED)
+            settle(Fate.UNWANTED)
             return
         output = Output(self._topic, letter.key, letter.value, letter.headers)
         size = len(letter.value)

@@ -52,15 +52,19 @@ class LoggerCollector(Collector):
         recovered = CounterMetricFamily(
             "sidelight_logger_recovered", "Events found on disk at the start.", labels=("sink",)
         )
+        unwanted = CounterMetricFamily(
+            "sidelight_logger_unwanted", "Events that KServe's agent would not send, either.", labels=("sink",)
+        )
         for way, found in zip(self._ways, accounts, strict=True):
             sink = (way.name,)
+            unwanted.add_metric(sink, found.unwanted)
             sent.add_metric(sink, found.delivered)
             failed.add_metric(sink, sum(found.dropped.get(reason, 0) for reason in _FAILED))
             spooled.add_metric(sink, found.spooled)
             recovered.add_metric(sink, found.recovered)
             for reason, count in found.dropped.items():
                 dropped.add_metric((way.name, reason), count)
-        return iter((sent, failed, dropped, spooled, recovered))
+        return iter((sent, failed, dropped, spooled, recovered, unwanted))
 
     def _gauges(self) -> Iterator[Metric]:
         duration = SummaryMetricFamily(

@@ -143,8 +143,8 @@ class Shipper:
             if len(self._ways) == 1 or way.room():
                 way.take(origin, letters, settle)
             else:
-                for _ in letters:
-                    settle(Fate.SINK_FULL)
+                for letter in letters:
+                    settle(Fate.SINK_FULL if letter.headers else Fate.UNWANTED)
 
     def _relieve(self) -> None:
         """Where shared memory fills up behind an exchange that one sink does not take, let that sink lose it."""
@@ -162,8 +162,8 @@ class Shipper:
         for number, way in enumerate(self._ways):
             spooled = way.spooled
             if spooled != self._spooled[number]:
+                write_spooled(first.counts, number, self._spooled[number], spooled)
                 self._spooled[number] = spooled
-                write_spooled(first.counts, number, spooled)
                 first.dirty = True
         for intake in self._intakes:
             intake.publish()

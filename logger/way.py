@@ -29,6 +29,8 @@ class Fate(IntEnum):
     """Safe on disk: the spool counts on."""
     SINK_FULL = 6
     """Its sink lags behind the others, which must not wait for it."""
+    UNWANTED = 7
+    """`logger.compat.NOTHING`: what KServe's agent would not send is not sent."""
 
 
 Settle = Callable[[Fate], None]
@@ -55,6 +57,8 @@ class Spooled:
     """There now."""
     lost: int = 0
     """Was there, and was refused by the sink or damaged."""
+    unwanted: int = 0
+    """Was there, and is not to be sent; see `Fate.UNWANTED`."""
 
 
 class Way(Protocol):

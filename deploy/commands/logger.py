@@ -191,8 +191,9 @@ def _conclude(lanes: list[Lane], sinks: Sequence[Destination], events_each: int)
     code = 0
     for sink, found in zip(sinks, account.read(lanes, len(sinks), events_each).ways, strict=True):
         log.info(
-            "drained: %s: %d events captured, %d recovered, %d delivered, %d spooled, dropped %s",
+            "drained: %s: %d events captured, %d recovered, %d delivered, %d spooled, dropped %s, %d unwanted",
             sink.name, found.captured, found.recovered, found.delivered, found.spooled, dict(found.dropped),
+            found.unwanted,
         )  # fmt: skip
         code = code or (1 if found.dropped else 0)
     return code

@@ -65,6 +65,8 @@ def _show_processes(found: Run, down: list[str]) -> None:
 def _show_sums(book: Ledger) -> None:
     dropped = ", ".join(f"{count} {reason}" for reason, count in book.dropped.items()) or "none"
     print(f"\nlogger     captured {book.captured}, delivered {book.delivered}, in flight {book.in_flight}")
+    if book.recovered or book.spooled or book.unwanted:
+        print(f"           recovered {book.recovered}, spooled {book.spooled}, unwanted {book.unwanted}")
     print(f"           dropped {dropped}; {book.stripped} kept without body")
     print(f"topics     {book.payloads} payloads, {book.deadletters} dead letters")
     print("assembler  " + _numbers(book.assembler))

@@ -54,14 +54,15 @@ class SpoolWay:
         self._seen: dict[tuple[int, int], int] = {}
         self._try_at = 0.0
         self._checkpoint_at = 0.0
-        self._damaged = self._refused = self._failures = 0
+        self._damaged = self._refused = self._unwanted = self._failures = 0
         self._recovered = self._waiting = 0
         self._ready()
 
     @property
     def spooled(self) -> Spooled:
         """See `Way`."""
-        return Spooled(self._journal is not None, self._recovered, self._waiting, self._refused + self._damaged)
+        lost = self._refused + self._damaged
+        return Spooled(self._journal is not None, self._recovered, self._waiting, lost, self._unwanted)
 
     def room(self) -> bool:
         """See `Way`."""
@@ -141,6 +142,7 @@ class SpoolWay:
 
         def settle(fate: Fate) -> None:
             self._refused += fate is Fate.REFUSED
+            self._unwanted += fate is Fate.UNWANTED
             self._waiting -= 1
             left[0] -= 1
             if not left[0]:

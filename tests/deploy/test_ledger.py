@@ -25,11 +25,13 @@ def balanced(draw: st.DrawFn) -> Ledger:
     """Draw numbers of a run in which nothing is on its way or lost."""
     parts = {name: draw(_COUNTS) for name in _PARTS}
     rows, payloads, in_flight = draw(_COUNTS), sum(parts.values()), draw(_COUNTS)
-    before = draw(st.integers(0, payloads))
+    before, spooled, unwanted = draw(st.integers(0, payloads)), draw(_COUNTS), draw(_COUNTS)
+    recovered = draw(st.integers(0, spooled))
     dropped = draw(st.dictionaries(st.sampled_from(["queue-full", "too-large", "refused"]), _COUNTS))
     return Ledger(
-        captured=payloads - before + in_flight + sum(dropped.values()), delivered=payloads - before,
-        payloads_before=before, in_flight=in_flight,
+        captured=payloads - before + in_flight + spooled + unwanted + sum(dropped.values()) - recovered,
+        delivered=payloads - before, payloads_before=before, in_flight=in_flight, recovered=recovered, spooled=spooled,
+        unwanted=unwanted,
         dropped=dropped, payloads=payloads, deadletters=draw(_COUNTS),
         assembler=parts | {"in": payloads, "rows": rows, "failed": draw(_COUNTS)},
         detectors={"rows": rows, "released": draw(_COUNTS)},
@@ -61,6 +63,9 @@ def test_one_event_more_or_less_breaks_its_laws(book: Ledger, off: int) -> None:
 
     assert broken(replace(book, captured=book.captured + off)) == [LOGGER]
     assert broken(replace(book, in_flight=book.in_flight + off)) == [LOGGER]
+    assert broken(replace(book, recovered=book.recovered + off)) == [LOGGER]
+    assert broken(replace(book, spooled=book.spooled + off)) == [LOGGER]
+    assert broken(replace(book, unwanted=book.unwanted + off)) == [LOGGER]
     assert broken(replace(book, dropped={**book.dropped, "new": off})) == [LOGGER]
     assert broken(replace(book, delivered=book.delivered + off)) == [LOGGER, TOPIC]
     assert broken(replace(book, payloads=book.payloads + off)) == [TOPIC, TAKEN]
@@ -91,6 +96,9 @@ kserve_logger_events_sent_total{topic="t"} 4
 kserve_logger_events_sent_total{topic="u"} 2
 sidelight_logger_in_flight 1
 sidelight_logger_stripped_total 4
+sidelight_logger_recovered_total{sink="t"} 5
+sidelight_logger_spooled{sink="t"} 3
+sidelight_logger_unwanted_total{sink="t"} 1
 kserve_logger_events_dropped_total{reason="queue-full"} 2
 kserve_logger_events_dropped_total{reason="too-large"} 1
 """
@@ -120,6 +128,7 @@ def test_the_numbers_come_from_the_processes_and_the_broker(kafka: str, topics: 
 
     assert book == Ledger(
         captured=10, delivered=6, in_flight=1, dropped={"queue-full": 2, "too-large": 1}, stripped=4, payloads=8,
-        deadletters=0, payloads_before=2, assembler={"in": 6}, detectors={"rows": 10},
+        deadletters=0, payloads_before=2, recovered=5, spooled=3, unwanted=1, assembler={"in": 6},
+        detectors={"rows": 10},
     )  # fmt: skip
-    assert broken(book) == [TAKEN, ASSEMBLER, ROWS]
+    assert broken(book) == [LOGGER, TAKEN, ASSEMBLER, ROWS]

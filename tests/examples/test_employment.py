@@ -37,7 +37,7 @@ def test_a_run_that_lost_nothing_is_whole(lost: Callable[[Ledger, int], list[str
     [
         (WHOLE, 51, ["events of the clients' calls = captured: 102 = 100"]),
         (replace(WHOLE, delivered=97), CALLS, [
-            "logger: captured = delivered + in flight + dropped: 100 = 99",
+            "logger: captured + recovered = delivered + in flight + spooled + unwanted + dropped: 100 = 99",
             "delivered = on the payload topic since the start: 97 = 98",
         ]),
         (replace(WHOLE, delivered=97, payloads=97, assembler={**WHOLE.assembler, "in": 97, "paired": 89},

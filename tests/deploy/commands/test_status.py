@@ -22,6 +22,8 @@ from tests.deploy.serving import answering
 
 LOGGER_PAGE = b"""\
 sidelight_logger_captured_total 3
+sidelight_logger_recovered_total 1
+sidelight_logger_spooled 1
 kserve_logger_events_sent_total 2
 sidelight_logger_in_flight 0
 kserve_logger_events_dropped_total{reason="queue-full"} 1
@@ -65,9 +67,10 @@ def test_processes_counters_and_laws(sidelight: Sidelight, tmp_path: Path, kafka
 
     assert "default/a                   http://a" in shown
     assert f"  logger-a                  up    pid {getpid():<9}restarts 2" in shown
-    assert "captured 3, delivered 2, in flight 0\n           dropped 1 queue-full; 0 kept without body\n" in shown
+    assert "captured 3, delivered 2, in flight 0\n           recovered 1, spooled 1, unwanted 0\n" in shown
+    assert "           dropped 1 queue-full; 0 kept without body\n" in shown
     assert "topics     2 payloads, 0 dead letters\nassembler  in 2, waiting 1\ndetectors  nothing yet\n" in shown
-    assert "  ok  logger: captured = delivered + in flight + dropped: 3 = 3" in shown
+    assert "  ok  logger: captured + recovered = delivered + in flight + spooled + unwanted + dropped: 4 = 4" in shown
     assert "  ... assembler: in = paired + expired + evicted + dead-lettered + duplicates + waiting: 2 = 1" in shown
     assert [law["holds"] for law in facts["laws"]] == [True, True, True, False, True]
     assert facts["ledger"]["assembler"] == {"in": 2, "waiting": 1}
