@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _SLICE: Final = 128
 _IDLE_S: Final = 0.005
+_GATHER_S: Final = 0.002
 _SHED: Final = 512
 
 
@@ -124,6 +125,9 @@ class Shipper:
                     self._send(intake, entry, record)
         for way in self._ways:
             way.work(0 if taken else _IDLE_S / len(self._ways))
+        if 0 < taken < _SLICE and not self._settings.hold_s:
+            # Company for the next: a turn for each exchange costs more than the exchange. Audited answers wait for it.
+            time.sleep(_GATHER_S)
         if len(self._ways) > 1:
             self._relieve()
         self._publish()
