@@ -8,6 +8,7 @@ StreamError
 ├── Sealed              an event's data is encrypted and cannot be opened here: never retried
 ├── ClaimFailed         a body that lies in a store was not put there, or cannot be fetched
 ├── BadCredentials      a certificate, a password file or a client setting that cannot be used
+├── NotNow              a stage needs something that is away: its host tries the same records again
 └── PublishError        a record that did not reach the broker
     ├── Unavailable     retry later: broker away, queue full, timeout
     └── Refused         never: too large, not authorised, unknown topic
@@ -64,6 +65,10 @@ class Sealed(StreamError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class NotNow(StreamError):
+    """A stage cannot do its work now; the same records may be given to it again, and it is as it was before."""
 
 
 class PublishError(StreamError):

@@ -62,7 +62,11 @@ class Stage(Protocol):
     """One step of the stream for one partition. Called by one thread, in offset order. Pure: no I/O, clock or log."""
 
     def process(self, batch: Batch) -> Effects:
-        """Take a batch. Must not raise for bad input: what cannot be read is an output to the dead letters."""
+        """Take a batch. Must not raise for bad input: what cannot be read is an output to the dead letters.
+
+        Raises:
+            streams.errors.NotNow: something that it needs is away; its state is as before, and it is called again.
+        """
         ...
 
     def snapshot(self) -> bytes:

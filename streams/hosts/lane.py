@@ -1,6 +1,7 @@
 """One partition of the native host: a bounded queue, and the thread that empties it into the runner, batch by batch.
 
-The consumer's thread fills the queue and looks at what is done; it stays the only one that talks to the consumer.
+The consumer's thread fills the queue and looks at what is done; it stays the only one that talks to the consumer. Where
+the stage may run ahead, a second thread delivers what the first has worked out, in the same order.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from queue import Queue
+from typing import Final
 
-from streams.hosts.runner import Abandoned, Runner
+from streams.hosts.runner import Abandoned, Runner, Worked
 from streams.hosts.settings import HostSettings
 from streams.stage import Record
 
@@ -19,6 +23,13 @@ log = logging.getLogger(__name__)
 
 _RECORD_BYTES = 200
 """What a record costs besides key and value, about."""
+
+
+class _End:
+    """Says that no batch follows."""
+
+
+_END: Final = _End()
 
 
 class Lane:
@@ -29,7 +40,6 @@ class Lane:
     ) -> None:
         self.partition, self._settings = partition, settings
         self.paused = False
-        self.busy = False
         self.at_end = False
         """Whether the consumer has said that nothing follows what is queued."""
         self.quiet_since = time.monotonic()
@@ -43,11 +53,17 @@ class Lane:
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name=f"partition-{partition}", daemon=True)
+        self._worked: Queue[Worked | _End | None] = Queue(settings.ahead)
+        self._unfinished = 0
+        """Batches that are worked on or not delivered yet."""
+        self._deliverer = threading.Thread(target=self._deliver, name=f"deliver-{partition}", daemon=True)
         self.runner = runner(self._stop.wait)
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+        if self._settings.ahead:
+            self._deliverer.start()
 
     def put(self, records: Sequence[Record]) -> None:
         """Queue records, which follow those before."""
@@ -62,6 +78,11 @@ class Lane:
         with self._changed:
             self._idle_ms = idle_ms
             self._changed.notify()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is worked on or not delivered yet."""
+        return self._unfinished > 0
 
     def waiting(self) -> int:
         """Give how many records wait."""
@@ -87,21 +108,47 @@ class Lane:
 
     def join(self, timeout_s: float) -> None:
         """Wait for the running batch; one that takes longer is given up and saves nothing."""
-        if self._thread.ident is None:
-            return
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
+        deadline = time.monotonic() + timeout_s
+        for thread in (self._thread, self._deliverer):
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive() or self._deliverer.is_alive():
             self.runner.abandon()
             log.warning("partition %d: its batch did not finish in time; it will be done again", self.partition)
 
     def _work(self) -> None:
-        try:
+        with self._watched():
             while True:
                 records, idle_ms = self._next()
                 if not records and idle_ms is None:
-                    return
-                self.runner.take(records, idle_ms)
-                self.busy = False
+                    break
+                worked = self.runner.work(records, idle_ms)
+                if self._settings.ahead:
+                    self._worked.put(worked)
+                else:
+                    self._finish(worked)
+        self._worked.put(_END)
+
+    def _deliver(self) -> None:
+        with self._watched():
+            while not isinstance(worked := self._worked.get(), _End):
+                self._finish(worked)
+            return
+        # Nobody takes what follows, and the other thread must not wait for room.
+        self.ask_to_stop()
+        while not isinstance(self._worked.get(), _End):
+            pass
+
+    def _finish(self, worked: Worked | None) -> None:
+        if worked is not None:
+            self.runner.deliver(worked)
+        with self._changed:
+            self._unfinished -= 1
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
         except Abandoned as exc:
             log.info("%s", exc)
         except Exception as exc:  # noqa: BLE001 - handed to the host's thread, which ends the worker
@@ -113,7 +160,7 @@ class Lane:
             self._changed.wait_for(self._enough, self._settings.batch_ms / 1000 if self._queue else 0)
             if self._stop.is_set():
                 return (), None
-            self.busy = True
+            self._unfinished += 1
             records = [self._queue.popleft() for _ in range(min(len(self._queue), self._settings.batch_records))]
             self._bytes -= sum(_size(record) for record in records)
             # Silence counts only when nothing came in after it.

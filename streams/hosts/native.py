@@ -95,7 +95,7 @@ class NativeHost:
         return found
 
     def _turn(self) -> None:
-        self._hand_over(self._consumer.consume(self._room(), timeout=_POLL_S))
+        self._hand_over(self._read(self._room()))
         now = time.monotonic()
         for lane in list(self._lanes.values()):
             if lane.failure is not None:
@@ -103,6 +103,14 @@ class NativeHost:
             self._balance(lane)
             self._tell_idle(lane, now)
         self._commit(list(self._lanes.values()), asynchronous=True)
+
+    def _read(self, most: int) -> list[Message]:
+        """Wait for a record, and a little for more; `consume` alone would always wait for as many as it may give."""
+        linger_s = self._settings.poll_ms / 1000
+        if linger_s >= _POLL_S:
+            return self._consumer.consume(most, timeout=linger_s)
+        first = self._consumer.poll(_POLL_S)
+        return [] if first is None else [first, *self._consumer.consume(most, timeout=linger_s)]
 
     def _room(self) -> int:
         """Give how many records may be read: as many as every queue that is not paused can still take."""

@@ -1,19 +1,20 @@
 """One partition's stage and the checkpoint rule around it: process, publish, save, and only then say how far it got.
 
-Every host drives this. It talks to the broker through the seams `Publisher` and `StateStore`; it waits for a broker
-that is away, and it puts a record that a stage cannot bear, and an output that the broker will never take, on the
-dead-letter topic without losing its neighbours.
+Every host drives this, in one step (`take`) or in two that may run on two threads (`work`, then `deliver`). It talks
+to the broker through the seams `Publisher` and `StateStore`; it waits for a broker that is away, or for what a stage
+needs, and it puts a record that a stage cannot bear, and an output that the broker will never take, on the dead-letter
+topic without losing its neighbours.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from streams.deadletter import dead_letter
-from streams.errors import PublishError, Refused, StreamError
+from streams.errors import NotNow, PublishError, Refused, StreamError
 from streams.publishing import Refusal, Sending
 from streams.refusals import bare_letter, refused_letter
 from streams.stage import Batch, Checkpoint, Output, Publisher, Record, Stage, StageFactory, StateStore
@@ -56,13 +57,24 @@ class RunnerCounters:
     refused: int = 0
     """Outputs that the broker will never take; they are on the dead-letter topic."""
     retries: int = 0
-    """Attempts to reach the broker that failed and were made again."""
+    """Attempts to reach the broker, or what the stage needs, that failed and were made again."""
     stage: dict[str, int] = field(default_factory=dict)
     """The stage's own counters, since the first record ever."""
 
 
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """What a stage made of a batch, before anybody knows of it."""
+
+    records: tuple[Record, ...]
+    outputs: tuple[Output, ...]
+    position: int | None
+    state: bytes
+    counters: Mapping[str, int]
+
+
 class Runner:
-    """Runs one stage for one partition. One thread calls it.
+    """Runs one stage for one partition. One thread calls `work`, and one calls `deliver`, in the order of the batches.
 
     `wait(seconds)` is how it pauses between attempts; it answers True when the runner has to give up.
     """
@@ -80,6 +92,9 @@ class Runner:
         self._publisher, self._store, self._wait = publisher, store, wait
         self._stage: Stage = factory(partition)
         self._state: bytes | None = None
+        """The stage's, after the last batch that it worked on."""
+        self._reached: int | None = None
+        """Offset of the first record that it has not worked on."""
         self._told_ms = 0
         self._abandoned = False
         self.position: int | None = None
@@ -91,6 +106,7 @@ class Runner:
         found = self._persist("load its state", lambda: self._store.load(self._partition))
         if found is not None:
             self.position, self._state = found.position, found.state
+            self._reached = found.position
             self._stage = self._restored()
             self.counters.stage = dict(self._stage.counters())
         return self.position
@@ -104,29 +120,45 @@ class Runner:
             Abandoned: the host is stopping; the checkpoint still holds what was done before this call.
             StreamError: even the dead-letter topic refuses what another topic refused.
         """
+        worked = self.work(records, idle_ms)
+        if worked is not None:
+            self.deliver(worked)
+
+    def work(self, records: Sequence[Record], idle_ms: int | None = None) -> Worked | None:
+        """Have the stage take records; None when nothing came of it. What it gives has to be delivered, in order.
+
+        Raises:
+            Abandoned: as `take` does.
+        """
         fresh = self._fresh(records)
         if not fresh and idle_ms is None:
-            return
+            return None
         outputs = self._effects(Batch(self._partition, fresh, self._forward(idle_ms)))
-        position = fresh[-1].offset + 1 if fresh else self.position
         state = self._stage.snapshot()
         if not outputs and not fresh and state == self._state:
-            return
-        self._publish(outputs, fresh)
-        if position is not None:
-            checkpoint = Checkpoint(position, state)
+            return None
+        self._state = state
+        if fresh:
+            self._reached = fresh[-1].offset + 1
+        return Worked(fresh, tuple(outputs), self._reached, state, dict(self._stage.counters()))
+
+    def deliver(self, worked: Worked) -> None:
+        """Publish and save what a batch led to; on return it is done for good. Raises what `take` raises."""
+        self._publish(worked.outputs, worked.records)
+        if worked.position is not None:
+            checkpoint = Checkpoint(worked.position, worked.state)
             self._persist("save its state", lambda: self._store.save(self._partition, checkpoint))
-            self._state, self.position = state, position
-        self.counters.records += len(fresh)
-        self.counters.outputs += len(outputs)
-        self.counters.stage = dict(self._stage.counters())
+            self.position = worked.position
+        self.counters.records += len(worked.records)
+        self.counters.outputs += len(worked.outputs)
+        self.counters.stage = dict(worked.counters)
 
     def abandon(self) -> None:
         """Give the partition up: a batch that is still running saves nothing any more. Any thread may call it."""
         self._abandoned = True
 
     def _fresh(self, records: Sequence[Record]) -> tuple[Record, ...]:
-        following = self.position or 0
+        following = self._reached or 0
         fresh = []
         for record in records:
             if record.offset >= following:
@@ -164,7 +196,9 @@ class Runner:
 
     def _effects(self, batch: Batch) -> list[Output]:
         try:
-            return list(self._stage.process(batch).outputs)
+            return self._processed(self._stage, batch)
+        except Abandoned:
+            raise
         except Exception:  # a stage that raises has a bug; its neighbours must not pay for it
             self._stage = self._restored()
             if batch.records:
@@ -188,7 +222,9 @@ class Runner:
         trial = self._factory(self._partition)
         trial.restore(self._stage.snapshot())
         try:
-            trial.process(Batch(self._partition, records))
+            self._processed(trial, Batch(self._partition, records))
+        except Abandoned:
+            raise
         except Exception:
             if len(records) == 1:
                 log.exception("stage %s cannot bear %s", self._settings.stage, _place(records[0]))
@@ -196,7 +232,10 @@ class Runner:
         return False
 
     def _done(self, records: tuple[Record, ...]) -> list[Output]:
-        return list(self._stage.process(Batch(self._partition, records)).outputs)
+        return self._processed(self._stage, Batch(self._partition, records))
+
+    def _processed(self, stage: Stage, batch: Batch) -> list[Output]:
+        return self._persist("take its records", lambda: list(stage.process(batch).outputs))
 
     def _poison(self, record: Record) -> Output:
         self.counters.poisoned += 1
@@ -210,19 +249,19 @@ class Runner:
         return stage
 
     def _persist(self, what: str, attempt: Callable[[], T]) -> T:
-        """Do something that needs the broker, again and again, until it is done or the host gives up."""
+        """Do something that needs the broker or a model, again and again, until it is done or the host gives up."""
         pause = _FIRST_PAUSE_S
         while not self._abandoned:
             try:
                 return attempt()
-            except PublishError as exc:
+            except (PublishError, NotNow) as exc:
                 self._waited(what, exc)
                 if self._wait(pause):
                     break
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
         raise Abandoned(f"stage {self._settings.stage}, partition {self._partition}: given up before it could {what}")
 
-    def _waited(self, what: str, problem: PublishError) -> None:
+    def _waited(self, what: str, problem: StreamError) -> None:
         self.counters.retries += 1
         # A checkpoint that is refused will not pass by itself: the partition stands still until someone changes the
         # broker's settings, for going on without it would do everything twice after a restart.

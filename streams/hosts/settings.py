@@ -22,6 +22,11 @@ class HostSettings:
     batch_ms: int = 50
     """How long the first record of a batch waits for company. More means fewer checkpoints, each of which holds the
     whole state; less means earlier results."""
+    poll_ms: int = 50
+    """How long one read waits for more records once it has one. Less means earlier results, and more reads."""
+    ahead: int = 0
+    """Batches that a stage may be ahead of what is published and saved, so that it works while the broker answers.
+    0 is one thing after the other. The Faust host knows no other."""
     queue_records: int = 4_000
     """Records that may wait for one partition's stage; above it the partition is paused, which bounds memory."""
     queue_kib: int = 64 * 1024

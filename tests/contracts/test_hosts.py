@@ -36,6 +36,8 @@ from tests.contracts.stages import Sums
 PARTITIONS: Final = 2
 STEPS: Final = ("before-publish", "after-publish", "before-save", "after-save", "before-commit")
 KAFKA_HOSTS: Final = ("native", "faust")
+AHEAD: Final = "ahead"
+"""The native host, with a stage that works while the batch before is published."""
 RECORDS: Final = [(f"k{number % 5}", str(number)) for number in range(60)]
 
 
@@ -225,7 +227,7 @@ def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.kafka) for name in KAFKA_HOSTS)])
+@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.kafka) for name in (*KAFKA_HOSTS, AHEAD))])
 def limited(
     request: pytest.FixtureRequest, topics: Topics, tmp_path: Path
 ) -> Iterator[Callable[[Mapping[str, int]], World]]:

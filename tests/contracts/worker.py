@@ -20,7 +20,7 @@ from streams.state import KafkaStateStore
 from streams.topics import Topics
 from tests.contracts.stages import Sums
 
-HOSTS: dict[str, type[NativeHost | FaustHost]] = {"native": NativeHost, "faust": FaustHost}
+HOSTS: dict[str, type[NativeHost | FaustHost]] = {"native": NativeHost, "ahead": NativeHost, "faust": FaustHost}
 
 
 class Fuse:
@@ -80,6 +80,7 @@ def main() -> int:
     settings = HostSettings(
         bootstrap=bootstrap, topic=topics.payloads, group=f"{prefix}.sums", batch_records=7, queue_records=int(queue),
         queue_kib=int(kib), session_timeout_ms=2_000, idle_after_s=0.5,
+        ahead=int(host_name == "ahead"), poll_ms=5 if host_name == "ahead" else 50,
     )  # fmt: skip
     most = [0, 0]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 import pytest
 
-from streams.errors import Refused, StreamError, Unavailable
+from streams.errors import NotNow, Refused, StreamError, Unavailable
 from streams.hosts.runner import Abandoned, Runner, RunnerSettings
 from streams.publishers.memory import MemoryLog, MemoryPublisher
-from streams.stage import Checkpoint, Record
+from streams.stage import Batch, Checkpoint, Effects, Record, StageFactory
 from streams.state import MemoryStateStore
 from tests.contracts.stages import Sums
 
@@ -27,10 +28,10 @@ class Bench:
         self.before_wait: Callable[[], bool] = lambda: True
         self.runner = self.opened()
 
-    def opened(self) -> Runner:
+    def opened(self, factory: StageFactory = lambda p: Sums(p, "out")) -> Runner:
         """Give a fresh runner."""
         settings = RunnerSettings(stage="sums", deadletter="dead", publish_timeout_s=0.0)
-        runner = Runner(0, lambda p: Sums(p, "out"), self.publisher, self.store, settings, self._wait)
+        runner = Runner(0, factory, self.publisher, self.store, settings, self._wait)
         runner.open()
         return runner
 
@@ -168,6 +169,46 @@ def test_a_refused_checkpoint_is_not_passed_over() -> None:
     assert len(bench.sums()) == 1
 
 
+def test_what_a_stage_needs_is_waited_for() -> None:
+    """A stage that cannot work now gets the same records again until it can; nobody overtakes them, none is poison."""
+    bench = Bench()
+    needs = _Needs(4)
+    runner = bench.opened(lambda p: _Needing(p, "out", needs))
+    bench.before_wait = lambda: False
+    runner.take(records(("a", "1"), ("a", "poison"), ("a", "2")))
+    runner.take([Record("in", 0, 3, b"a", b"4")])
+
+    assert bench.waits == [0.1, 0.2, 0.4, 0.8]
+    assert [json.loads(value or b"")["sum"] for value in bench.sums()] == [1, 3, 7]
+    assert len(bench.log.records("dead")) == 1
+    assert (runner.counters.retries, runner.counters.poisoned) == (4, 1)
+
+
+def test_a_stage_that_waits_gives_up_when_the_host_stops() -> None:
+    """What could not be worked on stays undone."""
+    bench = Bench()
+    runner = bench.opened(lambda p: _Needing(p, "out", _Needs(99)))
+    with pytest.raises(Abandoned):
+        runner.take(records(("a", "1")))
+
+    assert (runner.position, bench.sums(), bench.log.records("dead")) == (None, [], [])
+
+
+def test_a_stage_may_be_ahead_of_what_is_delivered() -> None:
+    """Worked is not done: the position follows what is delivered, and poison costs only itself, also in between."""
+    bench = Bench()
+    worked = [bench.runner.work([record]) for record in records(("a", "1"), ("a", "2"), ("a", "poison"), ("a", "4"))]
+
+    assert bench.sums() == []
+    assert bench.runner.position is None
+    for place, batch in enumerate(worked, 1):
+        assert batch is not None
+        bench.runner.deliver(batch)
+        assert bench.runner.position == place
+    assert [json.loads(value or b"")["sum"] for value in bench.sums()] == [1, 3, 7]
+    assert bench.opened().position == 4
+
+
 def test_a_host_that_stops_ends_the_wait() -> None:
     """Told to give up, the runner does so at once and nothing counts as done."""
     bench = Bench()
@@ -177,6 +218,32 @@ def test_a_host_that_stops_ends_the_wait() -> None:
 
     assert bench.runner.position is None
     assert bench.store.load(0) is None
+
+
+class _Needs:
+    """Something that is away for the first times that it is asked for."""
+
+    def __init__(self, times: int) -> None:
+        self._left = times
+
+    def ask(self) -> None:
+        """Be away, or not."""
+        self._left -= 1
+        if self._left >= 0:
+            raise NotNow("away")
+
+
+class _Needing(Sums):
+    """A stage that needs something."""
+
+    def __init__(self, partition: int, topic: str, needs: _Needs) -> None:
+        super().__init__(partition, topic)
+        self._needs = needs
+
+    def process(self, batch: Batch) -> Effects:
+        """Ask for it first."""
+        self._needs.ask()
+        return super().process(batch)
 
 
 class _Stubborn(MemoryStateStore):
