@@ -43,7 +43,7 @@ fuzz: $(STAMP) ## draw streams of bytes for the logger's proxy, ten minutes for 
 	$(BIN)/python -m tests.logger.fuzz --seconds 600
 
 lock: ## resolve requirements/dev.lock anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --all-extras --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile --quiet --extra dev --python-version 3.11 --generate-hashes \
 	    --no-annotate --no-header --no-emit-index-url pyproject.toml --output-file requirements/dev.lock
 
 clean: ## remove the virtual environment and caches

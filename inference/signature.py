@@ -6,14 +6,14 @@ changes but by rounding: JSON knows one kind of number, models many. Next: the r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.errors import InvalidInput, PredictionFailed
+from inference.errors import InvalidInput, ModelLoadFailed, PredictionFailed
 from inference.protocol.datatypes import BYTES, NUMPY
 from inference.runtime import ANY, Arrays, TensorSpec
 from inference.settings import ModelSettings
@@ -87,10 +87,21 @@ class Signature:
         raise InvalidInput(f"inputs: missing {missing}, unknown {unknown}; expected {list(self._wanted)}")
 
 
-def named(arrays: Iterable[NDArray[Any]], names: Sequence[str], settings: ModelSettings) -> dict[str, NDArray[Any]]:
-    """Name a model's outputs, and keep those that the settings ask for."""
-    outputs = dict(zip(names, arrays, strict=True))
-    return outputs if settings.output not in outputs else {settings.output: outputs[settings.output]}
+def chosen(given: Sequence[str], settings: ModelSettings, path: object) -> dict[str, str]:
+    """Say which of a model's outputs are served, and under which name: all, or the one that the settings name.
+
+    Raises:
+        ModelLoadFailed: the settings name an output that the model does not have, or one name for several.
+    """
+    whole = ModelSettings()
+    if settings.output != whole.output and settings.output not in given:
+        raise ModelLoadFailed(f"{path}: output: expected one of {', '.join(given)}, got {settings.output!r}")
+    served = list(given) if settings.output == whole.output else [settings.output]
+    if settings.output_name == whole.output_name:
+        return {name: name for name in served}
+    if len(served) != 1:
+        raise ModelLoadFailed(f"{path}: output_name: the model has several: {', '.join(served)}; choose one by output")
+    return {served[0]: settings.output_name}
 
 
 def checked_rows(outputs: Mapping[str, NDArray[Any]], rows: int) -> None:
