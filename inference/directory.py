@@ -5,24 +5,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
+from inference import options
 from inference.errors import ModelLoadFailed
 from inference.runtime import RUNTIMES, Runtime, Source
-from inference.settings import SETTINGS_FILE, Trust, read_model_settings
+from inference.settings import SETTINGS_FILE, ModelSettings, Trust, read_model_settings
 
-_NOT_MODELS: Final = frozenset({SETTINGS_FILE, "model-settings.json"})
+_NOT_MODELS: Final = frozenset({SETTINGS_FILE, "model-settings.json", "rollout.json"})
+
+FORMATS: Final = {
+    "lgb": "lightgbm",
+    "pytorch": "torch",
+    "torchscript": "torch",
+    "pt": "torch",
+    "safetensors": "torch",
+    "tf": "tensorflow",
+    "savedmodel": "tensorflow",
+    "onnxruntime": "onnx",
+    "xgb": "xgboost",
+    "skops": "sklearn",
+    "onnxruntime_onnx": "onnx",
+    "pytorch_libtorch": "torch",
+    "tensorflow_savedmodel": "tensorflow",
+    "python": "custom",
+}
+"""Names of KServe's ModelFormats, Triton's platforms and backends, and file formats → our runtimes of other names."""
+
+_ANY_FORMAT: Final = frozenset({"triton", "predictive", "mlserver"})
+"""Servers of several formats that KServe's manifests name like one: the file tells."""
 
 
-def open_model(directory: Path, trust: Trust, runtime: str | None = None) -> Runtime:
+def runtime_name(name: str) -> str | None:
+    """Give our runtime's name for a format's, as KServe's manifests and Triton's configurations say it; None: any."""
+    if ":" in name:
+        return name
+    return None if name.lower() in _ANY_FORMAT else FORMATS.get(name.lower(), name.lower())
+
+
+@cache
+def _kinds(runtime: str | None) -> tuple[type[Runtime], ...]:
+    named = runtime_name(runtime) if runtime else None
+    names = (named,) if named else RUNTIMES.names()
+    return tuple(RUNTIMES.find(name) for name in names)
+
+
+def open_model(
+    directory: Path, trust: Trust, runtime: str | None = None, settings: ModelSettings | None = None
+) -> Runtime:
     """Load the model of a directory.
 
     Args:
         directory: holds exactly one model file, and `sidelight.json` where the defaults do not do.
         trust: what the file is allowed to do.
-        runtime: a runtime's name, or `package.module:Class`; None finds it from the file.
+        runtime: a runtime's or a format's name, or `package.module:Class`; None finds it from the file.
+        settings: the model's; None reads them from the directory.
 
     Raises:
         ModelLoadFailed: no candidate, several, or a file that cannot be loaded.
@@ -32,19 +72,20 @@ def open_model(directory: Path, trust: Trust, runtime: str | None = None) -> Run
     """
     if not directory.is_dir():
         raise ModelLoadFailed(f"{directory}: no such directory")
-    kinds = [RUNTIMES.find(name) for name in ((runtime,) if runtime else RUNTIMES.names())]
-    kind, path = _only(directory, kinds)
-    return _loaded(kind, Source(path=path, settings=read_model_settings(directory), trust=trust))
+    kind, path = _only(directory, _kinds(runtime))
+    settings = read_model_settings(directory) if settings is None else settings
+    return _loaded(kind, Source(path=path, settings=settings, trust=trust))
 
 
 def _loaded(kind: type[Runtime], source: Source) -> Runtime:
+    options.read(kind.options, source)
     try:
         return kind.load(source)
     except OSError as exc:
         raise ModelLoadFailed(f"{source.path}: {exc.strerror or exc}") from exc
 
 
-def _only(directory: Path, kinds: list[type[Runtime]]) -> tuple[type[Runtime], Path]:
+def _only(directory: Path, kinds: Sequence[type[Runtime]]) -> tuple[type[Runtime], Path]:
     if len(kinds) == 1 and not kinds[0].suffixes:
         return kinds[0], directory
     claims = list(_claims(directory, kinds))

@@ -36,9 +36,9 @@ class ModelNotFound(InferenceError):
 class ModelNotReady(InferenceError):
     """The model is known but not loaded."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Model with name {name} is not ready.")
-        self.name = name
+    def __init__(self, name: str, reason: str = "", retry_after_s: float = 1) -> None:
+        super().__init__(f"Model with name {name} is not ready." + (f" {reason}" if reason else ""))
+        self.name, self.reason, self.retry_after_s = name, reason, max(1, round(retry_after_s))
 
 
 class InvalidInput(InferenceError):

@@ -1,7 +1,8 @@
-"""Keeps the models by name: loads, reloads and unloads them while predictions go on. Thread-safe.
+"""Keeps the models by name: which there are, which version answers, which are loaded. Thread-safe.
 
-A reload serves the old model until the new one is ready; a model is unloaded when its last prediction has ended. One
-load of a name runs at a time. Used by `inference/dataplane.py`.
+A model is reloaded while the old one serves, and requests are sent to a new version only when it is loaded. Thousands
+of models are known by name only until they are asked for. Used by `inference/dataplane.py`; loading is in
+`inference/stock.py`, what lies in the folders in `inference/folders.py`.
 """
 
 from __future__ import annotations
@@ -9,16 +10,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
 
-from inference.errors import InferenceError, ModelNotFound, ModelNotReady
-from inference.rollout import Choice
-from inference.runtime import Runtime
-from inference.settings import ModelSettings
+from inference.errors import InferenceError, ModelLoadFailed, ModelNotFound, ModelNotReady
+from inference.folders import Fingerprint, Loaded, ModelFolder, Shelf
+from inference.lease import Done, Lease, Wait
+from inference.rollout import UNNUMBERED, Choice, Routes
+from inference.settings import RepositorySettings
+from inference.stock import Copy, Counts, Model, Source, Stock
+
+__all__ = ["IndexEntry", "Lease", "Loaded", "Repository", "State"]
 
 log = logging.getLogger(__name__)
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+_ON_DEMAND: Final = "not loaded; the next request loads it"
 
 
 class State(StrEnum):
@@ -27,15 +38,6 @@ class State(StrEnum):
     LOADING = "LOADING"
     READY = "READY"
     UNAVAILABLE = "UNAVAILABLE"
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What loading a model gives."""
-
-    runtime: Runtime
-    version: str
-    settings: ModelSettings = field(default_factory=ModelSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,136 +50,123 @@ class IndexEntry:
     reason: str
 
 
-class Lease:
-    """One loaded model and its uses in progress; it is unloaded after the last. Each lease given needs one `release`."""
+class Single:
+    """A model without numbered versions that a function loads."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        self.loaded = loaded
-        self.turn = contextlib.nullcontext() if loaded.runtime.thread_safe else threading.Lock()
-        self._lock = threading.Lock()
-        self._users = 0
-        self._retired = False
+    def __init__(self, load: Callable[[], Loaded]) -> None:
+        self._load = load
 
-    def acquire(self) -> bool:
-        """Keep the model from being unloaded; False when it was replaced meanwhile."""
-        with self._lock:
-            if self._retired:
-                return False
-            self._users += 1
-            return True
+    def versions(self) -> tuple[str, ...]:
+        """Give the one that has no number."""
+        return (UNNUMBERED,)
 
-    def release(self) -> None:
-        with self._lock:
-            self._users -= 1
-            last = self._retired and self._users == 0
-        if last:
-            self.loaded.runtime.unload()
+    def rollout(self) -> None:
+        """Give none: there is one version."""
 
-    def retire(self) -> None:
-        with self._lock:
-            self._retired = True
-            last = self._users == 0
-        if last:
-            self.loaded.runtime.unload()
+    def load(self, version: str) -> Loaded:
+        """Call the function."""
+        del version
+        return self._load()
 
-
-@dataclass(slots=True)
-class _Entry:
-    load: Callable[[], Loaded]
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held while loading or unloading."""
-    lease: Lease | None = None
-    state: State = State.UNAVAILABLE
-    reason: str = "not loaded"
-    version: str = ""
+    def fingerprint(self, version: str) -> Fingerprint:
+        """Give nothing: what the function reads is not known."""
+        del version
+        return ()
 
 
 class Repository:
-    """The models that this process may serve, fixed at start; which of them are loaded changes."""
+    """The models that this process may serve; which of them are loaded changes."""
 
-    def __init__(self, loaders: Mapping[str, Callable[[], Loaded]]) -> None:
-        self._entries = {name: _Entry(load) for name, load in loaders.items()}
+    def __init__(
+        self,
+        models: Mapping[str, Source | Callable[[], Loaded]],
+        settings: RepositorySettings | None = None,
+        shelf: Shelf | None = None,
+    ) -> None:
+        """Know models by name; loads none.
+
+        Args:
+            models: of the command line, by name.
+            settings: how they are loaded and kept.
+            shelf: a folder of further models.
+        """
+        self._settings = settings or RepositorySettings()
+        self._stock = Stock(self._settings)
+        self._shelf = shelf
+        self._shelved: set[str] = set()
+        self._arriving: dict[str, Fingerprint] = {}
+        self._closed = threading.Event()
+        self._models: dict[str, Model] = {}
+        for name, source in models.items():
+            self._add(name, Single(source) if callable(source) else source)
+        for name in shelf.names() if shelf else ():
+            self._add_from_shelf(name)
 
     def names(self) -> list[str]:
         """List every model, loaded or not."""
-        return list(self._entries)
-
-    def loaded(self, name: str, version: str | None = None) -> Loaded:
-        """Give a model to describe, not to predict with: it may be unloaded meanwhile.
-
-        Raises:
-            ModelNotFound: no model of this name, or another version of it.
-            ModelNotReady: not loaded.
-        """
-        lease = self._entry(name).lease
-        if lease is None:
-            raise ModelNotReady(name)
-        return _of_version(name, lease.loaded, version)
-
-    def load(self, name: str) -> None:
-        """Load a model, or load it anew. When that fails, a model that was ready goes on serving.
-
-        Raises:
-            ModelNotFound: no model of this name.
-            ModelLoadFailed, MissingExtra: see `inference/directory.py`.
-        """
-        entry = self._entry(name)
-        with entry.lock:
-            if entry.lease is None:
-                entry.state, entry.reason = State.LOADING, ""
-            try:
-                lease = Lease(entry.load())
-            except Exception as exc:
-                entry.reason = f"{type(exc).__name__}: {exc}"
-                entry.state = State.UNAVAILABLE if entry.lease is None else State.READY
-                raise
-            old, entry.lease = entry.lease, lease
-            entry.state, entry.reason, entry.version = State.READY, "", lease.loaded.version
-        if old is not None:
-            old.retire()
-        log.info("model %s version %s is ready", name, lease.loaded.version)
-
-    def unload(self, name: str) -> None:
-        """Unload a model; it stays in the index and may be loaded again.
-
-        Raises:
-            ModelNotFound: no model of this name.
-        """
-        entry = self._entry(name)
-        with entry.lock:
-            old, entry.lease = entry.lease, None
-            entry.state, entry.reason = State.UNAVAILABLE, "unloaded"
-        if old is not None:
-            old.retire()
-            log.info("model %s is unloaded", name)
-
-    def close(self) -> None:
-        """Unload everything."""
-        for name in self._entries:
-            with contextlib.suppress(InferenceError):
-                self.unload(name)
+        return list(self._models)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries
+        return name in self._models
 
     def index(self) -> list[IndexEntry]:
-        """Describe every model."""
-        return [IndexEntry(name, entry.version, entry.state, entry.reason) for name, entry in self._entries.items()]
+        """Describe every model; one line for each version that was ever asked for."""
+        lines: list[IndexEntry] = []
+        for model in list(self._models.values()):
+            copies = list(model.copies.values())
+            lines.extend(_line(model, copy) for copy in copies)
+            if not copies:
+                lines.append(IndexEntry(model.name, "", State.UNAVAILABLE, _absent(model)))
+        return lines
 
-    def choose(self, name: str, version: str | None = None, key: bytes = b"") -> Choice:
-        """Decide which version answers a request, and which get a copy of it. Does no I/O, never waits.
+    def choose(
+        self, name: str, version: str | None = None, key: bytes = b"", headers: Mapping[str, str] = _NOTHING
+    ) -> Choice:
+        """Decide which version answers a request, and which get a copy of it. Never waits.
+
+        Looks into the model's folder the first time.
 
         Args:
             name: of the model.
             version: what the caller asked for: a version or an alias; None lets the model's rollout decide.
-            key: what a canary sticks to: the correlation id, or the header that the rollout names.
+            key: what a canary sticks to unless the rollout names a header: the correlation id.
+            headers: of the request; names in lower case, or a mapping that does not mind.
 
         Raises:
             ModelNotFound: no model of this name, or no such version.
         """
-        del key
-        self._entry(name)
-        return Choice(version)
+        model = self._model(name)
+        routes = self._routes(model)
+        if version is None:
+            return routes.choose(key, headers, self._stock.draw)
+        found = routes.find(version)
+        # Whether the unnumbered one is the version asked for is known when it is loaded.
+        if found is None and routes.versions != (UNNUMBERED,):
+            raise ModelNotFound(name, version)
+        return Choice(found or version)
+
+    def loaded(self, name: str, version: str | None = None) -> Loaded:
+        """Give a model to describe, not to predict with: it may be unloaded meanwhile. Never waits.
+
+        Raises:
+            ModelNotFound: no model of this name, or no such version.
+            ModelNotReady: not loaded; where requests load models, its load has begun.
+        """
+        lease = self.lease(name, version)
+        if lease is None:
+            self.lease_later(name, version, _dropped)
+            raise ModelNotReady(name)
+        lease.release()
+        return lease.loaded
+
+    def ready(self, name: str, version: str | None = None) -> bool:
+        """Tell whether a request would be answered: by a loaded model, or by one that it would load.
+
+        Raises:
+            ModelNotFound: no model of this name, or no such version.
+        """
+        copy, _ = self._copy(name, version)
+        return copy.lease is not None or not (copy.model.stopped or copy.failures)
 
     def lease(self, name: str, version: str | None = None) -> Lease | None:
         """Hold a loaded model; None when it must be loaded first: then `lease_later`. Never waits.
@@ -185,61 +174,248 @@ class Repository:
         The caller releases the lease when its prediction has ended, and takes `lease.turn` around each prediction.
 
         Raises:
-            ModelNotFound: no model of this name, or another version of it.
+            ModelNotFound: no model of this name, or no such version.
             ModelNotReady: not loaded, and not to be loaded by a request; or loading failed a moment ago.
         """
-        entry = self._entry(name)
-        while True:
-            lease = entry.lease
-            if lease is None:
-                raise ModelNotReady(name)
-            _of_version(name, lease.loaded, version)
-            if lease.acquire():
-                return lease
+        copy, number = self._copy(name, version)
+        lease = self._stock.lease(copy)
+        return lease if lease is None else _checked(name, number, lease)
 
-    def lease_later(self, name: str, version: str | None, done: Callable[[Lease | Exception], None]) -> None:
+    def lease_later(self, name: str, version: str | None, done: Done) -> None:
         """Load a model for a request, or join its load, and give the lease, or the reason why not, to `done`.
 
         `done` is called once, on a thread of the repository's (or at once, by this call), and must not wait. Whoever
         has lost interest meanwhile releases the lease all the same.
         """
+
+        def checked(outcome: Lease | Exception) -> None:
+            if isinstance(outcome, Lease):
+                try:
+                    _checked(name, number, outcome)
+                except ModelNotFound as exc:
+                    outcome = exc
+            done(outcome)
+
         try:
-            lease = self.lease(name, version)
+            copy, number = self._copy(name, version)
+            self._stock.lease_later(copy, done if number is None else checked)
         except InferenceError as exc:
             done(exc)
-            return
-        done(lease if lease is not None else ModelNotReady(name))
 
     @contextlib.contextmanager
     def using(self, name: str, version: str | None = None) -> Iterator[Loaded]:
-        """Hold a model for one prediction; waits for its turn when the model takes one thread at a time.
+        """Hold a model for one prediction; waits for its load, and for its turn where it takes one thread at a time.
 
         Raises:
             ModelNotFound: no model of this name, or another version of it.
-            ModelNotReady: not loaded.
+            ModelNotReady: not loaded, and not to be loaded by a request; or its load failed, or takes too long.
         """
-        entry = self._entry(name)
-        while True:
-            lease = entry.lease
-            if lease is None:
-                raise ModelNotReady(name)
-            loaded = _of_version(name, lease.loaded, version)
-            if lease.acquire():
-                break
+        lease = self.lease(name, version) or self._awaited(name, version)
         try:
             with lease.turn:
-                yield loaded
+                yield lease.loaded
         finally:
             lease.release()
 
-    def _entry(self, name: str) -> _Entry:
+    def load(self, name: str) -> None:
+        """Load a model, or load it anew: every version that its rollout sends requests to, then switch to them.
+
+        When that fails, what was ready goes on serving. A name that is not known yet is looked for on the shelf.
+
+        Raises:
+            ModelNotFound: no model of this name.
+            ModelLoadFailed, MissingExtra: see `inference/directory.py`.
+        """
+        self._refresh(self._models.get(name) or self._add_from_shelf(name), anew=True)
+
+    def unload(self, name: str) -> None:
+        """Unload a model; it stays in the index, and is not loaded again before a call asks for it.
+
+        Raises:
+            ModelNotFound: no model of this name.
+        """
+        model = self._model(name)
+        model.stopped = True
+        for copy in list(model.copies.values()):
+            self._stock.drop(copy)
+        log.info("model %s is unloaded", name)
+
+    def close(self) -> None:
+        """Unload everything."""
+        self._closed.set()
+        self._stock.close()
+        for model in list(self._models.values()):
+            model.stopped = True
+            for copy in list(model.copies.values()):
+                self._stock.drop(copy)
+
+    def watch(self) -> None:
+        """Look at the folders again and again, on a thread, as often as the settings say."""
+        if self._settings.poll_s:
+            threading.Thread(target=self._watch, name="watch models", daemon=True).start()
+
+    def look(self) -> None:
+        """Compare the folders with what was loaded: add new models, forget gone ones, reload changed ones.
+
+        A new or changed folder must look the same at two looks, so that nothing half-copied is loaded. What fails
+        leaves the old model serving, with the reason in the index.
+        """
+        if self._shelf is not None:
+            self._look_at_shelf(self._shelf)
+        for model in list(self._models.values()):
+            if model.routes is not None and isinstance(model.source, ModelFolder):
+                self._look_at(model, model.source)
+
+    @property
+    def resident(self) -> tuple[int, int]:
+        """Give how many models are in memory, and what they weigh by estimate."""
+        return len(self._stock.residents), self._stock.residents.total
+
+    @property
+    def counts(self) -> Counts:
+        """Give what was loaded and unloaded so far."""
+        counts = self._stock.counts
+        counts.evictions = self._stock.residents.evictions
+        return counts
+
+    def _add(self, name: str, source: Source) -> Model:
+        model = self._models[name] = Model(name, source, stopped=not self._settings.on_demand)
+        return model
+
+    def _add_from_shelf(self, name: str) -> Model:
+        folder = self._shelf.folder(name) if self._shelf else None
+        if folder is None:
+            raise ModelNotFound(name)
+        self._shelved.add(name)
+        return self._add(name, folder)
+
+    def _model(self, name: str) -> Model:
         try:
-            return self._entries[name]
+            return self._models[name]
         except KeyError:
             raise ModelNotFound(name) from None
 
+    def _routes(self, model: Model) -> Routes:
+        routes = model.routes
+        if routes is None:
+            if model.failures and (left := model.retry_at - time.monotonic()) > 0:
+                raise ModelNotReady(model.name, model.reason, left)
+            try:
+                routes = self._read(model)
+            except ModelLoadFailed as exc:
+                self._put_off(model, exc)
+                raise ModelNotReady(model.name, model.reason) from exc
+        return routes
 
-def _of_version(name: str, loaded: Loaded, version: str | None) -> Loaded:
-    if version is not None and version != loaded.version:
-        raise ModelNotFound(name, version)
-    return loaded
+    def _read(self, model: Model) -> Routes:
+        if self._settings.poll_s and isinstance(model.source, ModelFolder):
+            model.seen = model.source.whole()
+        model.routes = routes = Routes(model.name, model.source.versions(), model.source.rollout())
+        return routes
+
+    def _copy(self, name: str, version: str | None) -> tuple[Copy, str | None]:
+        """Find a version; the second is a version that is yet to be compared, for models without numbers."""
+        model = self._model(name)
+        routes = self._routes(model)
+        found = routes.find(version)
+        number = None
+        if found is None:
+            if routes.versions != (UNNUMBERED,):
+                raise ModelNotFound(name, version)
+            found, number = UNNUMBERED, version
+        copy = model.copies.get(found)
+        return copy or model.copies.setdefault(found, Copy(model, found)), number
+
+    def _awaited(self, name: str, version: str | None) -> Lease:
+        wait = Wait()
+        self.lease_later(name, version, wait.done)
+        return wait.result(name, self._settings.load_wait_s)
+
+    def _refresh(self, model: Model, *, anew: bool) -> None:
+        seen = model.source.whole() if isinstance(model.source, ModelFolder) else ()
+        routes = Routes(model.name, model.source.versions(), model.source.rollout())
+        for version in routes.wanted:
+            copy = model.copies.setdefault(version, Copy(model, version))
+            if anew or copy.lease is None or copy.fingerprint != model.source.fingerprint(version):
+                self._stock.load(copy)
+        model.routes, model.seen, model.unsettled, model.stopped = routes, seen, None, False
+        model.failures, model.reason = 0, ""
+        for version, copy in list(model.copies.items()):
+            changed = copy.lease is not None and copy.fingerprint != model.source.fingerprint(version)
+            if version not in routes.versions or changed:
+                # A changed one that no request is sent to unasked is loaded by the next that asks for it.
+                del model.copies[version]
+                self._stock.drop(copy)
+
+    def _put_off(self, model: Model, error: Exception) -> None:
+        model.failures += 1
+        model.retry_at = time.monotonic() + self._stock.pause(model.failures)
+        model.reason = f"{type(error).__name__}: {error}"
+        log.warning("model %s stays as it is: %s", model.name, model.reason)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(self._settings.poll_s):
+            try:
+                self.look()
+            except Exception:
+                log.exception("the model repository cannot be looked at")
+
+    def _look_at_shelf(self, shelf: Shelf) -> None:
+        names = set(shelf.names())
+        for name in self._shelved - names:
+            self._shelved.discard(name)
+            model = self._models.pop(name)
+            for copy in list(model.copies.values()):
+                self._stock.drop(copy)
+            log.info("model %s is gone", name)
+        for name in names - self._models.keys():
+            folder = shelf.folder(name)
+            looks = folder.whole() if folder else ()
+            if looks and self._arriving.get(name) == looks:
+                del self._arriving[name]
+                self._add_from_shelf(name)
+                log.info("model %s is new", name)
+            else:
+                self._arriving[name] = looks
+
+    def _look_at(self, model: Model, folder: ModelFolder) -> None:
+        looks = folder.whole()
+        if looks == model.seen:
+            model.unsettled = None
+        elif looks != model.unsettled:
+            model.unsettled, model.retry_at = looks, 0.0
+        elif not any(copy.lease for copy in model.copies.values()) and self._settings.on_demand:
+            # Nothing of it serves: the next request finds what is there now.
+            model.routes, model.failures, model.copies = None, 0, {}
+        elif time.monotonic() >= model.retry_at:
+            try:
+                self._refresh(model, anew=False)
+            except Exception as exc:  # noqa: BLE001 - whatever is wrong with the new files, the old model serves
+                self._put_off(model, exc)
+
+
+def _absent(model: Model) -> str:
+    return model.reason or ("not loaded" if model.stopped else _ON_DEMAND)
+
+
+def _line(model: Model, copy: Copy) -> IndexEntry:
+    lease = copy.lease
+    version = lease.loaded.version if lease else copy.version
+    if lease is not None:
+        return IndexEntry(model.name, version, State.READY, copy.reason or model.reason)
+    if copy.busy:
+        return IndexEntry(model.name, version, State.LOADING, "")
+    return IndexEntry(model.name, version, State.UNAVAILABLE, copy.reason or _absent(model))
+
+
+def _checked(name: str, number: str | None, lease: Lease) -> Lease:
+    """Refuse a model without numbered versions whose file says another version than the one asked for."""
+    if number is not None and number != lease.loaded.version:
+        lease.release()
+        raise ModelNotFound(name, number)
+    return lease
+
+
+def _dropped(outcome: Lease | Exception) -> None:
+    if isinstance(outcome, Lease):
+        outcome.release()

@@ -67,6 +67,28 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RepositorySettings:
+    """How models are loaded and kept, in one process."""
+
+    on_demand: bool = False
+    """Load a model when the first request for it comes, instead of when a call says so."""
+    max_memory: int = 0
+    """Bytes of the process's resident set. Above it the models that were not used for longest are unloaded, to be
+    loaded again on demand; never one in use. 0: everything stays."""
+    loads: int = 2
+    """Models that are loaded at the same time. More than the cores only slow the predictions that go on."""
+    load_wait_s: float = 60.0
+    """How long a load waits for memory, and a caller for a load."""
+    retry_s: float = 1.0
+    """What failed to load is not tried again for so long; doubled with each failure, and shortened at random by up to a
+    half. Until then requests are answered with the reason, for a broken model must not cost a load for each."""
+    retry_most_s: float = 300.0
+    """The longest such pause."""
+    poll_s: float = 0.0
+    """How often the folders are looked at for new, changed and removed models. 0: never; a load call looks, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """How the server behaves. All limits are per process."""
 

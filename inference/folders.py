@@ -1,0 +1,153 @@
+"""Models as folders: what lies in a model's folder, and which folders a repository's folder holds. Reads, never writes.
+
+A model's folder holds one model file, or one folder for each version, named by its number (Triton's and TensorFlow
+Serving's layout), and optionally `rollout.yaml`. Next: `inference/directory.py`, which reads one version.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from inference.directory import open_model
+from inference.errors import ModelLoadFailed, ModelNotFound
+from inference.rollout import ROLLOUT_FILES, UNNUMBERED, Rollout, parse
+from inference.runtime import Runtime
+from inference.settings import SETTINGS_FILE, ModelSettings, Trust, read_model_settings
+
+Fingerprint: TypeAlias = tuple[tuple[str, int, int, int], ...]
+"""Name, size, time of change and inode of every file, which a replaced or half-copied folder does not keep."""
+
+_UNFINISHED: Final = (".tmp", ".part", ".partial")
+_DEPTH: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What loading a model gives."""
+
+    runtime: Runtime
+    version: str
+    settings: ModelSettings = field(default_factory=ModelSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """One model's folder."""
+
+    path: str
+    trust: Trust
+    runtime: str | None = None
+
+    def versions(self) -> tuple[str, ...]:
+        """List the versions, the highest first; one without a number when there are no numbered folders.
+
+        Raises:
+            ModelNotFound: the folder is gone.
+        """
+        numbers = [entry.name for entry in self._entries() if entry.name.isdecimal() and entry.is_dir()]
+        return tuple(sorted(numbers, key=int, reverse=True)) or (UNNUMBERED,)
+
+    def rollout(self) -> Rollout | None:
+        """Read the rollout file, where there is one.
+
+        Raises:
+            ModelLoadFailed: it cannot be read, or says what it cannot mean.
+        """
+        for name in ROLLOUT_FILES:
+            path = Path(self.path, name)
+            try:
+                return parse(path.read_bytes(), str(path))
+            except FileNotFoundError:
+                continue
+            except OSError as exc:
+                raise ModelLoadFailed(f"{path}: {exc.strerror or exc}") from exc
+        return None
+
+    def load(self, version: str) -> Loaded:
+        """Load one version.
+
+        Raises:
+            ModelLoadFailed: see `inference/directory.py`; also a folder that was changed while it was read.
+        """
+        directory = Path(self.path, version) if version else Path(self.path)
+        before = self.fingerprint(version)
+        # What all versions share may stand once, beside them.
+        shared = version and not (directory / SETTINGS_FILE).exists()
+        settings = read_model_settings(Path(self.path) if shared else directory)
+        runtime = open_model(directory, self.trust, self.runtime, settings)
+        if self.fingerprint(version) != before:
+            runtime.unload()
+            raise ModelLoadFailed(f"{directory}: was changed while it was read")
+        return Loaded(runtime, version or settings.version, settings)
+
+    def fingerprint(self, version: str) -> Fingerprint:
+        """Describe one version's files, and the settings that it shares with others."""
+        found = sorted(_files(os.path.join(self.path, version), "", _DEPTH))  # noqa: PTH118 - called for thousands
+        shared = [file for file in _files(self.path, "../", 0) if file[0] == f"../{SETTINGS_FILE}"] if version else []
+        return (*found, *shared)
+
+    def whole(self) -> Fingerprint:
+        """Describe all files."""
+        return self.fingerprint(UNNUMBERED)
+
+    def _entries(self) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self.path) as entries:
+                return list(entries)
+        except OSError as exc:
+            raise ModelNotFound(Path(self.path).name) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """A folder of models' folders; a folder's name is its model's."""
+
+    path: Path
+    trust: Trust
+    runtime: str | None = None
+
+    def names(self) -> list[str]:
+        """List the models without looking into their folders, so that thousands cost one look.
+
+        Raises:
+            ModelLoadFailed: no such folder.
+        """
+        try:
+            with os.scandir(self.path) as entries:
+                return sorted(entry.name for entry in entries if _is_name(entry.name) and entry.is_dir())
+        except OSError as exc:
+            raise ModelLoadFailed(f"{self.path}: {exc.strerror or exc}") from exc
+
+    def folder(self, name: str) -> ModelFolder | None:
+        """Give a model's folder; None when there is none."""
+        path = os.path.join(self.path, name)  # noqa: PTH118 - called for thousands
+        return ModelFolder(path, self.trust, self.runtime) if _is_name(name) and os.path.isdir(path) else None  # noqa: PTH112 - as above
+
+
+def _is_name(name: str) -> bool:
+    # A name from a URL must not lead out of the folder.
+    return not name.startswith((".", "_")) and not name.endswith(_UNFINISHED) and "/" not in name and "\0" not in name
+
+
+def _files(path: str, prefix: str, depth: int) -> Iterator[tuple[str, int, int, int]]:
+    try:
+        with os.scandir(path) as entries:
+            found = list(entries)
+    except OSError:
+        return
+    for entry in found:
+        name = prefix + entry.name
+        try:
+            if entry.is_dir():
+                if depth:
+                    yield from _files(entry.path, f"{name}/", depth - 1)
+            else:
+                status = entry.stat()
+                yield name, status.st_size, status.st_mtime_ns, status.st_ino
+        except OSError:
+            # Gone between the listing and the look: the next look differs.
+            yield name, -1, 0, 0

@@ -1,0 +1,48 @@
+"""A few threads that load models, in the order in which requests asked for them. Used by `inference/repository.py`.
+
+Bounded, because loads compete with predictions for cores and memory; the threads start with the first load.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+
+
+class Loads(Generic[K]):
+    """Calls `load` for what is put, on at most `threads` threads. `load` must not raise."""
+
+    def __init__(self, threads: int, load: Callable[[K], None]) -> None:
+        self._load = load
+        self._most = threads
+        self._lock = threading.Lock()
+        self._waiting: SimpleQueue[K | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+
+    def put(self, key: K) -> None:
+        """Have it loaded when its turn comes; returns at once."""
+        self._waiting.put(key)
+        with self._lock:
+            if self._waiting.qsize() > self._idle and len(self._threads) < self._most:
+                thread = threading.Thread(target=self._serve, name="load models", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def close(self) -> None:
+        """Let the threads end after what they load now."""
+        for _ in self._threads:
+            self._waiting.put(None)
+
+    def _serve(self) -> None:
+        while True:
+            self._idle += 1
+            key = self._waiting.get()
+            self._idle -= 1
+            if key is None:
+                return
+            self._load(key)

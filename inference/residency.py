@@ -1,0 +1,182 @@
+"""Decides which loaded models stay in memory: the least recently used go first, within a bound on the whole process.
+
+What a model weighs is an estimate; what the process holds is measured. So the estimates decide who goes, and the
+measure decides how much the estimates may add up to. Thread-safe. Used by `inference/repository.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+
+_PAGE: Final = 4096
+_STATM: Final = Path("/proc/self/statm")
+_MARGIN: Final = 0.03
+"""Share of the bound that is kept free, so that a load that weighs more than was thought stays within it."""
+_STEER_S: Final = 0.5
+_GROWTH: Final = 1.01
+_WAIT_S: Final = 0.25
+
+
+def resident_bytes() -> int:
+    """Measure the process's resident set; 0 where the system does not say."""
+    try:
+        return int(_STATM.read_bytes().split()[1]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def give_back() -> None:
+    """Hand freed memory back to the system, where the C library can."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class Residents(Generic[K]):
+    """The models in memory, by when they were last used."""
+
+    def __init__(
+        self, limit: int, evict: Callable[[K], bool], *,
+        measure: Callable[[], int] = resident_bytes, trim: Callable[[], None] = give_back,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """Keep the process within `limit` bytes; 0 keeps everything.
+
+        `evict` unloads one model unless it is in use, and says whether it did. It is called with no lock held but ours.
+        """
+        self._limit = int(limit * (1 - _MARGIN))
+        self._evict, self._measure, self._trim, self._clock = evict, measure, trim, clock
+        self._order: OrderedDict[K, int] = OrderedDict()
+        self._changed = threading.Condition()
+        self._total = 0
+        self._coming = 0
+        self._ceiling: int | None = None
+        self._steered = 0.0
+        self.short = 0
+        """Loads that wait until a model is no longer in use; who ends a use looks here and calls `idle`."""
+        self.evictions = 0
+
+    @property
+    def bounded(self) -> bool:
+        """Tell whether there is a bound."""
+        return self._limit > 0
+
+    @property
+    def total(self) -> int:
+        """Give what the resident models weigh, by estimate."""
+        return self._total
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def used(self, key: K) -> None:
+        """Note a use. Called for every prediction: no lock."""
+        if self._limit:
+            with contextlib.suppress(KeyError):
+                self._order.move_to_end(key)
+
+    def idle(self) -> None:
+        """Wake the loads that wait for a model to be no longer in use."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def reserve(self, weight: int, give_up: float) -> bool:
+        """Make room for a model that is about to be loaded; False when there is none by `give_up`.
+
+        Idle models go, the least recently used first; a model in use never does.
+        """
+        if not self._limit:
+            return True
+        with self._changed:
+            while not self._fits(weight):
+                if self._evict_one():
+                    continue
+                if not self._order and not self._coming:
+                    return False
+                left = give_up - self._clock()
+                if left <= 0:
+                    return False
+                self.short += 1
+                try:
+                    self._changed.wait(min(left, _WAIT_S))
+                finally:
+                    self.short -= 1
+            self._coming += weight
+        return True
+
+    def settle(self, key: K, reserved: int, weight: int) -> None:
+        """Turn a reservation into a resident."""
+        with self._changed:
+            if self._limit:
+                self._coming -= reserved
+            self._total += weight - self._order.pop(key, 0)
+            self._order[key] = weight
+            self._changed.notify_all()
+
+    def cancel(self, reserved: int) -> None:
+        """Give a reservation up."""
+        if self._limit:
+            with self._changed:
+                self._coming -= reserved
+                self._changed.notify_all()
+
+    def gone(self, key: K) -> None:
+        """Forget a model that was unloaded."""
+        with self._changed:
+            self._total -= self._order.pop(key, 0)
+            self._changed.notify_all()
+
+    def steer(self) -> None:
+        """Compare the estimates with what the process really holds. Called after loads; acts a few times a second."""
+        now = self._clock()
+        if not self._limit or now - self._steered < _STEER_S:
+            return
+        with self._changed:
+            if now - self._steered < _STEER_S:
+                return
+            self._steered = now
+            over = self._measure() - self._limit
+            if over > 0:
+                self._shrink(over)
+            elif self._ceiling is not None and -over > self._limit * _MARGIN:
+                self._ceiling = int(self._ceiling * _GROWTH) + 1
+
+    def _fits(self, weight: int) -> bool:
+        wanted = self._total + self._coming + weight
+        if self._ceiling is None:
+            if self._measure() + self._coming + weight <= self._limit:
+                return True
+            self._ceiling = max(self._total + self._coming, 1)
+        # Less than one model would serve nobody: it is tried as long as the process has room by measure.
+        alone = not self._order and not self._coming
+        return wanted <= self._ceiling or (alone and self._measure() + weight <= self._limit)
+
+    def _evict_one(self) -> bool:
+        for _ in range(len(self._order)):
+            key, weight = self._order.popitem(last=False)
+            if self._evict(key):
+                self._total -= weight
+                self.evictions += 1
+                return True
+            # In use, so it was used last.
+            self._order[key] = weight
+        return False
+
+    def _shrink(self, over: int) -> None:
+        # What is freed may stay with the C library for a while, so the measure lags: a small step at a time.
+        target = self._total - max(1, min(over, self._total // 20))
+        while self._total > target and self._evict_one():
+            pass
+        self._ceiling = max(self._total + self._coming, 1)
+        self._trim()

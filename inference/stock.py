@@ -1,0 +1,280 @@
+"""The versions of models that are in memory or could be: loads them, once for however many wait, and unloads them.
+
+What failed is remembered with its reason, and not tried again for every request. With a bound on memory, idle models
+make room for those that requests wait for. Thread-safe. Used by `inference/repository.py`, which knows the names.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from inference.errors import InferenceError, ModelLoadFailed, ModelNotReady
+from inference.folders import Fingerprint, Loaded
+from inference.lease import Done, Lease
+from inference.loading import Loads
+from inference.residency import Residents, resident_bytes
+from inference.rollout import Rollout, Routes
+from inference.settings import RepositorySettings
+
+log = logging.getLogger(__name__)
+
+_WEIGHT_FACTOR: Final = 2
+_WEIGHT_EACH: Final = 16 * 1024
+"""What a model weighs before anything is known of it: its files twice, and what an empty one holds."""
+_NOTICEABLE: Final = 4 * 1024 * 1024
+"""Growth of the process by one load that is taken for the model's own weight."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the repository did so far."""
+
+    loads: int = 0
+    failures: int = 0
+    evictions: int = 0
+    seconds: float = 0.0
+    """Spent loading, all loads together."""
+
+
+class Source(Protocol):
+    """Where a model comes from."""
+
+    def versions(self) -> tuple[str, ...]:
+        """List the versions; `UNNUMBERED` alone for a model that has none."""
+
+    def rollout(self) -> Rollout | None:
+        """Give the rollout, where there is one."""
+
+    def load(self, version: str) -> Loaded:
+        """Load one version."""
+
+    def fingerprint(self, version: str) -> Fingerprint:
+        """Describe what `load` would read."""
+
+
+class Model:
+    """One model. What lies in its folder is looked up on its first use: thousands are known by name only."""
+
+    __slots__ = ("copies", "failures", "name", "reason", "retry_at", "routes", "seen", "source", "stopped", "unsettled")
+
+    def __init__(self, name: str, source: Source, *, stopped: bool) -> None:
+        self.name, self.source = name, source
+        self.routes: Routes | None = None
+        self.copies: dict[str, Copy] = {}
+        self.stopped = stopped
+        """Not to be loaded by a request: not loaded yet, or unloaded by a call."""
+        self.seen: Fingerprint = ()
+        """How the folder looked when it was read."""
+        self.unsettled: Fingerprint | None = None
+        """How a changed folder looked at the last look."""
+        self.failures, self.retry_at, self.reason = 0, 0.0, ""
+        """Of reading the rollout, or of changing to what the folder holds now."""
+
+
+class Copy:
+    """One version of a model, in memory or not. Changed under the repository's lock."""
+
+    __slots__ = (
+        "busy", "failures", "fingerprint", "lease", "measured", "model", "reason", "retry_at", "version", "waiters",
+    )  # fmt: skip
+
+    def __init__(self, model: Model, version: str) -> None:
+        self.model, self.version = model, version
+        self.lease: Lease | None = None
+        self.busy = False
+        self.reason = ""
+        self.waiters: list[Done] = []
+        self.failures = 0
+        self.retry_at = 0.0
+        self.measured = 0
+        self.fingerprint: Fingerprint = ()
+
+
+class Stock:
+    """Loads and unloads."""
+
+    def __init__(self, settings: RepositorySettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._free = threading.Condition(self._lock)
+        """Notified when a version is no longer busy."""
+        self._slots = threading.BoundedSemaphore(settings.loads)
+        self._loads = Loads(settings.loads, self._load_for_requests)
+        self._begun = self._ended = 0
+        self._kinds: set[type] = set()
+        self.draw = random.Random().random  # noqa: S311 - spreads retries and chooses canaries, no secret
+        self.residents: Residents[Copy] = Residents(settings.max_memory, self._evict)
+        self.counts = Counts()
+
+    def lease(self, copy: Copy) -> Lease | None:
+        """Hold a loaded version; None when it must be loaded first. Never waits.
+
+        Raises:
+            ModelNotReady: not loaded, and not to be loaded by a request; or loading failed a moment ago.
+        """
+        while (lease := copy.lease) is not None:
+            if lease.acquire():
+                self.residents.used(copy)
+                return lease
+        self._refuse_unless_loadable(copy)
+        return None
+
+    def lease_later(self, copy: Copy, done: Done) -> None:
+        """Give a lease to `done` when the version is loaded, or the reason why not; begins its load, or joins it.
+
+        Raises:
+            ModelNotReady: as `lease`; `done` is not called then.
+        """
+        with self._lock:
+            lease = copy.lease
+            if lease is None or not lease.acquire():
+                if not copy.busy:
+                    self._refuse_unless_loadable(copy)
+                    copy.busy = True
+                    self._loads.put(copy)
+                copy.waiters.append(done)
+                return
+        done(lease)
+
+    def load(self, copy: Copy) -> None:
+        """Load a version now, or load it anew; what was loaded serves until then.
+
+        Raises:
+            ModelLoadFailed, MissingExtra: see `inference/directory.py`.
+        """
+        with self._free:
+            self._free.wait_for(lambda: not copy.busy)
+            copy.busy = True
+        outcome = self._load(copy)
+        if isinstance(outcome, Exception):
+            raise outcome
+
+    def drop(self, copy: Copy) -> None:
+        """Unload a version when its last prediction has ended."""
+        with self._free:
+            self._free.wait_for(lambda: not copy.busy)
+            old, copy.lease = copy.lease, None
+            copy.failures, copy.reason = 0, "unloaded" if copy.model.stopped else ""
+        self.residents.gone(copy)
+        if old is not None:
+            old.retire()
+
+    def pause(self, failures: int) -> float:
+        """Give the seconds until the next try: more each time, and not the same for all models."""
+        settings = self._settings
+        most = min(settings.retry_most_s, settings.retry_s * 2.0 ** min(failures - 1, 30))
+        return most * (0.5 + self.draw() / 2)
+
+    def close(self) -> None:
+        """End the threads; what they load now is loaded yet."""
+        self._loads.close()
+
+    def _refuse_unless_loadable(self, copy: Copy) -> None:
+        if copy.busy:
+            return
+        if copy.model.stopped:
+            raise ModelNotReady(copy.model.name)
+        if copy.failures and (left := copy.retry_at - time.monotonic()) > 0:
+            raise ModelNotReady(copy.model.name, copy.reason, left)
+
+    def _load_for_requests(self, copy: Copy) -> None:
+        outcome = self._load(copy)
+        if isinstance(outcome, Exception) and not isinstance(outcome, InferenceError):
+            log.error("model %s version %s cannot be loaded", copy.model.name, copy.version, exc_info=outcome)
+
+    def _load(self, copy: Copy) -> Lease | Exception:
+        """Load what is marked busy, and tell whoever waits."""
+        weight = copy.measured or 0
+        try:
+            with self._slots:
+                fingerprint = copy.model.source.fingerprint(copy.version)
+                weight = weight or _WEIGHT_EACH + _WEIGHT_FACTOR * sum(size for _, size, _, _ in fingerprint)
+                loaded = self._load_within(copy, weight)
+        except Exception as exc:  # noqa: BLE001 - whatever a model's file does; it is remembered and told
+            return self._failed(copy, exc)
+        lease = Lease(loaded, self.residents)
+        with self._free:
+            waiters, copy.waiters = copy.waiters, []
+            lease.acquire(len(waiters) + 1)
+            old, copy.lease = copy.lease, lease
+            copy.fingerprint = fingerprint
+            copy.busy, copy.failures, copy.reason = False, 0, ""
+            self.counts.loads += 1
+            self._free.notify_all()
+        self.residents.settle(copy, weight, copy.measured or weight)
+        lease.release()
+        for done in waiters:
+            done(lease)
+        if old is not None:
+            old.retire()
+        self.residents.steer()
+        log.log(
+            logging.DEBUG if self.residents.bounded else logging.INFO,
+            "model %s version %s is ready",
+            copy.model.name,
+            loaded.version,
+        )
+        return lease
+
+    def _load_within(self, copy: Copy, weight: int) -> Loaded:
+        if not self.residents.reserve(weight, time.monotonic() + self._settings.load_wait_s):
+            raise ModelLoadFailed(
+                f"no room: needs about {weight >> 10} KiB within --max_memory {self._settings.max_memory >> 20} MiB; "
+                f"{len(self.residents)} loaded models are in use"
+            )
+        start, before = time.monotonic(), resident_bytes()
+        with self._lock:
+            self._begun += 1
+            number, alone = self._begun, self._ended == self._begun - 1
+        try:
+            loaded = copy.model.source.load(copy.version)
+        except BaseException:
+            self.residents.cancel(weight)
+            raise
+        finally:
+            with self._lock:
+                self._ended += 1
+                alone = alone and self._begun == number
+                self.counts.seconds += time.monotonic() - start
+        kind, grown = type(loaded.runtime), resident_bytes() - before
+        # Small ones are lost in the noise, and the first of a kind brings its library along.
+        if alone and kind in self._kinds and grown > _NOTICEABLE:
+            copy.measured = grown
+        self._kinds.add(kind)
+        return loaded
+
+    def _failed(self, copy: Copy, error: Exception) -> Exception:
+        """Remember a failure, and when to try again: later each time, and not all models at one moment."""
+        with self._free:
+            waiters, copy.waiters = copy.waiters, []
+            copy.busy = False
+            copy.failures += 1
+            pause = self.pause(copy.failures)
+            copy.retry_at = time.monotonic() + pause
+            copy.reason = f"{type(error).__name__}: {error}"
+            self.counts.failures += 1
+            self._free.notify_all()
+        log.warning(
+            "model %s version %s cannot be loaded, attempt %d, next in %.1f s at the earliest: %s",
+            copy.model.name, copy.version, copy.failures, pause, copy.reason,
+        )  # fmt: skip
+        for done in waiters:
+            done(ModelNotReady(copy.model.name, copy.reason, pause))
+        return error
+
+    def _evict(self, copy: Copy) -> bool:
+        with self._lock:
+            # First out of sight: who comes now waits for this lock instead of trying again and again.
+            lease, copy.lease = copy.lease, None
+            if lease is None:
+                return True
+            if not lease.retire_if_idle():
+                copy.lease = lease
+                return False
+        lease.loaded.runtime.unload()
+        return True

@@ -1,0 +1,151 @@
+"""Which models stay in memory."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from inference.residency import Residents, resident_bytes
+
+LIMIT = 10_000
+KEPT = int(LIMIT * 0.97)
+
+
+class Process:
+    """A process whose memory is what its models really hold, which may differ from what they were thought to."""
+
+    def __init__(self, base: int = 1000, factor: float = 1.0) -> None:
+        self.base, self.factor = base, factor
+        self.held: dict[str, int] = {}
+        self.in_use: set[str] = set()
+        self.now = 0.0
+        self.most = 0
+        self.residents: Residents[str] = Residents(
+            LIMIT, self._evict, measure=self.measure, trim=lambda: None, clock=lambda: self.now
+        )
+
+    def measure(self) -> int:
+        """Add up what is held."""
+        return self.base + int(self.factor * sum(self.held.values()))
+
+    def load(self, name: str, weight: int, give_up: float = 0.0) -> bool:
+        """Load a model of a weight; False when there is no room."""
+        if not self.residents.reserve(weight, give_up):
+            return False
+        self.held[name] = weight
+        self.residents.settle(name, weight, weight)
+        self.most = max(self.most, self.measure())
+        self.now += 1.0
+        self.residents.steer()
+        return True
+
+    def _evict(self, name: str) -> bool:
+        if name in self.in_use:
+            return False
+        del self.held[name]
+        return True
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    """What was used last stays; what was not used for longest makes room."""
+    process = Process()
+    for name in "abcd":
+        assert process.load(name, 2000)
+    process.residents.used("a")
+    assert process.load("e", 2000)
+    assert process.load("f", 2000)
+
+    assert set(process.held) == {"a", "d", "e", "f"}
+    assert process.residents.evictions == 2
+    assert process.most <= LIMIT
+
+
+def test_a_model_in_use_never_goes() -> None:
+    """Loads pass over models in use; when all are, there is no room until the deadline."""
+    process = Process()
+    for name in "abcd":
+        process.load(name, 2000)
+    process.in_use = {"a", "b"}
+    process.load("e", 2000)
+    process.in_use = set(process.held)
+
+    assert set(process.held) == {"a", "b", "d", "e"}
+    assert not process.load("f", 2000)
+    assert set(process.held) == {"a", "b", "d", "e"}
+
+
+def test_a_waiting_load_gets_the_room_of_the_next_idle_model() -> None:
+    """A load that waits is served as soon as a model is no longer in use, ahead of keeping that model."""
+    process = Process()
+    for name in "abcd":
+        process.load(name, 2000)
+    process.in_use = set(process.held)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(process.load, "e", 2000, 1e9)
+        until = threading.Event()
+        while process.residents.short == 0:
+            assert not until.wait(0.001)
+        process.in_use.discard("c")
+        process.residents.idle()
+        served = waiting.result(30)
+
+    assert served
+    assert set(process.held) == {"a", "b", "d", "e"}
+
+
+def test_estimates_that_are_too_low_are_corrected() -> None:
+    """Models that really hold four times their estimate: the process settles below the bound, and goes on loading."""
+    process = Process(factor=4.0)
+    for number in range(2000):
+        assert process.load(f"m{number}", 20)
+
+    assert process.measure() <= LIMIT
+    # No spiral either: most of the room is used.
+    assert process.measure() > LIMIT / 2
+
+
+def test_room_that_is_left_is_used_again() -> None:
+    """When the process shrinks, because what else it held is gone, more models stay."""
+    process = Process(base=6000)
+    for number in range(300):
+        process.load(f"m{number}", 20)
+    before = len(process.held)
+    process.base = 1000
+    for number in range(3000):
+        process.load(f"n{number}", 20)
+
+    assert len(process.held) > 1.5 * before
+    assert process.most <= LIMIT
+
+
+def test_a_model_beyond_the_bound_is_refused() -> None:
+    """A model that would not fit alone is refused at once, and the next small one is served."""
+    process = Process()
+
+    assert not process.load("huge", LIMIT)
+    assert process.load("small", 100)
+
+
+def test_without_a_bound_everything_stays() -> None:
+    """No bound: nothing is measured, nothing goes."""
+
+    def evict(name: str) -> bool:
+        raise AssertionError(f"{name} went")
+
+    residents: Residents[str] = Residents(0, evict, measure=lambda: 1 << 60)
+    for number in range(100):
+        assert residents.reserve(1 << 50, 0.0)
+        residents.settle(str(number), 1 << 50, 1 << 50)
+        residents.steer()
+
+    assert len(residents) == 100
+
+
+def test_the_measure_is_the_process() -> None:
+    """The measure is of this process, and grows by what is written."""
+    before = resident_bytes()
+    ballast = bytearray(b"x") * (64 * 1024 * 1024)
+    after = resident_bytes()
+
+    assert before > 1024 * 1024
+    assert after - before > len(ballast) / 2
