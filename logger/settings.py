@@ -60,6 +60,8 @@ class ProxySettings:
     """The model's port for gRPC; 0 is where HTTP goes."""
     grpc_streams: int = 128
     """Calls that one gRPC connection may have open; a client that is told so makes others wait."""
+    log_other: bool = False
+    """Whether POSTs to a model's own paths are logged as well; probes, metrics and metadata never are."""
     grpc_log_other: bool = False
     """Whether gRPC calls other than inference are logged, as bytes; probes and metadata never are."""
 

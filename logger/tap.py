@@ -12,15 +12,22 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from logger.grpc import methods
 from logger.heads import Fields
 from logger.settings import TapSettings
 from streams import events
-from streams.events import REQUEST_TYPE, RESPONSE_TYPE, SYNTHETIC_HEADER, format_time
+from streams.events import NO_ROWS, REQUEST_TYPE, RESPONSE_TYPE, SYNTHETIC_HEADER, format_time
 
 _INFERENCE: Final = re.compile(
     r"/v1/models/(?P<v1>[^/:]+):predict$"
     r"|/v2/models/(?P<v2>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer$"
 )
+_OTHER: Final = re.compile(
+    r"/v1/models/(?P<v1>[^/:]+):explain$"
+    r"|/v2/models/(?P<v2>[^/]+)(?:/versions/(?P<version>[^/]+))?/(?:explain|generate|generate_stream)$"
+    r"|/v1/(?:(?:chat/)?completions|embeddings|rerank|score|responses)$"
+)
+_MANAGEMENT: Final = re.compile(r"/v2/repository/|/metrics$|/health(?:z|/|$)")
 SECRET: Final = frozenset({
     b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"x-api-key", b"x-auth-token", b"x-csrf-token",
 })  # fmt: skip
@@ -105,8 +112,25 @@ class Seen:
 
 
 def is_inference(method: bytes, path: str) -> bool:
-    """Tell whether a call is one for predictions, which have rows; probes, metadata, explain and generate have none."""
+    """Tell whether a call is one for predictions, which have rows."""
     return method == b"POST" and _INFERENCE.search(path) is not None
+
+
+def is_logged(method: bytes, path: str, *, others: bool = False) -> bool:
+    """Tell whether a call is for a model's answer: predictions, explanations, generated text.
+
+    Probes, metrics, metadata and a repository's management never are.
+
+    Args:
+        method: of the request.
+        path: of the request, without its query.
+        others: log other POSTs as well, those of a custom model's own paths.
+    """
+    if method != b"POST":
+        return False
+    if _INFERENCE.search(path) or _OTHER.search(path):
+        return True
+    return others and _MANAGEMENT.search(path) is None
 
 
 def sampled(correlation: bytes, one_of: int) -> bool:
@@ -184,15 +208,16 @@ class Tap:
 @lru_cache(maxsize=1024)
 def _named(path: str) -> tuple[tuple[str, bytes], ...]:
     """Give the headers that follow from a path, which is the same again and again."""
-    match = _INFERENCE.search(path)
-    if match is None:
-        return (("ce_path", path.encode()),)
-    names = match.groupdict()
-    named = [
-        ("ce_path", path.encode()),
-        ("ce_protocol", b"v1" if names.get("v1") else b"v2"),
-        ("ce_modelname", (names.get("v1") or names.get("v2") or "").encode()),
-    ]
+    predicts = _INFERENCE.search(path)
+    match = predicts or _OTHER.search(path)
+    names = match.groupdict() if match else {}
+    named = [("ce_path", path.encode())]
+    if predicts:
+        named.append(("ce_protocol", b"v1" if names["v1"] else b"v2"))
+    elif path not in methods.INFERENCE:  # what those calls hold says who reads the messages
+        named.append(("ce_protocol", NO_ROWS.encode()))
+    if names.get("v1") or names.get("v2"):
+        named.append(("ce_modelname", (names["v1"] or names["v2"]).encode()))
     if names.get("version"):
         named.append(("ce_modelversion", names["version"].encode()))
     return tuple(named)

@@ -16,7 +16,17 @@ from typing import Any, Final, Protocol
 from streams.bindings import to_kafka
 from streams.deadletter import dead_letter
 from streams.errors import StreamError
-from streams.events import ABORTED, OBSERVATIONS_TYPE, SYNTHETIC, TRUNCATED, Event, format_time, stable_id
+from streams.events import (
+    ABORTED,
+    NO_ROWS,
+    OBSERVATIONS_TYPE,
+    PROTOCOL,
+    SYNTHETIC,
+    TRUNCATED,
+    Event,
+    format_time,
+    stable_id,
+)
 from streams.pairing import Exchange, Pairing, Rejected, Undecodable
 from streams.settings import AssemblerSettings
 from streams.stage import Batch, Effects, Output, Record
@@ -25,11 +35,12 @@ ARROW: Final = "application/vnd.apache.arrow.stream"
 _STAGE: Final = "assembler"
 COUNTED: Final = (
     "in", "paired", "expired", "evicted", "deadlettered", "duplicates",
-    "exchanges", "observed", "failed", "synthetic", "truncated", "aborted", "undecodable", "oversized", "rows",
+    "exchanges", "observed", "failed", "synthetic", "truncated", "aborted", "rowless", "undecodable", "oversized",
+    "rows",
 )  # fmt: skip
 """The counters. Events: in = paired + expired + evicted + deadlettered + duplicates + waiting. Exchanges: exchanges =
-observed + failed + synthetic + truncated + aborted + undecodable + oversized; the last two are `deadlettered` as
-events, the others `paired`. `rows` belong to the observed ones."""
+observed + failed + synthetic + truncated + aborted + rowless + undecodable + oversized; the last two are `deadlettered`
+as events, the others `paired`. `rows` belong to the observed ones."""
 _MAGIC: Final = b"SLA1"
 _HEAD: Final = struct.Struct("<4sI")
 """Magic, length of the JSON part; then the JSON part with counters, and the pairing's state."""
@@ -215,4 +226,6 @@ def _unobserved(exchange: Exchange) -> str | None:
     for extension, counter in ((SYNTHETIC, "synthetic"), (TRUNCATED, "truncated"), (ABORTED, "aborted")):
         if "true" in {request.text(extension), response.text(extension)}:
             return counter
+    if request.text(PROTOCOL) == NO_ROWS:
+        return "rowless"
     return None if 200 <= exchange.status < 300 else "failed"  # noqa: PLR2004 - HTTP's class of successes

@@ -42,9 +42,7 @@ class Transcriber:
 
     def __call__(self, seen: Seen) -> Seen:
         """Give an exchange as the tap wants it."""
-        if seen.path not in methods.INFERENCE:
-            return replace(seen, attributes=(("ce_protocol", b"unknown"),)) if _is_grpc(seen) else seen
-        if not _is_grpc(seen):
+        if seen.path not in methods.INFERENCE or not _is_grpc(seen):
             return seen
         streamed = seen.path == methods.STREAM
         request, response = self._request(seen), self._response(seen, streamed=streamed)

@@ -91,7 +91,7 @@ def test_grpc_calls_become_observations(kafka: str, topics: Topics, tmp_path: Pa
 
     assert code == 0, log.read_text()
     assert len(payloads) == 2 * (CALLS + 2)
-    assert (counts["exchanges"], counts["observed"], counts["failed"], counts["undecodable"]) == (
+    assert (counts["exchanges"], counts["observed"], counts["failed"], counts["rowless"]) == (
         CALLS + 2, CALLS, 1, 1,
     )  # fmt: skip
     assert sum(table.num_rows for table in tables) == counts["rows"] == sum(1 + n % 4 for n in range(CALLS))

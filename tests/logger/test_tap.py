@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from cloudevents.core.bindings import kafka as sdk_kafka
@@ -10,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logger.settings import TapSettings
-from logger.tap import Body, Seen, Tap, is_inference
+from logger.tap import Body, Seen, Tap, is_inference, is_logged
 from streams.bindings import from_kafka
-from streams.events import REQUEST_TYPE, RESPONSE_TYPE, Event, format_time
+from streams.events import MODEL_NAME, PROTOCOL, REQUEST_TYPE, RESPONSE_TYPE, Event, format_time
 
 AT = 1_700_000_000_000_000
 SETTINGS = TapSettings(service="s", namespace="n", metadata_headers=frozenset({"x-client", "authorization", "cookie"}))
@@ -82,23 +83,52 @@ def test_modes(mode: str, kinds: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "expected"),
+    ("method", "path", "logged", "rows"),
     [
-        (b"POST", "/v1/models/m:predict", True),
-        (b"POST", "/prefix/v1/models/m:predict", True),
-        (b"POST", "/v1/models/m:explain", False),
-        (b"POST", "/v2/models/m/infer", True),
-        (b"POST", "/v2/models/m/versions/3/infer", True),
-        (b"POST", "/v2/models/m/generate_stream", False),
-        (b"GET", "/v1/models/m:predict", False),
-        (b"GET", "/v2/models/m/ready", False),
-        (b"GET", "/metrics", False),
-        (b"POST", "/v2/repository/models/m/load", False),
+        (b"POST", "/v1/models/m:predict", True, True),
+        (b"POST", "/prefix/v1/models/m:predict", True, True),
+        (b"POST", "/v2/models/m/infer", True, True),
+        (b"POST", "/v2/models/m/versions/3/infer", True, True),
+        (b"POST", "/v1/models/m:explain", True, False),
+        (b"POST", "/v2/models/m/explain", True, False),
+        (b"POST", "/v2/models/m/generate_stream", True, False),
+        (b"POST", "/openai/v1/chat/completions", True, False),
+        (b"POST", "/v1/embeddings", True, False),
+        (b"POST", "/score", False, False),
+        (b"GET", "/v1/models/m:predict", False, False),
+        (b"GET", "/v2/models/m/ready", False, False),
+        (b"GET", "/metrics", False, False),
+        (b"POST", "/v2/repository/models/m/load", False, False),
     ],
 )
-def test_probes_and_metadata_are_no_inference(method: bytes, path: str, expected: bool) -> None:  # noqa: FBT001 - a table
-    """Only calls for a model's answer are logged."""
-    assert is_inference(method, path) is expected
+def test_probes_and_metadata_are_not_logged(method: bytes, path: str, logged: bool, rows: bool) -> None:  # noqa: FBT001 - a table
+    """Only calls for a model's answer are logged, and only predictions have rows."""
+    assert is_logged(method, path) is logged
+    assert is_inference(method, path) is rows
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"), [("/score", True), ("/v2/repository/index", False), ("/metrics", False), ("/healthz", False)]
+)
+def test_a_models_own_paths_are_logged_if_asked(path: str, expected: bool) -> None:  # noqa: FBT001 - a table
+    """Still no probes, and nothing that manages models."""
+    assert is_logged(b"POST", path, others=True) is expected
+
+
+@pytest.mark.parametrize(
+    ("path", "attributes"),
+    [
+        ("/v1/models/m:explain", ("m", "unknown")),
+        ("/v2/models/m/versions/2/generate", ("m", "unknown")),
+        ("/score", ("", "unknown")),
+        ("/v2/models/m/infer", ("m", "v2")),
+    ],
+)
+def test_calls_without_rows_say_so(path: str, attributes: tuple[str, str]) -> None:
+    """So that nobody takes an explanation for a prediction."""
+    request, response = events_for(replace(seen(), path=path), TapSettings(), AT)
+
+    assert {(event.text(MODEL_NAME), event.text(PROTOCOL)) for event in (request, response)} == {attributes}
 
 
 @given(st.lists(st.binary(max_size=20), max_size=10), st.integers(0, 60))

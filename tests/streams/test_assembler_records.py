@@ -120,7 +120,14 @@ def test_a_small_body_with_many_rows_is_still_too_large() -> None:
         st.tuples(
             st.sampled_from([table(1), table(2), (b"{", b"{}"), table(60)]),
             st.sampled_from(
-                [{}, {"synthetic": "true"}, {"truncated": "true"}, {"aborted": "true"}, {"statuscode": 503}]
+                [
+                    {},
+                    {"synthetic": "true"},
+                    {"truncated": "true"},
+                    {"aborted": "true"},
+                    {"statuscode": 503},
+                    {"protocol": "unknown"},
+                ]
             ),
         ),
         max_size=8,
@@ -139,7 +146,8 @@ def test_every_exchange_has_one_outcome(calls: list[tuple[tuple[bytes, bytes], d
 
     assert count["exchanges"] == len(calls)
     assert count["exchanges"] == sum(
-        count[name] for name in ("observed", "failed", "synthetic", "truncated", "aborted", "undecodable", "oversized")
+        count[name]
+        for name in ("observed", "failed", "synthetic", "truncated", "aborted", "rowless", "undecodable", "oversized")
     )
     assert count["rows"] == sum(decode_rows(output.value or b"").num_rows for output in observed(outputs))
     assert count["deadlettered"] == 2 * (count["undecodable"] + count["oversized"])
