@@ -22,6 +22,7 @@ from logger.batching.front import LENGTH, Call, Door, written
 from logger.batching.gathering import Gathering, Group
 from logger.batching.parts import Codec, Part
 from logger.batching.settings import BatchSettings
+from logger.batching.tally import BATCHES, CALLS, ERRORS, FALLBACKS, JOINED, WAITING, BatchTally
 from logger.batching.v1 import V1
 from logger.batching.v2 import V2
 from logger.settings import ProxySettings
@@ -67,7 +68,7 @@ class _Member:
 class Batcher:
     """Joins calls. All of it runs on one event loop."""
 
-    def __init__(self, settings: BatchSettings, proxy: ProxySettings) -> None:
+    def __init__(self, settings: BatchSettings, proxy: ProxySettings, tally: BatchTally) -> None:
         self._settings, self._answer_s = settings, proxy.answer_s
         self._model = Model(proxy)
         self._gathering: Gathering[_Member] = Gathering(settings)
@@ -80,7 +81,9 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._ids = itertools.count(1)
         self.doors: set[Door] = set()
-        self.calls = self.batches = self.joined = self.fallbacks = 0
+        self.tally = tally
+        # Those that a predecessor held have gone with it.
+        tally.set(WAITING, 0)
 
     async def serve(self, listening: Any, stopping: asyncio.Event) -> None:  # noqa: ANN401 - a socket, of any kind
         """Take calls until `stopping`; then finish those that are there."""
@@ -97,12 +100,12 @@ class Batcher:
         self._model.close()
         log.info(
             "batcher drained: %d calls, %d of them joined into %d batches, %d batches made one by one",
-            self.calls, self.joined, self.batches, self.fallbacks,
+            *map(self.tally.get, (CALLS, JOINED, BATCHES, FALLBACKS)),
         )  # fmt: skip
 
     def take(self, call: Call) -> None:
         """Take a whole call; see `logger.batching.front.Receiver`."""
-        self.calls += 1
+        self.tally.add(CALLS)
         member = self._member(call)
         if member is None:
             self._start(self._alone(call), [call])
@@ -112,12 +115,14 @@ class Batcher:
         due = now + min(self._settings.max_latency_ms / 1000, _patience(call))
         for group in self._gathering.add(member.key, member, member.part.rows, len(call.body), now, due):
             self._send(group)
+        self.tally.set(WAITING, len(self._members))
         self._wind(now)
 
     def gone(self, call: Call) -> None:
         """A client has gone: what nobody waits for is not done; see `logger.batching.front.Receiver`."""
         member = self._members.pop(call, None)
         if member is not None:
+            self.tally.set(WAITING, len(self._members))
             self._gathering.remove(member.key, member, member.part.rows, len(call.body))
         task = self._tasks.pop(call, None)
         if task is not None:
@@ -152,6 +157,7 @@ class Batcher:
         members = group.members
         for member in members:
             self._members.pop(member.call, None)
+        self.tally.set(WAITING, len(self._members))
         self._start(self._together(group.key, members), [member.call for member in members])
 
     def _start(self, work: Any, calls: list[Call]) -> None:  # noqa: ANN401 - a coroutine
@@ -167,8 +173,9 @@ class Batcher:
             self._tasks.pop(call, None)
         if not task.cancelled() and task.exception() is not None:
             log.error("a call of the model failed", exc_info=task.exception())
+            self.tally.add(ERRORS)
             for call in calls:
-                call.refuse(502, "the batcher failed")
+                self._refuse(call, 502, "the batcher failed")
 
     async def _together(self, key: Hashable, members: list[_Member]) -> None:
         try:
@@ -182,13 +189,12 @@ class Batcher:
             self._wind(time.monotonic())
 
     async def _joined(self, key: Hashable, members: list[_Member]) -> None:
-        self.batches += 1
-        self.joined += len(members)
+        self.tally.sent(len(members), sum(member.part.rows for member in members))
         answer = Answer(self._settings.max_answer)
         problem = await self._asked(self._request(members), answer)
         if problem is not None and problem[0] != _LOST:
             for member in members:
-                member.call.refuse(*problem)
+                self._refuse(member.call, *problem)
             return
         bodies = None
         if problem is None and answer.status in _OK and answer.whole:
@@ -215,7 +221,7 @@ class Batcher:
 
     async def _each(self, members: list[_Member]) -> None:
         """Make each call by itself, once: one client's bad rows are not the others' business."""
-        self.fallbacks += 1
+        self.tally.add(FALLBACKS)
 
         async def one(call: Call) -> None:
             async with self._singles:
@@ -230,7 +236,12 @@ class Batcher:
         if problem is None:
             call.end()
         else:
-            call.refuse(*problem)
+            self._refuse(call, *problem)
+
+    def _refuse(self, call: Call, status: int, reason: str) -> None:
+        if call.door is not None:
+            self.tally.refused(status)
+            call.refuse(status, reason)
 
     async def _asked(self, request: bytes, sink: Any) -> tuple[int, str] | None:  # noqa: ANN401 - a Sink
         """Call the model; give status and reason when there is no whole answer."""

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from logger.tap import Letter, Seen, Tap
 from streams.claims import ClaimStore
@@ -55,3 +59,19 @@ class ClaimTap(Tap):
             return Letter(letter.key, letter.value[: self._above], (*headers, ("ce_truncated", b"true")))
         self.stored += 1
         return Letter(letter.key, b"", (*letter.headers, ("ce_dataref", url.encode())))
+
+
+class ClaimCollector(Collector):
+    """Shows what became of large bodies; the counts begin anew with their process, as counters may in Prometheus."""
+
+    def __init__(self, tap: ClaimTap) -> None:
+        self._tap = tap
+
+    def collect(self) -> Iterable[Metric]:
+        """Give the families."""
+        yield CounterMetricFamily(
+            "sidelight_logger_claims_stored", "Bodies put into the store.", value=self._tap.stored
+        )
+        yield CounterMetricFamily(
+            "sidelight_logger_claims_failed", "Bodies cut because the store did not take them.", value=self._tap.failed
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -20,8 +21,8 @@ from logger.way import Way
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-_TEXT: Final = [("content-type", "text/plain")]
-_JSON: Final = [("content-type", "application/json")]
+_TEXT: Final = ("content-type", "text/plain")
+_JSON: Final = ("content-type", "application/json")
 
 
 def serve(
@@ -40,18 +41,28 @@ def serve(
     threading.Thread(target=server.serve_forever, name="page", daemon=True).start()
 
 
+def alone(served: Callable[[Sequence[Way]], None]) -> int:
+    """Be the process that has the page where no shipper is; end at SIGTERM."""
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    served(())
+    stopping.wait()
+    return 0
+
+
 def application(metrics: WSGIApplication, state: Callable[[], dict[str, Any]]) -> WSGIApplication:
     """Give the page as a WSGI application."""
 
     def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        # A new list of headers each time: the server puts the length of this answer into it.
         path = environ.get("PATH_INFO", "/")
         if path == "/metrics":
             return metrics(environ, start)
         if path == "/debug":
-            start("200 OK", _JSON)
+            start("200 OK", [_JSON])
             return [orjson.dumps(state(), option=orjson.OPT_INDENT_2)]
         found = path == "/healthz"
-        start("200 OK" if found else "404 Not Found", _TEXT)
+        start("200 OK" if found else "404 Not Found", [_TEXT])
         return [b"ok\n" if found else b"expected /metrics, /debug or /healthz\n"]
 
     return app

@@ -25,7 +25,7 @@ from deploy.privacy import collectors, private
 from deploy.security import add_kafka_arguments, kafka_security
 from deploy.ways import POLICIES, Destination, WaySettings, build, destinations, left_behind, watched
 from logger import account, page
-from logger.claims import ClaimTap
+from logger.claims import ClaimCollector, ClaimTap
 from logger.grpc.tap import GrpcTap
 from logger.hold import Hold
 from logger.lane import Lane
@@ -150,13 +150,17 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for number, lane in enumerate(lanes)
     ]
-    more = collectors(tap)
+    whole = _whole(arguments, tapped, tap)
+    claimed = (ClaimCollector(whole),) if isinstance(whole, ClaimTap) else ()
+    more = (*collectors(tap), *claimed, *detours.collectors())
     served = partial(page.serve, arguments.host, arguments.metrics_port, lanes, events_each=tap.events_each, more=more)
     own_page = served if arguments.metrics_port else None
     ways = _way_settings(arguments, tapped, outbox, tap.events_each)
-    ship = partial(_ship, lanes, _whole(arguments, tapped, tap), sinks, ways, own_page, secrets.randbits(63))
-    shipper = [sidecar.Child("shipper", ship, outbox.flush_s + 10)] if sinks else []
-    code = sidecar.run([*children, *detours.children(), *shipper])
+    ship = partial(_ship, lanes, whole, sinks, ways, own_page, secrets.randbits(63))
+    last = [sidecar.Child("shipper", ship, outbox.flush_s + 10)] if sinks else []
+    if own_page is not None and not sinks:
+        last = [sidecar.Child("page", partial(page.alone, own_page), 5)]
+    code = sidecar.run([*children, *detours.children(), *last])
     return code or _conclude(lanes, sinks, tap.events_each)
 
 

@@ -181,12 +181,13 @@ def _is_response(record: Record) -> bool:
 def test_probe_and_batcher_without_a_log(tmp_path: Path, model: Server) -> None:
     """As KServe passes them for a service that only batches: no sink.
 
-    The probe says what its own port says; the batcher is killed and comes back, and calls go on.
+    The probe says what its own port says; the batcher is killed and comes back, calls go on, and the page counts on.
     """
     with socket.create_server(("127.0.0.1", 0)) as probed:
         port = probed.getsockname()[1]
         probe = json.dumps({"tcpSocket": {"port": port}, "periodSeconds": 10, "timeoutSeconds": 1})
-        words = ("--enable-batcher", "true", "-max-latency=1", "--log-url", "")
+        page = free_port()
+        words = ("--enable-batcher", "true", "-max-latency=1", "--log-url", "", "--metrics-port", str(page))
         with agent(tmp_path, port_of(model), *words, SERVING_READINESS_PROBE=probe) as logger:
             ready = httpx.get(logger.url, headers=PROBE)
             before = asyncio.run(answers(logger.url, requests()[:10]))
@@ -194,6 +195,7 @@ def test_probe_and_batcher_without_a_log(tmp_path: Path, model: Server) -> None:
             os.kill(old, signal.SIGKILL)
             eventually(lambda: _named(logger.process.pid, "batcher") not in {0, old}, "a new batcher")
             after = asyncio.run(answers(logger.url, requests()[:10]))
+            shown = httpx.get(f"http://127.0.0.1:{page}/metrics").text
             probed.close()
             gone = httpx.get(logger.url, headers=PROBE)
             log = logger.stop()
@@ -202,6 +204,8 @@ def test_probe_and_batcher_without_a_log(tmp_path: Path, model: Server) -> None:
     assert before == after
     assert gone.status_code == 503
     assert f"127.0.0.1:{port}: " in gone.json()["error"]
+    assert "sidelight_batcher_calls_total 20.0" in shown
+    assert "sidelight_batcher_waiting 0.0" in shown
     assert "shipper" not in log
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from logger.batcher import Batcher, batchable
 from logger.batching.settings import BatchSettings
+from logger.batching.tally import WAITING, BatchTally
 from logger.settings import ProxySettings
 
 PREDICT, INFER = "/v1/models/m:predict", "/v2/models/m/infer"
@@ -158,7 +159,8 @@ async def staged(handler: Handler | None, **chosen: float) -> AsyncIterator[Stag
         server.close()
         await server.wait_closed()
     listening = socket.create_server(("127.0.0.1", 0))
-    batcher = Batcher(BatchSettings(**{"max_rows": 8, "max_latency_ms": 5_000, **chosen}), proxy)  # type: ignore[arg-type] # by name
+    settings = BatchSettings(**{"max_rows": 8, "max_latency_ms": 5_000, **chosen})  # type: ignore[arg-type] # by name
+    batcher = Batcher(settings, proxy, BatchTally())
     stage = Stage(listening.getsockname()[1], batcher)
     serving = asyncio.create_task(batcher.serve(listening, stage.stopping))
     try:
@@ -457,7 +459,7 @@ def test_a_client_that_leaves_while_it_waits_takes_its_rows_along() -> None:
 
     async def test(stage: Stage) -> None:
         _, writer = await stage.send(rows(1))
-        await until(lambda: stage.batcher.calls == 1)
+        await until(lambda: stage.batcher.tally.get(WAITING) == 1)
         writer.transport.abort()
         await until(lambda: not stage.batcher.doors)
         await stage.call(rows(2, 3, 4, 5, 6, 7, 8, 9))
@@ -518,7 +520,7 @@ def test_a_stop_sends_what_waits() -> None:
 
     async def test(stage: Stage) -> None:
         call = asyncio.create_task(stage.call(rows(1)))
-        await until(lambda: stage.batcher.calls == 1)
+        await until(lambda: stage.batcher.tally.get(WAITING) == 1)
         stage.stopping.set()
 
         assert json.loads((await call).body) == {"predictions": [2]}

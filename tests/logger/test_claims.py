@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from logger.claims import ClaimTap
+from logger.claims import ClaimCollector, ClaimTap
 from logger.settings import TapSettings
 from logger.tap import Seen, Tap, sampled
 from streams.bindings import from_kafka
@@ -48,6 +48,8 @@ def test_a_store_that_fails_costs_the_rest_of_the_body(tmp_path: Path) -> None:
     assert request.data == b"x" * 1_000
     assert request.text("truncated") == "true"
     assert (tap.stored, tap.failed) == (0, 1)
+    shown = {metric.name: metric.samples[0].value for metric in ClaimCollector(tap).collect()}
+    assert shown == {"sidelight_logger_claims_stored": 0, "sidelight_logger_claims_failed": 1}
 
 
 def test_sampling_agrees_and_is_said() -> None:

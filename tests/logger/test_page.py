@@ -7,6 +7,7 @@ import pytest
 
 from deploy.kafka.ports import free_port
 from logger import page
+from logger.batching.tally import CALLS, BatchCollector, BatchTally
 from logger.courier import Courier
 from logger.lane import Lane
 from logger.outbox import Outbox
@@ -36,7 +37,23 @@ def test_the_page_shows_figures_and_no_payload() -> None:
     assert shown["lanes"][0]["waiting_exchanges"] == 3
     assert shown["lanes"][0]["answers"] == {"200": 1}
     assert "secret-id" not in metrics.text + debug.text
-    assert (health.status_code, lost.status_code) == (200, 404)
+    assert (health.status_code, health.text) == (200, "ok\n")
+    assert (lost.status_code, lost.text) == (404, "expected /metrics, /debug or /healthz\n")
+
+
+def test_the_page_without_a_sink() -> None:
+    """Who only batches has a page, too: what the proxies and the batcher count, and no sink."""
+    lane, tally, port = Lane(1 << 20), BatchTally(), free_port()
+    lane.tally.answered(503)
+    tally.add(CALLS, 3)
+    page.serve("127.0.0.1", port, [lane], [], 2, (BatchCollector(tally),))
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        metrics, debug = client.get("/metrics").text, client.get("/debug").json()
+
+    assert "sidelight_logger_captured_total 0.0" in metrics
+    assert 'sidelight_logger_requests_total{status="503"} 1.0' in metrics
+    assert "sidelight_batcher_calls_total 3.0" in metrics
+    assert (debug["law"], debug["sinks"]) == (True, [])
 
 
 def test_a_taken_port_is_an_error() -> None:
