@@ -18,7 +18,7 @@ import orjson
 from logger.heads import CONTINUE, LAST_CHUNK, Fields, RequestHead, chunk, framing, request_bytes, response_bytes
 from logger.hold import Hold
 from logger.settings import ProxySettings
-from logger.tap import Seen, is_inference
+from logger.tap import Seen, is_inference, is_logged
 from logger.upstream import Pool, Upstream
 
 _HOLD: Final = 64 * 1024
@@ -39,9 +39,13 @@ class Client(Protocol):
     hold: Hold | None
     chosen: Callable[[bytes], bool] | None
     """Sampling: tells of a correlation id whether its call is logged; None logs all."""
+    others: bool
+    """Whether calls to a model's own paths are logged, too."""
     heard: float
     leaving: bool
     """The connection closes after this exchange."""
+    forwarded: bytes
+    """The line that tells the model who asks; empty when the client has no address."""
 
     def write(self, data: bytes) -> None:
         """Send to the client."""
@@ -98,17 +102,19 @@ class Exchange:
         self._held: list[bytes] = []
         self._seen: Seen | None = None
         target, method = head.target, head.method
-        path = _inference(method, target) if len(target) <= _HOLD_PATH else _inference_path(method, target)
-        if path is not None and (client.chosen is None or client.chosen(correlation)):
+        look = _looked_up if len(target) <= _HOLD_PATH else _look_up
+        path, predicts = look(method, target, client.others)
+        # An answer to a call for predictions depends on the call alone, so it may be asked again: see `_again`.
+        self._repeatable = self._length is None and method in _REPEATABLE
+        if path and (client.chosen is None or client.chosen(correlation)):
+            self._repeatable = predicts
             self._seen = Seen(
                 correlation.decode("latin-1"), method.decode("latin-1"), path, head.fields, time.time_ns() // 1000
             )
 
     def start(self) -> None:
         """Send the head, on an idle connection or on a new one."""
-        # A model's answer to an inference call depends on the call alone, so it may be asked again: see `_again`.
-        repeatable = self._seen is not None or (self._length is None and self._head.method in _REPEATABLE)
-        upstream = self._pool.idle(0.0 if repeatable else self._client.heard - _STALE_S)
+        upstream = self._pool.idle(0.0 if self._repeatable else self._client.heard - _STALE_S)
         if upstream is not None:
             self._reused = True
             self._send_head(upstream)
@@ -326,7 +332,10 @@ class Exchange:
         self._upstream = upstream
         upstream.serve(self, self._client.heard, head_only=self._head.method == b"HEAD")
         expect = self._expect and not self._continued
-        head = request_bytes(self._head, self._correlation, self._length, chunked=self._chunked, expect=expect)
+        head = request_bytes(
+            self._head, self._correlation, self._length, chunked=self._chunked, expect=expect,
+            forwarded=self._client.forwarded,
+        )  # fmt: skip
         if self._held:
             held, self._held = self._held, []
             head = b"".join((head, *map(chunk, held))) if self._chunked else b"".join((head, *held))
@@ -349,14 +358,14 @@ class Exchange:
         A connection that was idle may have been closed by the model just when the request was sent. So: it had been
         used before, not a byte of an answer came, all that was sent is still here, and the call may be repeated.
         """
-        seen = self._seen
-        if not self._reused or self._retried or self.over or self._client.transport.is_closing():
+        seen, again = self._seen, self._repeatable and self._reused and not self._retried
+        if not again or self.over or self._client.transport.is_closing():
             return False
         if seen is not None:
             if seen.request.truncated:
                 return False
             self._held = list(seen.request.chunks)
-        elif self._head.method not in _REPEATABLE or self.received:
+        elif self.received:
             return False
         self._retried = True
         self._held_bytes = self.received
@@ -410,13 +419,14 @@ def refusal(status: int, body: bytes, correlation: bytes | None, *, content: boo
     return head + body if content else head
 
 
-def _inference_path(method: bytes, target: bytes) -> str | None:
+def _look_up(method: bytes, target: bytes, others: bool) -> tuple[str, bool]:  # noqa: FBT001 - for the cache
+    """Give the path of a call that is logged, "" of any other, and whether it is one for predictions."""
     path = target.partition(b"?")[0].decode("latin-1")
-    return path if is_inference(method, path) else None
+    return (path, is_inference(method, path)) if is_logged(method, path, others=others) else ("", False)
 
 
 # The same few targets come again and again.
-_inference = lru_cache(maxsize=1024)(_inference_path)
+_looked_up = lru_cache(maxsize=1024)(_look_up)
 _HOLD_PATH: Final = 512
 
 

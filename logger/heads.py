@@ -19,8 +19,11 @@ _HOP: Final = frozenset({
     b"transfer-encoding", b"upgrade", b"http2-settings",
 })  # fmt: skip
 _WRITTEN: Final = _HOP | {b"content-length", b"expect", b"x-request-id"}
+_FORWARDED: Final = b"x-forwarded-for"
 # Behind CGI-like interfaces `-` and `_` are one: content_length would be a second Content-Length.
-_DROPPED: Final = _WRITTEN | {name.replace(b"-", b"_") for name in _WRITTEN}
+_DROPPED: Final = _WRITTEN | {name.replace(b"-", b"_") for name in (*_WRITTEN, _FORWARDED)}
+_DROPPED_CHAINED: Final = _DROPPED | {_FORWARDED}
+_ADDRESS: Final = len(_FORWARDED) + len(b": ")
 # A sender may not ask to have these dropped: a message without them means something else, here or in the log.
 _KEPT: Final = frozenset({
     b"host", b"content-type", b"content-encoding", b"authorization", b"keep-alive", b"close", b"traceparent",
@@ -60,8 +63,8 @@ class RequestHead:
     def __init__(self, method: bytes, target: bytes, version: str, fields: Fields) -> None:
         self.first: dict[bytes, bytes] = dict(reversed(fields))
         """Each field's first value."""
-        if b"connection" in self.first:
-            fields = _without_named(fields)
+        if b"connection" in self.first and len(kept := _without_named(fields)) < len(fields):
+            fields, self.first = kept, dict(reversed(kept))
         self.method, self.version, self.fields = method, version, fields
         self.target = target
         """In origin form, or `*`."""
@@ -189,12 +192,38 @@ def without_upgrade(head: RequestHead) -> bytes:
     return b"".join((*lines, b"\r\n"))
 
 
+def forwarded_line(address: str) -> bytes:
+    """Write what tells the model who asks; once for a connection."""
+    # A socket for both families gives an IPv4 address in the form of the other.
+    return b"%b: %b\r\n" % (_FORWARDED, (address.removeprefix("::ffff:") if "." in address else address).encode())
+
+
 def request_bytes(
-    head: RequestHead, correlation: bytes, length: int | None, *, chunked: bool, expect: bool = False
+    head: RequestHead,
+    correlation: bytes,
+    length: int | None,
+    *,
+    chunked: bool,
+    expect: bool = False,
+    forwarded: bytes = b"",
 ) -> bytes:
-    """Write the head that goes to the model; `expect` when the client waits for the model's word."""
+    """Write the head that goes to the model.
+
+    Args:
+        head: what came; it has passed `judge`.
+        correlation: the request's id.
+        length: bytes of content, None when there is none or nobody knows.
+        chunked: the content comes in chunks.
+        expect: the client waits for the model's word.
+        forwarded: `forwarded_line` of the client; empty when it has no address.
+    """
     lines = [b"%b %b HTTP/1.1\r\nx-request-id: %b\r\n" % (head.method, head.target, correlation)]
-    lines += [b"%b: %b\r\n" % item for item in head.fields if item[0] not in _DROPPED]
+    dropped = _DROPPED
+    if forwarded:
+        if _FORWARDED in head.first:
+            forwarded, dropped = _chain(head, forwarded), _DROPPED_CHAINED
+        lines.append(forwarded)
+    lines += [b"%b: %b\r\n" % item for item in head.fields if item[0] not in dropped]
     if b"host" not in head.first:
         lines.append(b"host: localhost\r\n")
     if expect:
@@ -202,6 +231,14 @@ def request_bytes(
     # Section 7.6.3: after all that came with the request.
     lines.append(b"via: %b sidelight\r\n%b\r\n" % (head.version.encode(), framing(length, chunked=chunked)))
     return b"".join(lines)
+
+
+def _chain(head: RequestHead, forwarded: bytes) -> bytes:
+    """Put who asks behind those that it asks for, all in one field, as KServe's agent does."""
+    before = head.first[_FORWARDED]
+    if len(head.first) < len(head.fields):
+        before = b", ".join([value for name, value in head.fields if name == _FORWARDED and value])
+    return b"%b: %b, %b" % (_FORWARDED, before, forwarded[_ADDRESS:]) if before else forwarded
 
 
 def response_bytes(

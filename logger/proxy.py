@@ -24,7 +24,7 @@ import orjson
 from logger.exchange import STALL_QUEUE, Exchange, refusal
 from logger.grpc.front import Front
 from logger.grpc.preface import Doorway
-from logger.heads import Fields, Refusal, RequestHead, head_size, judge, wants_only_h2c, without_upgrade
+from logger.heads import Fields, Refusal, RequestHead, forwarded_line, head_size, judge, wants_only_h2c, without_upgrade
 from logger.hold import Hold
 from logger.lane import CONNECTIONS, RETRIED, Tally
 from logger.outlet import Outlet, Turn
@@ -134,6 +134,7 @@ class Connection(Outlet):
         super().__init__(proxy.turn)
         self._proxy = proxy
         self.capture, self.hold, self.chosen = proxy.capture, proxy.hold, proxy.chosen
+        self.others = proxy.settings.log_other
         self.heard = time.monotonic()
         self.leaving = proxy.draining
         self._max_head, self._max_headers = proxy.settings.max_head, proxy.settings.max_headers
@@ -165,15 +166,19 @@ class Connection(Outlet):
         self._stuck: tuple[float, int] | None = None
         """Since when the client reads nothing, and how much is waiting for it."""
         self._address = ""
+        self.forwarded = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's contract
         self.transport = transport
         proxy, settings = self._proxy, self._proxy.settings
         proxy.connections.add(self)
+        peer = transport.get_extra_info("peername")
+        if peer and not isinstance(peer, str):
+            self.forwarded = forwarded_line(peer[0])
         if len(proxy.connections) > settings.max_connections:
             self._turn_away(Refusal(503, "too many connections"))
         elif settings.max_per_address:
-            self._address = str((transport.get_extra_info("peername") or ("",))[0])
+            self._address = str((peer or ("",))[0])
             proxy.addresses[self._address] += 1
             if proxy.addresses[self._address] > settings.max_per_address:
                 self._turn_away(Refusal(429, "too many connections from this address"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from logger.heads import Fields, RequestHead, end_to_end, judge, origin, request_bytes
+from logger.heads import Fields, RequestHead, end_to_end, forwarded_line, judge, origin, request_bytes
 
 HOST = (b"host", b"h")
 
@@ -26,6 +26,7 @@ def head(
         (head((b"transfer-encoding", b"chunked"), version="1.0"), 400),
         (head(host=False), 400),
         (head(HOST), 400),
+        (head(HOST, (b"connection", b"x-hop"), (b"x-hop", b"1")), 400),
         (head((b"transfer-encoding", b"gzip, chunked")), 501),
         (head((b"transfer-encoding", b"chunked"), (b"transfer-encoding", b"chunked")), 501),
         (head((b"transfer-encoding", b"chunked"), (b"content-length", b"3")), 400),
@@ -94,3 +95,50 @@ def test_names_that_some_servers_take_for_ours_stay_behind(name: bytes) -> None:
     text = request_bytes(head((name, b"5")), b"id", 3, chunked=False)
 
     assert name + b": 5" not in text
+
+
+@pytest.mark.parametrize(
+    ("came", "told"),
+    [
+        ([], b"192.0.2.1"),
+        ([(b"x-forwarded-for", b"10.0.0.1, 10.0.0.2")], b"10.0.0.1, 10.0.0.2, 192.0.2.1"),
+        (
+            [(b"x-forwarded-for", b"10.0.0.1"), (b"a", b"b"), (b"x-forwarded-for", b"10.0.0.2")],
+            b"10.0.0.1, 10.0.0.2, 192.0.2.1",
+        ),
+        ([(b"x-forwarded-for", b"")], b"192.0.2.1"),
+        ([(b"x-forwarded-for", b""), (b"x-forwarded-for", b"10.0.0.2")], b"10.0.0.2, 192.0.2.1"),
+        ([(b"a", b"b"), (b"a", b"c"), (b"x-forwarded-for", b"10.0.0.1")], b"10.0.0.1, 192.0.2.1"),
+        ([(b"connection", b"x-forwarded-for"), (b"x-forwarded-for", b"10.0.0.1")], b"192.0.2.1"),
+        ([(b"x_forwarded_for", b"10.0.0.1")], b"192.0.2.1"),
+    ],
+)
+def test_the_model_is_told_who_asks(came: Fields, told: bytes) -> None:
+    """As behind KServe's agent: the client's address stands at the end of one X-Forwarded-For, behind what it holds."""
+    text = request_bytes(head(*came), b"id", None, chunked=False, forwarded=forwarded_line("192.0.2.1"))
+    lines = [line for line in text.split(b"\r\n") if b"forwarded" in line]
+
+    assert lines == [b"x-forwarded-for: " + told]
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [("192.0.2.1", b"192.0.2.1"), ("2001:db8::1", b"2001:db8::1"), ("::ffff:192.0.2.1", b"192.0.2.1")],
+)
+def test_an_address_is_written_as_others_write_it(address: str, told: bytes) -> None:
+    """No brackets, no port; an IPv4 address that came through a socket for both families is one."""
+    assert forwarded_line(address) == b"x-forwarded-for: %b\r\n" % told
+
+
+def test_who_has_no_address_changes_nothing() -> None:
+    """Behind a unix socket there is nobody to name: the field goes on as it came."""
+    text = request_bytes(head((b"x-forwarded-for", b"10.0.0.1")), b"id", None, chunked=False)
+
+    assert text.count(b"x-forwarded-for: 10.0.0.1\r\n") == 1
+
+
+def test_what_connection_names_is_gone_everywhere() -> None:
+    """The fields by name are those that are left: who looks one up sees what the model sees."""
+    found = head((b"connection", b"ce-id, x-hop"), (b"ce-id", b"evil"), (b"x-hop", b"1"), (b"a", b"b"))
+
+    assert found.first == dict(found.fields) == {b"host": b"h", b"connection": b"ce-id, x-hop", b"a": b"b"}

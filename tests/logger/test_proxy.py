@@ -263,6 +263,31 @@ def test_a_head_has_no_content() -> None:
     run(model, test)
 
 
+@pytest.mark.parametrize(
+    ("came", "told"),
+    [(b"", b"127.0.0.1"), (b"X-Forwarded-For: 192.0.2.1\r\n", b"192.0.2.1, 127.0.0.1")],
+)
+def test_the_model_is_told_who_asks(came: bytes, told: bytes) -> None:
+    """Each request of a connection carries the client's address, as behind KServe's agent; the log has what came."""
+    heads: list[bytes] = []
+
+    async def model(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            heads.append(await head_of(reader))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async def test(bench: Bench) -> None:
+        call = PREDICT + came + b"Content-Length: 0\r\n"
+        await bench.exchange(call + b"\r\n", call + b"Connection: close\r\n\r\n")
+
+        assert len(heads) == len(bench.seen) == 2
+        for head, seen in zip(heads, bench.seen, strict=True):
+            assert head.count(b"x-forwarded-for: " + told + b"\r\n") == head.lower().count(b"forwarded") == 1
+            assert [name for name, _ in seen.request_fields].count(b"x-forwarded-for") == bool(came)
+
+    run(model, test)
+
+
 def test_only_inference_is_logged() -> None:
     """Metadata, probes and metrics pass, and make no events."""
 

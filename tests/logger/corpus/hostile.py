@@ -330,6 +330,7 @@ def _hosts() -> Iterator[bytes]:
     for first, second in ((b"h", b"h"), (b"h", b"evil"), (b"", b"h"), (b"h", b"")):
         yield LINE + b"Host: %b\r\nHost: %b\r\n" % (first, second) + rest
         yield LINE + b"Host: %b\r\nX: y\r\nhost: %b\r\n" % (first, second) + rest
+        yield LINE + b"Host: %b\r\nHost: %b\r\nConnection: x\r\nX: y\r\n" % (first, second) + rest
     for value in (
         b"", b" ", b"a b", b"h, evil", b"h/evil", b"h\\evil", b"u@h", b"h?x", b"h#x", b"http://h", b"h:80:80", b"h:x",
         b"[::1]", b"[::1",

@@ -69,7 +69,7 @@ class Published(Case):
 
 def llhttp_cases(folder: Path) -> list[Published]:
     """Read a checkout of llhttp: each case as it is, and aimed at a model, so that it is logged if it passes."""
-    found = []
+    found: list[Published] = []
     for path in sorted(folder.glob("test/request/*.md")):
         text = path.read_text()
         for number, match in enumerate(_CASE.finditer(text)):
