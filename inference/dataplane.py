@@ -1,42 +1,68 @@
-"""The data plane: what every transport (REST now; gRPC, CloudEvents and Kafka) calls, and what knows none of them.
+"""The data plane: what every transport (REST, gRPC, CloudEvents, Kafka) calls, and what knows none of them.
 
-Synchronous and thread-safe: transports call it on worker threads. Next: `inference/repository.py`, then a runtime.
+Each call goes through the batcher, which joins it with others. Transports with an event loop await; those with threads
+of their own block. Next: `inference/batching/batcher.py`, then a runtime.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference import instances
+from inference.batching.batcher import Batcher
+from inference.batching.call import NOTHING_ASKED, Call, Given
+from inference.batching.streaming import Stream
 from inference.batching.terms import USUAL, Terms
-from inference.errors import InferenceError, InvalidInput, ModelNotReady, PredictionFailed
-from inference.metrics import PredictorMetrics, Step
+from inference.errors import InvalidInput, ModelNotReady, PredictionFailed
+from inference.metrics import PredictorMetrics
 from inference.protocol import v1
 from inference.protocol.datatypes import BYTES
 from inference.protocol.errors import ProtocolError
 from inference.protocol.tensors import Tensor
 from inference.protocol.v1 import V1Request
 from inference.protocol.v2 import InferRequest, InferResponse
-from inference.repository import IndexEntry, Repository
-from inference.runtime import Runtime, TensorSpec
-
-log = logging.getLogger(__name__)
+from inference.repository import IndexEntry, Loaded, Repository
+from inference.runtime import Answer, Asked, Runtime, TensorSpec
+from inference.settings import ServerSettings
 
 T = TypeVar("T")
+Gone = Callable[[], Awaitable[None]]
+"""Returns when a client has gone away."""
+
+_DEFAULTS = ServerSettings()
 
 
 class DataPlane:
     """Predicts, and describes the models."""
 
-    def __init__(self, repository: Repository, metrics: PredictorMetrics) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        metrics: PredictorMetrics,
+        settings: ServerSettings = _DEFAULTS,
+        enter: Callable[[], None] | None = None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            repository: the models.
+            metrics: the process's.
+            settings: how many threads there are, and how much may wait for them.
+            enter: called in each worker thread before its first call, which is after the models were loaded.
+        """
         self._repository = repository
         self.metrics = metrics
+        self.batcher = Batcher(
+            repository, metrics, threads=settings.threads, queue=settings.queue, queue_bytes=settings.queue_bytes,
+            timeout_s=settings.timeout_s, yielding_every=settings.yielding_every, enter=enter,
+        )  # fmt: skip
         self.draining = False
         """Set when the process is about to end: nothing is ready any more, but requests are still answered."""
 
@@ -49,24 +75,17 @@ class DataPlane:
             ModelNotFound, ModelNotReady: see `inference/repository.py`.
             InvalidInput: tensors that do not fit the model, or an output that it does not have.
             PredictionFailed: the model itself failed.
+            Overloaded: too much is waiting; its `retry_after_s` says when to come again.
+            DeadlineExceeded: not done in time.
         """
-        del terms
-        inputs = _arrays(request.inputs)
-        with self._repository.using(model, version) as loaded:
-            outputs = self._predict(model, "v2", loaded.runtime, inputs)
-            answered = loaded.version
-        chosen = _chosen(outputs, tuple(output.name for output in request.outputs))
-        return InferResponse(model_name=model, model_version=answered, id=request.id, outputs=_tensors(chosen))
+        call, version = self._v2(model, lambda: request, lambda response, _: response, version, terms)
+        response: InferResponse = self.batcher.run_blocking(call, version)
+        return response
 
     async def infer_async(
         self, model: str, request: InferRequest, version: str | None = None, terms: Terms = USUAL
     ) -> InferResponse:
-        """Answer a V2 request from an event loop; cancelled, the call leaves the queue. Raises what `infer` raises.
-
-        Raises:
-            Overloaded: too much is waiting; its `retry_after_s` says when to come again.
-            DeadlineExceeded: not done in time.
-        """
+        """Answer a V2 request from an event loop; cancelled, the call leaves the queue. Raises what `infer` raises."""
         return await self.answer_async(model, lambda: request, lambda response, _request: response, version, terms)
 
     async def answer_async(
@@ -76,40 +95,74 @@ class DataPlane:
         encode: Callable[[InferResponse, InferRequest], T],
         version: str | None = None,
         terms: Terms = USUAL,
+        gone: Gone | None = None,
     ) -> T:
-        """Do the same for a request that is yet to be read: `decode` and `encode` run on the worker thread."""
+        """Do the same for a request that is yet to be read: `decode` and `encode` run on the worker thread.
 
-        def work() -> T:
-            request = decode()
-            return encode(self.infer(model, request, version, terms), request)
+        Args:
+            model: its name.
+            decode: gives the request.
+            encode: takes the response and the request, gives whatever this call is to give.
+            version: of the model, or an alias; None: as the model's rollout says.
+            terms: of the caller.
+            gone: returns when the client has gone away, for transports that do not cancel.
+        """
+        call, version = self._v2(model, decode, encode, version, terms)
+        answer: T = await self.batcher.run(call, version, gone)
+        return answer
 
-        return await asyncio.to_thread(work)
-
-    def predict_v1(self, model: str, request: V1Request) -> list[Any]:
+    def predict_v1(self, model: str, request: V1Request, terms: Terms = USUAL) -> list[Any]:
         """Answer a V1 request with one prediction per instance. Raises what `infer` raises."""
-        inputs = instances.arrays(request)
-        with self._repository.using(model) as loaded:
-            outputs = self._predict(model, "v1", loaded.runtime, inputs)
-        return instances.predictions(outputs)
+        call, version = self._v1(model, lambda: request, lambda predictions, _version: predictions, terms)
+        predictions: list[Any] = self.batcher.run_blocking(call, version)
+        return predictions
 
-    def explain_v1(self, model: str, body: bytes) -> Mapping[str, Any]:
+    async def answer_v1_async(
+        self,
+        model: str,
+        decode: Callable[[], V1Request],
+        encode: Callable[[list[Any], str], T],
+        terms: Terms = USUAL,
+        gone: Gone | None = None,
+    ) -> T:
+        """Answer a V1 request; `encode` takes the predictions and the version that made them. See `answer_async`."""
+        call, version = self._v1(model, decode, encode, terms)
+        answer: T = await self.batcher.run(call, version, gone)
+        return answer
+
+    async def explain_v1_async(
+        self, model: str, body: Callable[[], bytes], terms: Terms = USUAL, gone: Gone | None = None
+    ) -> Mapping[str, Any]:
         """Have a model that explains itself answer a V1 explain call. Raises what `infer` raises.
 
         Raises:
             Unsupported: the model does not explain itself.
         """
-        with self._repository.using(model) as loaded:
-            if type(loaded.runtime).explain is Runtime.explain:
-                # The model's not being one that explains comes before anything about the body.
-                return loaded.runtime.explain(V1Request(instances=[]))
-            request = v1.decode_request(body)
-            try:
-                return loaded.runtime.explain(request)
-            except InferenceError:
-                raise
-            except Exception as exc:
-                log.exception("model %s failed to explain", model)
-                raise PredictionFailed(f"{type(exc).__name__} : {exc}") from exc
+        version = self._version(model, None, terms)
+        call = self._call(model, terms, alone=lambda loaded: _explained(loaded.runtime, body))
+        explained: Mapping[str, Any] = await self.batcher.run(call, version, gone)
+        return explained
+
+    async def generate_async(
+        self, model: str, prompt: str, parameters: Mapping[str, Any], version: str | None = None, terms: Terms = USUAL
+    ) -> AsyncIterator[str]:
+        """Have a model that makes text answer piece by piece. Raises, at the first piece, what `infer` raises.
+
+        Closed or cancelled, the model stops after the piece that it is at. A reader who is slow holds it up.
+
+        Raises:
+            Unsupported: the model makes no text.
+        """
+        stream = Stream(lambda loaded: loaded.runtime.generate(prompt, parameters))
+        call = self._call(model, terms, alone=stream.produce)
+        version = self._version(model, version, terms)
+        async with contextlib.aclosing(stream.pieces(self.batcher.run(call, version))) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def close(self) -> None:
+        """Drop what waits. Called once nobody asks any more."""
+        self.batcher.close()
 
     def ready(self) -> bool:
         """Say whether new clients should be sent here."""
@@ -158,19 +211,113 @@ class DataPlane:
         """Give the metrics label for a name that a client sent."""
         return model if model in self._repository else "unknown"
 
-    def _predict(
-        self, model: str, protocol: str, runtime: Runtime, inputs: Mapping[str, NDArray[Any]]
-    ) -> dict[str, NDArray[Any]]:
+    def _v2(
+        self,
+        model: str,
+        decode: Callable[[], InferRequest],
+        encode: Callable[[InferResponse, InferRequest], Any],
+        version: str | None,
+        terms: Terms,
+    ) -> tuple[Call, str | None]:
+        work = _V2Work(model, decode, encode)
+        version = self._version(model, version, terms, _V2Work(model, decode, encode).given)
+        return self._call(model, terms, work.given, work.finish), version
+
+    def _v1(
+        self,
+        model: str,
+        decode: Callable[[], V1Request],
+        encode: Callable[[list[Any], str], Any],
+        terms: Terms,
+    ) -> tuple[Call, str | None]:
+        def given() -> Given:
+            return instances.arrays(decode()), NOTHING_ASKED
+
+        def finish(answer: Answer, loaded: Loaded) -> Any:  # noqa: ANN401 - whatever encode gives
+            return encode(instances.predictions(answer.outputs), loaded.version)
+
+        version = self._version(model, None, terms, given)
+        return self._call(model, terms, given, finish), version
+
+    def _call(
+        self,
+        model: str,
+        terms: Terms,
+        decode: Callable[[], Given] | None = None,
+        finish: Callable[[Answer, Loaded], Any] | None = None,
+        *,
+        alone: Callable[[Loaded], Any] | None = None,
+    ) -> Call:
+        return Call(model, decode, finish, alone=alone, terms=terms, timeout_s=self.batcher.timeout_s)
+
+    def _version(
+        self, model: str, version: str | None, terms: Terms, decode: Callable[[], Given] | None = None
+    ) -> str | None:
+        """Ask the model's rollout who answers, and send the shadows their copies."""
+        choice = self._repository.choose(model, version, terms.key, terms.headers)
+        if decode is not None:
+            for shadow in choice.shadows:
+                self._shadow(model, shadow, terms, decode)
+        return choice.version
+
+    def _shadow(self, model: str, version: str, terms: Terms, decode: Callable[[], Given]) -> None:
+        call = self._call(
+            model, replace(terms, yielding=True, protocol="shadow"), decode, lambda _answer, _loaded: None
+        )
+        call.failed = partial(self._shadow_failed, model, version)
         try:
-            with self.metrics.timed(Step.PREDICT, model):
-                outputs = runtime.predict(inputs)
-        except InferenceError:
-            raise
-        except Exception as exc:
-            log.exception("model %s failed to predict", model)
-            raise PredictionFailed(f"{type(exc).__name__} : {exc}") from exc
-        self.metrics.predicted(model, protocol, instances.row_count(outputs))
-        return outputs
+            self.batcher.start(call, version)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the caller's own answer must not suffer
+            self._shadow_failed(model, version, exc)
+
+    def _shadow_failed(self, model: str, version: str, error: BaseException) -> None:
+        self.metrics.shadow_failed(model, version, type(error).__name__)
+
+
+class _V2Work:
+    """The V2 side of one call."""
+
+    __slots__ = ("_decode", "_encode", "_model", "_request")
+
+    def __init__(
+        self, model: str, decode: Callable[[], InferRequest], encode: Callable[[InferResponse, InferRequest], Any]
+    ) -> None:
+        self._model, self._decode, self._encode = model, decode, encode
+
+    def given(self) -> Given:
+        """Read the request."""
+        self._request = request = self._decode()
+        return _arrays(request.inputs), _asked(request)
+
+    def finish(self, answer: Answer, loaded: Loaded) -> Any:  # noqa: ANN401 - whatever encode gives
+        """Write the response."""
+        return self._encode(_response(self._model, loaded.version, self._request, answer), self._request)
+
+
+def _explained(runtime: Runtime, body: Callable[[], bytes]) -> Mapping[str, Any]:
+    if type(runtime).explain is Runtime.explain:
+        # The model's not being one that explains comes before anything about the body.
+        return runtime.explain(V1Request(instances=[]))
+    return runtime.explain(v1.decode_request(body()))
+
+
+def _response(model: str, version: str, request: InferRequest, answer: Answer) -> InferResponse:
+    chosen = _chosen(answer.outputs, tuple(output.name for output in request.outputs))
+    return InferResponse(
+        model_name=model,
+        model_version=version,
+        id=request.id,
+        outputs=_tensors(chosen, answer.output_parameters),
+        parameters=answer.parameters,
+    )
+
+
+def _asked(request: InferRequest) -> Asked:
+    inputs = {tensor.name: tensor.parameters for tensor in request.inputs if tensor.parameters}
+    if not (inputs or request.parameters or request.outputs):
+        return NOTHING_ASKED
+    outputs = {output.name: output.parameters for output in request.outputs}
+    return Asked(parameters=request.parameters, inputs=inputs, outputs=outputs)
 
 
 def _arrays(tensors: tuple[Tensor, ...]) -> dict[str, NDArray[Any]]:
@@ -193,16 +340,16 @@ def _texts(tensor: Tensor) -> NDArray[Any]:
     return texts.reshape(tensor.shape)
 
 
-def _chosen(outputs: dict[str, NDArray[Any]], wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+def _chosen(outputs: Mapping[str, NDArray[Any]], wanted: tuple[str, ...]) -> Mapping[str, NDArray[Any]]:
     unknown = [name for name in wanted if name not in outputs]
     if unknown:
         raise InvalidInput(f"outputs: unknown {unknown}; the model gives {list(outputs)}")
     return {name: outputs[name] for name in wanted} if wanted else outputs
 
 
-def _tensors(outputs: dict[str, NDArray[Any]]) -> tuple[Tensor, ...]:
+def _tensors(outputs: Mapping[str, NDArray[Any]], parameters: Mapping[str, Mapping[str, Any]]) -> tuple[Tensor, ...]:
     try:
-        return tuple(Tensor.of(name, array) for name, array in outputs.items())
+        return tuple(Tensor.of(name, array, parameters.get(name, {})) for name, array in outputs.items())
     except (ProtocolError, TypeError) as exc:
         raise PredictionFailed(f"the model's output has no V2 form: {exc}") from exc
 

@@ -8,6 +8,7 @@ InferenceError
 ├── Overloaded          the queue is full: retry later
 │   └── Postponed       full for calls that yield to users': explainers, synthetic calls, batch jobs
 ├── DeadlineExceeded    no answer in time: retry later
+├── ClientGone          the client went away before its answer was ready
 ├── BodyTooLarge        a request body above the cap
 ├── BodyTooSlow         a request body that did not arrive in time
 ├── PredictionFailed    the model itself failed
@@ -67,6 +68,13 @@ class DeadlineExceeded(InferenceError):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"no answer within {seconds:g} s; retry later")
         self.seconds = seconds
+
+
+class ClientGone(InferenceError):
+    """Nobody waits for the answer any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the client went away")
 
 
 class BodyTooLarge(InferenceError):

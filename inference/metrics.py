@@ -1,87 +1,174 @@
-"""The predictor's Prometheus metrics: KServe's histograms under their own names, and counters of ours.
+"""The predictor's Prometheus metrics: KServe's histograms under their own names, and metrics of ours.
 
-Labels come from closed sets: a name that no model carries is counted as `unknown`.
+Labels come from closed sets: a name that no model carries is counted as `unknown`, and beyond the first thousand models
+the rest share the label `other`, because each model's histograms are a hundred lines of the page.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from enum import StrEnum
-from functools import lru_cache
-from typing import TypeVar
+import threading
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+from inference.batching.call import Call
 
-M = TypeVar("M", Counter, Histogram)
+_SECONDS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+_SIZES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+_MOST_MODELS: Final = 1_000
+OTHER: Final = "other"
+
+_HISTOGRAMS: Final = {
+    "request_preprocess_seconds": ("Decoding the body.", _SECONDS),
+    "request_predict_seconds": ("The model's own time; joined calls share it.", _SECONDS),
+    "request_postprocess_seconds": ("Encoding the answer.", _SECONDS),
+    "sidelight_predictor_queue_seconds": ("From a call's arrival to a thread.", _SECONDS),
+    "sidelight_predictor_batch_rows": ("Rows that were predicted on at once.", _SIZES),
+    "sidelight_predictor_batch_calls": ("Calls that were predicted on at once.", _SIZES),
+    "sidelight_predictor_compute_seconds": ("A batch's prediction.", _SECONDS),
+}
 
 
-class Step(StrEnum):
-    """The timed steps of a request, by KServe's names."""
+class _Histogram:
+    """Observations in buckets. Guarded by the lock of the metrics: the library's own takes one for each observation."""
 
-    PREPROCESS = "preprocess"
-    """Decoding the body."""
-    PREDICT = "predict"
-    POSTPROCESS = "postprocess"
-    """Encoding the answer."""
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def told(self) -> tuple[list[tuple[str, float]], float]:
+        """Give cumulative buckets by their upper bounds, and the sum."""
+        bounds = [*map(str, self._bounds), "+Inf"]
+        return list(zip(bounds, map(float, accumulate(self._counts)), strict=True)), self._sum
 
 
-class PredictorMetrics:
+class _Model:
+    """What is known of one model."""
+
+    __slots__ = ("batch_calls", "batch_rows", "compute", "histograms", "postprocess", "predict", "preprocess", "queue")
+
+    def __init__(self) -> None:
+        self.histograms = {name: _Histogram(bounds) for name, (_, bounds) in _HISTOGRAMS.items()}
+        (
+            self.preprocess, self.predict, self.postprocess, self.queue,
+            self.batch_rows, self.batch_calls, self.compute,
+        ) = self.histograms.values()  # fmt: skip
+
+
+class PredictorMetrics(Collector):
     """One process's metrics. Thread-safe."""
 
     def __init__(self, in_progress: Callable[[], float]) -> None:
         self._registry = CollectorRegistry()
-        self._steps = {
-            step: Histogram(
-                f"request_{step}_seconds", f"{step} request latency", ("model_name",),
-                registry=self._registry, buckets=_SECONDS,
-            )
-            for step in Step
-        }  # fmt: skip
-        self._requests = Counter(
-            "sidelight_predictor_requests", "Inference requests answered, by HTTP status.",
-            ("model_name", "protocol", "status", "synthetic"), registry=self._registry,
-        )  # fmt: skip
+        self._lock = threading.Lock()
+        self._models: dict[str, _Model] = {}
+        self._rows: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._requests: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
         self._errors = Counter(
             "sidelight_predictor_errors", "Inference requests refused or failed, by kind of error.",
             ("model_name", "error"), registry=self._registry,
         )  # fmt: skip
-        self._rows = Counter(
-            "sidelight_predictor_rows", "Rows predicted.", ("model_name", "protocol"), registry=self._registry
-        )
+        self._shadows = Counter(
+            "sidelight_predictor_shadow_errors", "Copies of requests that a shadow version failed on.",
+            ("model_name", "version", "error"), registry=self._registry,
+        )  # fmt: skip
         gauge = Gauge("sidelight_predictor_in_progress", "Calls that run or wait.", registry=self._registry)
         gauge.set_function(in_progress)
-        # The library looks labels up under a lock and by text; there are few of them, so each is looked up once.
-        self._child = lru_cache(maxsize=None)(_labelled)
+        self._registry.register(self)
 
-    @contextmanager
-    def timed(self, step: Step, model: str) -> Iterator[None]:
-        """Time one step of a request."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._child(self._steps[step], model).observe(time.perf_counter() - start)
+    @property
+    def registry(self) -> CollectorRegistry:
+        """The registry, for what others have to show on the same page."""
+        return self._registry
+
+    def predicted(self, calls: Sequence[Call], rows: int) -> None:
+        """Take note of calls that were predicted on together: the batcher's observer."""
+        first = calls[0]
+        with self._lock:
+            model = self._model(first.model)
+            model.batch_rows.observe(rows)
+            model.batch_calls.observe(len(calls))
+            model.compute.observe(first.compute_s)
+            for call in calls:
+                model.queue.observe(call.started - call.arrived)
+                model.preprocess.observe(call.decode_s)
+                model.predict.observe(call.compute_s)
+                model.postprocess.observe(call.finish_s)
+                self._rows[self._label(call.model), call.terms.protocol] += call.rows or rows
+
+    def unread(self, call: Call) -> None:
+        """Take note of a call that could not be decoded: the batcher's observer, too."""
+        with self._lock:
+            self._model(call.model).preprocess.observe(call.decode_s)
 
     def answered(self, model: str, protocol: str, status: int, *, synthetic: bool) -> None:
         """Count an answer."""
-        self._child(self._requests, model, protocol, str(status), "true" if synthetic else "false").inc()
+        with self._lock:
+            self._requests[self._label(model), protocol, str(status), "true" if synthetic else "false"] += 1
 
     def failed(self, model: str, error: str) -> None:
         """Count an error by its class."""
-        self._child(self._errors, model, error).inc()
+        with self._lock:
+            label = self._label(model)
+        self._errors.labels(label, error).inc()
 
-    def predicted(self, model: str, protocol: str, rows: int) -> None:
-        """Count predicted rows."""
-        self._child(self._rows, model, protocol).inc(rows)
+    def shadow_failed(self, model: str, version: str, error: str) -> None:
+        """Count a copy of a request that failed."""
+        with self._lock:
+            label = self._label(model)
+        self._shadows.labels(label, version, error).inc()
 
     def page(self) -> bytes:
         """Write the page in Prometheus' text format."""
         return generate_latest(self._registry)
 
+    def collect(self) -> Iterator[Metric]:
+        """Give what is counted here rather than by the library. Called by the registry."""
+        with self._lock:
+            models = {
+                name: {key: kept.told() for key, kept in model.histograms.items()}
+                for name, model in self._models.items()
+            }
+            rows, requests = dict(self._rows), dict(self._requests)
+        for key, (text, _) in _HISTOGRAMS.items():
+            family = HistogramMetricFamily(key, text, labels=("model_name",))
+            for name, told in models.items():
+                family.add_metric((name,), *told[key])
+            yield family
+        yield _counter("sidelight_predictor_rows", "Rows predicted.", ("model_name", "protocol"), rows)
+        yield _counter(
+            "sidelight_predictor_requests", "Inference requests answered, by HTTP status.",
+            ("model_name", "protocol", "status", "synthetic"), requests,
+        )  # fmt: skip
 
-def _labelled(metric: M, *labels: str) -> M:
-    return metric.labels(*labels)
+    def _model(self, name: str) -> _Model:
+        label = self._label(name)
+        model = self._models.get(label)
+        if model is None:
+            model = self._models[label] = _Model()
+        return model
+
+    def _label(self, name: str) -> str:
+        return name if name in self._models or len(self._models) < _MOST_MODELS else OTHER
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...], counts: Mapping[Any, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, count in counts.items():
+        family.add_metric(values, count)
+    return family

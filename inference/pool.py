@@ -1,8 +1,10 @@
-"""Runs predictions on a bounded number of threads, with a bounded number waiting. Called from one event loop.
+"""Runs what is slow and predicts nothing, such as loading a model, on a bounded number of threads.
+
+A bounded number of calls waits. Called from one event loop.
 
 What does not fit is refused at once; what is late is given up, but its thread counts as taken until it is free again.
-So the work in the process never exceeds the bound, however many clients lose patience. Own threads instead of
-`concurrent.futures`: one wake-up per call instead of several, which is what small models are measured by.
+So the work in the process never exceeds the bound, however many clients lose patience. Predictions have threads of
+their own, see `inference/batching/batcher.py`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ import uvicorn
 
 from inference.dataplane import DataPlane
 from inference.metrics import PredictorMetrics
-from inference.pool import ComputePool
 from inference.repository import Repository
 from inference.rest.app import application
 from inference.settings import ServerSettings
@@ -28,14 +27,12 @@ class PredictorServer(uvicorn.Server):
     """One process that serves a repository. `run()` blocks until a signal ends it."""
 
     def __init__(self, repository: Repository, settings: ServerSettings) -> None:
-        self._pool = ComputePool(
-            threads=settings.threads, queue=settings.queue, timeout_s=settings.timeout_s, enter=_one_native_thread
-        )
-        self._plane = DataPlane(repository, PredictorMetrics(lambda: self._pool.in_progress))
+        metrics = PredictorMetrics(lambda: self._plane.batcher.in_progress)
+        self._plane = DataPlane(repository, metrics, settings, enter=_one_native_thread)
         self._settings = settings
         self._asked: float | None = None
         config = uvicorn.Config(
-            application(self._plane, settings, self._pool),
+            application(self._plane, settings),
             host=settings.host, port=settings.port, loop="uvloop", http="httptools", ws="none",
             log_config=None, log_level="warning", access_log=False, server_header=False, lifespan="on",
             timeout_keep_alive=settings.keep_alive_s, timeout_graceful_shutdown=max(1, round(settings.drain_s)),
@@ -56,13 +53,13 @@ class PredictorServer(uvicorn.Server):
             return
         self._asked = time.monotonic()
         self._plane.draining = True
-        log.info("draining: %d requests in progress", self._pool.in_progress)
+        log.info("draining: %d requests in progress", self._plane.batcher.in_progress)
 
     async def on_tick(self, counter: int) -> bool:
         """End the drain when its time has come; uvicorn asks every tenth of a second."""
         if self._asked is not None:
             waited = time.monotonic() - self._asked
-            idle = self._pool.in_progress == 0 and waited >= self._settings.drain_delay_s
+            idle = self._plane.batcher.in_progress == 0 and waited >= self._settings.drain_delay_s
             self.should_exit = self.should_exit or idle or waited >= self._settings.drain_s
         return await super().on_tick(counter)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,9 @@ from inference.errors import ModelLoadFailed
 
 SETTINGS_FILE: Final = "sidelight.json"
 """Ours alone: `model.json` is XGBoost's, `model-settings.json` is MLServer's."""
+
+
+_LONGEST_WAIT_MS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +103,10 @@ class ServerSettings:
     """Requests that compute at the same time. More than the cores only makes them wait for each other."""
     queue: int = 256
     """Requests that may wait for a thread. Full: 503 with Retry-After at once, because a late answer helps nobody."""
+    queue_bytes: int = 256 * 1024 * 1024
+    """Bytes of bodies that may wait. Full: the same, unless nothing else waits."""
+    yielding_every: int = 8
+    """Every so many-th turn goes to calls that yield, while users' calls wait, too: they come slowly, but they come."""
     timeout_s: float = 60.0
     """From the body's arrival to the answer. A prediction that runs on is not interrupted, but keeps its place."""
     body_timeout_s: float = 60.0
@@ -130,24 +138,90 @@ def read_model_settings(directory: Path) -> ModelSettings:
         raise ModelLoadFailed(f"{path}: no valid JSON: {exc}") from exc
     if not isinstance(given, dict):
         raise ModelLoadFailed(f"{path}: expected a JSON object, got {type(given).__name__}")
-    known = tuple(each.name for each in fields(ModelSettings))
-    values = {key: _checked(path, key, value, known) for key, value in given.items()}
-    if values.get("datatype", "FP64") not in {"FP32", "FP64"}:
-        raise ModelLoadFailed(f"{path}: datatype: expected FP32 or FP64, got {values['datatype']!r}")
-    return ModelSettings(**values)
+    values = {key: _checked(path, key, value) for key, value in given.items()}
+    settings = ModelSettings(**values)
+    if settings.pad_to and (settings.max_batch or 0) > settings.pad_to[-1]:
+        raise ModelLoadFailed(
+            f"{path}: max_batch: expected at most {settings.pad_to[-1]}, the last of pad_to, got {settings.max_batch}"
+        )
+    return settings
 
 
-def _checked(path: Path, key: str, value: object, known: tuple[str, ...]) -> Any:  # noqa: ANN401 - JSON
+def _checked(path: Path, key: str, value: object) -> Any:  # noqa: ANN401 - JSON
+    known = [each.name for each in fields(ModelSettings)]
     if key not in known:
         raise ModelLoadFailed(f"{path}: unknown key {key!r}; known: {', '.join(known)}")
-    if key == "features":
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise ModelLoadFailed(f"{path}: features: expected a list of names, got {value!r}")
-        return tuple(value)
-    if key == "options":
-        if not isinstance(value, dict):
-            raise ModelLoadFailed(f"{path}: options: expected an object, got {value!r}")
-        return value
+    try:
+        return _READERS.get(key, _text)(value)
+    except ValueError as exc:
+        raise ModelLoadFailed(f"{path}: {key}: {exc}, got {value!r}") from None
+
+
+def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise ModelLoadFailed(f"{path}: {key}: expected a text, got {value!r}")
+        raise ValueError("expected a text")
     return value
+
+
+def _datatype(value: object) -> str:
+    if value not in {"FP32", "FP64"}:
+        raise ValueError("expected FP32 or FP64")
+    return str(value)
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError("expected a list of names")
+    return tuple(value)
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("expected an object")  # noqa: TRY004 - as for every other value that does not fit
+    return value
+
+
+def _whole(value: object, least: int = 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"expected a whole number from {least} up")
+    return value
+
+
+def _milliseconds(value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= _LONGEST_WAIT_MS:
+        raise ValueError(f"expected milliseconds from 0 to {_LONGEST_WAIT_MS}")
+    return float(value)
+
+
+def _sizes(value: object) -> tuple[int, ...]:
+    try:
+        sizes = tuple(_whole(size) for size in value) if isinstance(value, list) else ()
+    except ValueError:
+        sizes = ()
+    if not sizes or any(later <= earlier for earlier, later in pairwise(sizes)):
+        raise ValueError("expected an ascending list of whole numbers from 1 up")
+    return sizes
+
+
+def _queue(value: object) -> QueueLimit:
+    limits = _object(value)
+    known = [each.name for each in fields(QueueLimit)]
+    if unknown := [key for key in limits if key not in known]:
+        raise ValueError(f"unknown key {unknown[0]!r}; known: {', '.join(known)}")
+    try:
+        return QueueLimit(**{key: _whole(limit, 0) for key, limit in limits.items()})
+    except ValueError as exc:
+        raise ValueError(f"calls and bytes: {exc}") from None
+
+
+_READERS: Final[dict[str, Callable[[object], Any]]] = {
+    "datatype": _datatype,
+    "features": _names,
+    "max_batch": _whole,
+    "max_latency_ms": _milliseconds,
+    "options": _object,
+    "pad_to": _sizes,
+    "parallel": _whole,
+    "queue": _queue,
+}
+"""How each key is read; those that do not stand here are texts."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
+
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +19,9 @@ class Terms:
     yielding: bool = False
     """Goes after users' calls, and is the first to be refused: explainers, synthetic calls, batch jobs."""
     key: bytes = b""
-    """What a canary sticks to: the correlation id, or the header that the rollout names."""
+    """What a canary sticks to, unless the rollout names a header: the correlation id."""
+    headers: Mapping[str, str] = field(default_factory=lambda: _NONE)
+    """Of the request; names in lower case, or a mapping that does not mind."""
     size: int = 0
     """Bytes that the call holds while it waits."""
     protocol: str = "v2"

@@ -17,6 +17,7 @@ STATUSES: Final[dict[type[Exception], int]] = {
     errors.ModelNotFound: 404,
     errors.BodyTooSlow: 408,
     errors.BodyTooLarge: 413,
+    errors.ClientGone: 499,
     errors.PredictionFailed: 500,
     errors.ModelLoadFailed: 500,
     UnknownPlugin: 500,
@@ -49,7 +50,7 @@ def refusal(error: Exception) -> Response:
         return json({"error": f"{type(error).__name__} : {error}"}, 500)
     answer = json({"error": str(error)}, status)
     if isinstance(error, _RETRY_LATER):
-        answer.headers["retry-after"] = str(error.retry_after_s if isinstance(error, errors.Overloaded) else 1)
+        answer.headers["retry-after"] = str(getattr(error, "retry_after_s", 1))
     if isinstance(error, _CLOSE):
         # What is left of the body stays unread: the connection cannot be used again.
         answer.headers["connection"] = "close"

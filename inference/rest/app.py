@@ -27,14 +27,14 @@ _MANAGE_TIMEOUT_S = 600.0
 _MANAGE_QUEUE = 16
 
 
-def application(plane: DataPlane, settings: ServerSettings, pool: ComputePool) -> ASGIApp:
-    """Build the application. It owns the pool from now on and closes it at its end."""
+def application(plane: DataPlane, settings: ServerSettings) -> ASGIApp:
+    """Build the application. It closes the data plane at its end."""
     manage = ComputePool(threads=1, queue=_MANAGE_QUEUE, timeout_s=_MANAGE_TIMEOUT_S)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
-        pool.close()
+        plane.close()
         manage.close()
 
     app = FastAPI(
@@ -45,7 +45,7 @@ def application(plane: DataPlane, settings: ServerSettings, pool: ComputePool) -
         redoc_url=None,
         exception_handlers={HTTPException: _no_such_path},
     )
-    calls = Calls(plane, settings, pool, manage)
+    calls = Calls(plane, settings, manage)
     v1, v2 = V1(plane, calls), V2(plane, calls)
     for part in (v2, v1, Management(plane, calls)):
         app.routes.extend(part.router().routes)

@@ -1,55 +1,60 @@
-"""Carries one HTTP request to a worker thread and back: body, deadline, counters, errors, request id."""
+"""Carries one HTTP request to the data plane and back: body, terms, counters, errors, request id."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from inference.dataplane import DataPlane
+from inference.batching.terms import Terms
+from inference.dataplane import DataPlane, Gone
 from inference.pool import ComputePool
 from inference.rest import answers, bodies
+from inference.rest.callers import synthetic, terms_of
 from inference.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID: Final = "x-request-id"
-SYNTHETIC: Final = "x-sidelight-synthetic"
-"""Set by explainers and tests on calls that no user made."""
+_DISCONNECT: Final = "http.disconnect"
 
+Body = Callable[[], bytes]
+"""Gives a request's body, with its content encoding undone: work for a thread, not for the event loop."""
+Inference = Callable[[Request, Body, Terms, Gone], Awaitable[Response]]
 Work = Callable[[Request, bytes], Response]
-"""Decode, predict, encode: runs on a worker thread."""
 
 
 class Calls:
     """What every endpoint goes through."""
 
-    def __init__(self, plane: DataPlane, settings: ServerSettings, predict: ComputePool, manage: ComputePool) -> None:
+    def __init__(self, plane: DataPlane, settings: ServerSettings, manage: ComputePool) -> None:
         self._plane = plane
         self._settings = settings
-        self._predict_pool = predict
         self._manage_pool = manage
 
-    async def infer(self, request: Request, protocol: str, work: Work) -> Response:
+    async def infer(self, request: Request, protocol: str, answer: Inference) -> Response:
         """Run a prediction. Its answer is counted, whatever it is."""
         label = self._plane.label(request.path_params["model"])
         try:
-            answer = await self._carry(request, work, self._predict_pool)
+            sent = await self._body(request)
+            plain = partial(bodies.plain, sent, request.headers.get("content-encoding"), self._settings.max_body)
+            response = await answer(request, plain, terms_of(request, protocol, len(sent)), partial(_gone, request))
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
             self._plane.metrics.failed(label, type(exc).__name__)
-            answer = self._refused(request, exc)
-        synthetic = request.headers.get(SYNTHETIC, "false").lower() not in {"false", "0"}
-        self._plane.metrics.answered(label, protocol, answer.status_code, synthetic=synthetic)
-        return self._tagged(request, answer)
+            response = self._refused(request, exc)
+        is_synthetic = synthetic(dict(request.scope["headers"]))
+        self._plane.metrics.answered(label, protocol, response.status_code, synthetic=is_synthetic)
+        return self._tagged(request, response)
 
     async def manage(self, request: Request, work: Work) -> Response:
         """Run something slow that predicts nothing, such as loading a model, one at a time."""
         try:
-            answer = await self._carry(request, work, self._manage_pool)
+            sent = await self._body(request)
+            answer = await self._manage_pool.run(partial(_worked, request, sent, work, self._settings.max_body))
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
             answer = self._refused(request, exc)
         return self._tagged(request, answer)
@@ -62,10 +67,8 @@ class Calls:
             answer = self._refused(request, exc)
         return self._tagged(request, answer)
 
-    async def _carry(self, request: Request, work: Work, pool: ComputePool) -> Response:
-        limit = self._settings.max_body
-        body = await bodies.read(request, limit=limit, timeout_s=self._settings.body_timeout_s)
-        return await pool.run(partial(_worked, request, body, work, limit))
+    async def _body(self, request: Request) -> bytes:
+        return await bodies.read(request, limit=self._settings.max_body, timeout_s=self._settings.body_timeout_s)
 
     def _refused(self, request: Request, error: Exception) -> Response:
         if answers.status_of(error) is None and not isinstance(error, ClientDisconnect):
@@ -79,5 +82,10 @@ class Calls:
         return answer
 
 
-def _worked(request: Request, body: bytes, work: Work, limit: int) -> Response:
-    return work(request, bodies.plain(body, request.headers.get("content-encoding"), limit))
+def _worked(request: Request, sent: bytes, work: Work, limit: int) -> Response:
+    return work(request, bodies.plain(sent, request.headers.get("content-encoding"), limit))
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != _DISCONNECT:
+        pass

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from inference.dataplane import DataPlane
+from inference.batching.terms import Terms
+from inference.dataplane import DataPlane, Gone
 from inference.errors import ModelNotReady
-from inference.metrics import Step
 from inference.protocol import v1
 from inference.rest import answers
-from inference.rest.calls import Calls
+from inference.rest.calls import Body, Calls
 from inference.rest.routes import add
 
 
@@ -52,20 +54,21 @@ class V1:
         """Say that the process lives."""
         return self._calls.look(request, lambda _: answers.json({"status": "alive"}))
 
-    def _predicted(self, request: Request, body: bytes) -> Response:
-        model = request.path_params["model"]
-        label = self._plane.label(model)
-        with self._plane.metrics.timed(Step.PREPROCESS, label):
-            decoded = v1.decode_request(body)
-        predictions = self._plane.predict_v1(model, decoded)
-        with self._plane.metrics.timed(Step.POSTPROCESS, label):
-            return Response(v1.encode_response(predictions), media_type=answers.JSON)
+    async def _predicted(self, request: Request, body: Body, terms: Terms, gone: Gone) -> Response:
+        return await self._plane.answer_v1_async(
+            request.path_params["model"], lambda: v1.decode_request(body()), _encoded, terms, gone
+        )
 
-    def _explained(self, request: Request, body: bytes) -> Response:
-        return answers.json(dict(self._plane.explain_v1(request.path_params["model"], body)))
+    async def _explained(self, request: Request, body: Body, terms: Terms, gone: Gone) -> Response:
+        model = request.path_params["model"]
+        return answers.json(dict(await self._plane.explain_v1_async(model, body, terms, gone)))
 
     def _readiness(self, request: Request) -> Response:
         model = request.path_params["model"]
         if not self._plane.model_ready(model):
             raise ModelNotReady(model)
         return answers.json({"name": model, "ready": True})
+
+
+def _encoded(predictions: list[Any], _version: str) -> Response:
+    return Response(v1.encode_response(predictions), media_type=answers.JSON)

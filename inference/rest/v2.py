@@ -9,14 +9,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from inference.dataplane import DataPlane
+from inference.batching.terms import Terms
+from inference.dataplane import DataPlane, Gone
 from inference.errors import InvalidInput, ModelNotReady
-from inference.metrics import Step
 from inference.protocol import v2
 from inference.protocol.datatypes import RAW_ONLY
 from inference.protocol.errors import MalformedBody
 from inference.rest import answers
-from inference.rest.calls import Calls
+from inference.rest.calls import Body, Calls
 from inference.rest.routes import add
 
 _LENGTH: Final = "inference-header-content-length"
@@ -78,14 +78,12 @@ class V2:
         """Say whether a model is ready."""
         return self._calls.look(request, self._model_readiness)
 
-    def _inferred(self, request: Request, body: bytes) -> Response:
+    async def _inferred(self, request: Request, body: Body, terms: Terms, gone: Gone) -> Response:
         model, version = _which(request)
-        label = self._plane.label(model)
-        with self._plane.metrics.timed(Step.PREPROCESS, label):
-            decoded = v2.decode_request(body, header_length(request))
-        response = self._plane.infer(model, decoded, version)
-        with self._plane.metrics.timed(Step.POSTPROCESS, label):
-            return _encoded(response, decoded)
+        length = header_length(request)
+        return await self._plane.answer_async(
+            model, lambda: v2.decode_request(body(), length), _encoded, version, terms, gone
+        )
 
     def _readiness(self, _request: Request) -> Response:
         if not self._plane.ready():

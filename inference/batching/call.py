@@ -1,0 +1,155 @@
+"""One call on its way to a model: what is to be done on a worker thread, for whom, and what came of it.
+
+Made by `inference/dataplane.py`; `inference/batching/batcher.py` carries it through its states.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, Final, TypeAlias
+
+from inference.batching.joining import Arrays, rows_of, shape_of
+from inference.batching.terms import USUAL, Terms
+from inference.errors import InferenceError, PredictionFailed
+from inference.protocol.errors import ProtocolError
+from inference.repository import Lease, Loaded
+from inference.runtime import Answer, Asked
+
+Given: TypeAlias = tuple[Arrays, Asked]
+"""A call's inputs, and what else it says."""
+
+NOTHING_ASKED: Final = Asked()
+SYNTHETIC: Final = "synthetic"
+"""The V2 request parameter by which a call says that no user made it, where it has no header for that."""
+
+
+class Urgency(IntEnum):
+    """Which queue a call waits in."""
+
+    USER = 0
+    YIELDING = 1
+
+
+class State(IntEnum):
+    """Where a call is. Changed under the batcher's lock only."""
+
+    WAITING = 0
+    """For its model to be loaded, or for a thread."""
+    RUNNING = 1
+    OVER = 2
+
+
+class Call:
+    """A unit of work: decode, be predicted on together with others, finish. All three on a worker thread.
+
+    With `alone`, none of that: `alone` has the loaded model for itself, as explanations and generated texts want.
+    """
+
+    __slots__ = (
+        "alone", "answer", "arrived", "asked", "compute_s", "deadline", "decode", "decode_s", "error", "failed",
+        "finish", "finish_s", "gate", "inputs", "lane", "lease", "loop", "model", "result", "rows", "shape", "size",
+        "started", "state", "terms", "together", "urgency",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        model: str,
+        decode: Callable[[], Given] | None = None,
+        finish: Callable[[Answer, Loaded], Any] | None = None,
+        *,
+        alone: Callable[[Loaded], Any] | None = None,
+        terms: Terms = USUAL,
+        timeout_s: float = math.inf,
+    ) -> None:
+        self.model, self.decode, self.finish, self.alone, self.terms = model, decode, finish, alone, terms
+        self.urgency = Urgency.YIELDING if terms.yielding else Urgency.USER
+        self.size = terms.size
+        self.arrived = time.monotonic()
+        self.deadline = self.arrived + timeout_s
+        if terms.deadline is not None and terms.deadline < self.deadline:
+            self.deadline = terms.deadline
+        self.state = State.WAITING
+        self.lane: Any = None
+        """The queue that it waits in, once its model is there."""
+        self.lease: Lease | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.answer: asyncio.Future[Any] | None = None
+        self.gate: threading.Lock | None = None
+        """Held until the call is over, for a caller that waits on a thread."""
+        self.failed: Callable[[BaseException], None] | None = None
+        """Told of an error, for a call that nobody waits for. On a worker thread."""
+        self.inputs: Arrays | None = None
+        self.asked = NOTHING_ASKED
+        self.rows = 0
+        """Known once decoded; 0 for a call that cannot be joined."""
+        self.shape: tuple[object, ...] | None = None
+        """Calls of equal shape can be joined."""
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.started = self.decode_s = self.compute_s = self.finish_s = 0.0
+        self.together = 1
+        """How many calls its prediction was for."""
+
+    def abandoned(self) -> bool:
+        """Say whether nobody waits for the answer any more."""
+        return self.answer is not None and self.answer.done()
+
+    def read(self, *, joins_asked: bool) -> None:
+        """Decode, once.
+
+        Args:
+            joins_asked: the runtime looks at what else the call says, so that belongs to its shape.
+        """
+        if self.inputs is not None or self.decode is None:
+            return
+        start = time.monotonic()
+        try:
+            self.inputs, self.asked = self.decode()
+        finally:
+            self.decode_s = time.monotonic() - start
+        # The body goes now, not when the answer does.
+        self.decode = None
+        if self.asked.parameters.get(SYNTHETIC) is True:
+            self.urgency = Urgency.YIELDING
+        self.rows = rows_of(self.inputs)
+        self.shape = shape_of(self.inputs)
+        if joins_asked:
+            self.shape = (*self.shape, self.asked)
+
+    def complete(self, answer: Answer, loaded: Loaded, compute_s: float) -> None:
+        """Encode the answer; what goes wrong is this call's own error."""
+        assert self.finish is not None  # noqa: S101 - calls with `alone` do not come here
+        self.compute_s = compute_s
+        start = time.monotonic()
+        try:
+            self.result = self.finish(answer, loaded)
+        except BaseException as exc:  # noqa: BLE001 - whatever happens, the thread must live on
+            self.error = exc
+        self.finish_s = time.monotonic() - start
+
+    def settle(self) -> None:
+        """Hand the outcome to a waiting event loop. On that loop's thread."""
+        answer = self.answer
+        if answer is None or answer.done():
+            return
+        if self.error is None:
+            answer.set_result(self.result)
+        else:
+            answer.set_exception(presentable(self.error))
+
+
+def presentable(error: BaseException) -> Exception:
+    """Give an error that any caller can bear: SystemExit and its like would end an event loop."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return PredictionFailed(f"{type(error).__name__} : {error}")
+
+
+def expected(error: BaseException) -> bool:
+    """Say whether an error is the domain's own, as opposed to whatever a model may raise."""
+    return isinstance(error, (InferenceError, ProtocolError))

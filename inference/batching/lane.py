@@ -1,0 +1,164 @@
+"""What waits for one loaded model, and what has been learnt about it. Not thread-safe: the batcher's lock guards it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Final
+
+from inference.batching.call import Call, Urgency
+from inference.batching.rate import Rate
+from inference.repository import Loaded
+from inference.runtime import Runtime
+
+_WORTH_SPLITTING_S: Final = 0.002
+"""A batch that takes longer is shared among idle threads; a shorter one costs less than their waking up."""
+_LEARN: Final = 0.2
+_LONGEST_APART: Final = 1_024
+
+
+class Room:
+    """How many calls and bytes may wait, for users and, half as much, for calls that yield."""
+
+    __slots__ = ("_bytes_limits", "_calls_limits", "bytes", "calls")
+
+    def __init__(self, calls: float, size: float) -> None:
+        self._calls_limits = (calls, calls if math.isinf(calls) else (calls + 1) // 2)
+        self._bytes_limits = (size, size / 2)
+        self.calls = [0, 0]
+        self.bytes = [0, 0]
+
+    def fits(self, call: Call, spare: int) -> bool:
+        """Say whether one more may wait; `spare` more may be there for the moment, because threads are free.
+
+        A call that is too big for all the bytes still fits where nothing waits.
+        """
+        kind = call.urgency
+        if self.calls[kind] >= self._calls_limits[kind] + spare:
+            return False
+        return not self.calls[kind] or self.bytes[kind] + call.size <= self._bytes_limits[kind]
+
+    def enter(self, call: Call) -> None:
+        """Count a call that begins to wait."""
+        self.calls[call.urgency] += 1
+        self.bytes[call.urgency] += call.size
+
+    def leave(self, call: Call) -> None:
+        """Count one that ceases to."""
+        self.calls[call.urgency] -= 1
+        self.bytes[call.urgency] -= call.size
+
+
+class Lane:
+    """The queues of one loaded model."""
+
+    __slots__ = (
+        "_apart", "_next_apart", "_queues", "asks", "due", "listed", "max_batch", "pad_to", "parallel", "rate", "room",
+        "rows_per_call", "running", "seconds_per_row", "wait_s",
+    )  # fmt: skip
+
+    def __init__(self, loaded: Loaded, threads: int, calls: float, size: float) -> None:
+        settings, runtime = loaded.settings, loaded.runtime
+        self._queues: tuple[deque[Call], deque[Call]] = (deque(), deque())
+        limit = settings.queue
+        self.room = Room(calls if limit.calls is None else limit.calls, size if limit.bytes is None else limit.bytes)
+        self.pad_to = settings.pad_to
+        self.max_batch = settings.max_batch or runtime.max_batch
+        if self.pad_to and settings.max_batch is None and runtime.max_batch > 1:
+            self.max_batch = self.pad_to[-1]
+        self.wait_s = settings.max_latency_ms / 1_000 if self.max_batch > 1 else 0.0
+        self.parallel = (settings.parallel or threads) if runtime.thread_safe else 1
+        self.asks = type(runtime).answer is not Runtime.answer
+        self.rate = Rate()
+        self.listed = [False, False]
+        """By urgency: whether the batcher has it among those to be served."""
+        self.due = [math.inf, math.inf]
+        """By urgency: when a batch that waits for company goes without it."""
+        self.running = 0
+        self.rows_per_call = 1.0
+        self.seconds_per_row = 0.0
+        self._apart = 0
+        self._next_apart = 1
+
+    def waiting(self, urgency: Urgency) -> bool:
+        """Say whether anything waits."""
+        return bool(self._queues[urgency])
+
+    def open(self) -> bool:
+        """Say whether one more batch may run now."""
+        return self.running < self.parallel
+
+    def full(self, urgency: Urgency) -> bool:
+        """Say whether what waits should make up a whole batch."""
+        return len(self._queues[urgency]) * self.rows_per_call >= self.max_batch
+
+    def push(self, call: Call) -> None:
+        """Put a call at the end of its queue."""
+        self._queues[call.urgency].append(call)
+
+    def push_back(self, calls: list[Call]) -> None:
+        """Put calls that were taken, but found no place in the batch, where they were."""
+        for call in reversed(calls):
+            self._queues[call.urgency].appendleft(call)
+
+    def since(self, urgency: Urgency) -> float:
+        """Say since when the first of a queue waits."""
+        return self._queues[urgency][0].arrived
+
+    def clear(self) -> list[Call]:
+        """Take everything out."""
+        calls = [call for queue in self._queues for call in queue]
+        for queue in self._queues:
+            queue.clear()
+        return calls
+
+    def remove(self, call: Call) -> None:
+        """Take a call out, wherever it stands."""
+        self._queues[call.urgency].remove(call)
+
+    def take(self, urgency: Urgency, idle: int) -> list[Call]:
+        """Take what should make up one batch: the first call and those behind it that go with it."""
+        queue = self._queues[urgency]
+        first = queue.popleft()
+        taken = [first]
+        if self.max_batch == 1 or first.alone is not None or self._keeps_apart():
+            return taken
+        most = self._share(len(queue) + 1, idle)
+        rows = first.rows or self.rows_per_call
+        while queue and len(taken) < most:
+            call = queue[0]
+            rows += call.rows or self.rows_per_call
+            known = call.shape is not None and first.shape is not None
+            if rows > self.max_batch or call.alone is not None or (known and call.shape != first.shape):
+                break
+            taken.append(queue.popleft())
+        return taken
+
+    def learn(self, rows: int, calls: int, compute_s: float) -> None:
+        """Note what a batch was like."""
+        self.rows_per_call += _LEARN * (rows / calls - self.rows_per_call)
+        self.seconds_per_row += _LEARN * (compute_s / rows - self.seconds_per_row)
+
+    def joined(self, *, well: bool) -> None:
+        """Note whether joining worked. After a failure calls stay apart for a while, longer each time."""
+        if well:
+            self._next_apart = 1
+            return
+        self._apart = self._next_apart
+        self._next_apart = min(2 * self._next_apart, _LONGEST_APART)
+
+    def never_join(self) -> None:
+        """Note that the model's outputs are not by rows."""
+        self.max_batch = 1
+        self.pad_to = ()
+
+    def _keeps_apart(self) -> bool:
+        if self._apart:
+            self._apart -= 1
+            return True
+        return False
+
+    def _share(self, calls: int, idle: int) -> int:
+        if idle and calls * self.rows_per_call * self.seconds_per_row > _WORTH_SPLITTING_S:
+            return math.ceil(calls / (1 + idle))
+        return calls

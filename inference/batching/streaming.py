@@ -1,0 +1,60 @@
+"""Brings a text that a model makes piece by piece from the worker thread to the event loop that sends it on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from typing import Any, Final
+
+from inference.repository import Loaded
+
+_AHEAD: Final = 64
+"""Pieces that the model may be ahead of its reader. It waits then, and its thread with it."""
+
+
+class Stream:
+    """One text. `produce` runs on the worker thread, `pieces` on the event loop."""
+
+    def __init__(self, generate: Callable[[Loaded], Iterator[str]]) -> None:
+        """Begin; to be called on the event loop."""
+        self._generate = generate
+        self._loop = asyncio.get_running_loop()
+        self._pieces: asyncio.Queue[str] = asyncio.Queue()
+        self._places = threading.Semaphore(_AHEAD)
+        self._left = threading.Event()
+
+    def produce(self, loaded: Loaded) -> None:
+        """Make the text, until its end or until nobody reads any more."""
+        made = self._generate(loaded)
+        try:
+            for piece in made:
+                self._places.acquire()
+                if self._left.is_set():
+                    return
+                # A loop that has been closed has nobody left who reads.
+                with contextlib.suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
+        finally:
+            if isinstance(made, Generator):
+                made.close()
+
+    async def pieces(self, production: Awaitable[Any]) -> AsyncGenerator[str, None]:
+        """Give the pieces as they come; raises what the model raised after those that it made."""
+        producing = asyncio.ensure_future(production)
+        try:
+            while not producing.done() or not self._pieces.empty():
+                reading = asyncio.ensure_future(self._pieces.get())
+                await asyncio.wait((reading, producing), return_when=asyncio.FIRST_COMPLETED)
+                if reading.done():
+                    self._places.release()
+                    yield reading.result()
+                else:
+                    reading.cancel()
+            await producing
+        finally:
+            self._left.set()
+            # Whoever waits for a place is to see that nobody reads.
+            self._places.release()
+            producing.cancel()

@@ -1,0 +1,53 @@
+"""Reads from an HTTP request's head on which terms its call is to be done."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from starlette.requests import Request
+
+from inference.batching.terms import Terms
+from inference.protocol.errors import MalformedBody
+
+SYNTHETIC: Final = b"x-sidelight-synthetic"
+"""Set by explainers and tests on calls that no user made; they yield to users' calls."""
+TIMEOUTS: Final = (b"x-sidelight-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
+"""How long the caller waits. The second is set by Envoy, on which Istio and so KServe's usual set-up rest."""
+_CORRELATIONS: Final = (b"x-request-id", b"ce-id")
+"""In the logger's order."""
+_NO: Final = frozenset({b"false", b"0"})
+
+
+def terms_of(request: Request, protocol: str, size: int) -> Terms:
+    """Give the terms of a request.
+
+    Raises:
+        MalformedBody: a time limit that is no number.
+    """
+    head = dict(request.scope["headers"])
+    return Terms(
+        deadline=_deadline(head),
+        yielding=synthetic(head),
+        key=next((head[name] for name in _CORRELATIONS if name in head), b""),
+        headers=request.headers,
+        size=size,
+        protocol=protocol,
+        traceparent=head.get(b"traceparent", b"").decode("latin-1"),
+    )
+
+
+def synthetic(head: dict[bytes, bytes]) -> bool:
+    """Say whether no user made the call."""
+    given = head.get(SYNTHETIC)
+    return given is not None and given.lower() not in _NO
+
+
+def _deadline(head: dict[bytes, bytes]) -> float | None:
+    limits = [head[name] for name in TIMEOUTS if name in head]
+    if not limits:
+        return None
+    for limit in limits:
+        if not limit.isdigit():
+            raise MalformedBody(TIMEOUTS[0].decode(), f"expected milliseconds, got {limit.decode('latin-1')!r}")
+    return time.monotonic() + min(map(int, limits)) / 1_000
