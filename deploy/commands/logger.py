@@ -56,6 +56,7 @@ spell = agent.spell
 
 _NICE: Final = 5
 _CLAIMED: Final = 8 << 20
+_BLOCK, _BLOCK_MS = "block", 1_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,13 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " without it nothing is logged",
     )  # fmt: skip
     parser.add_argument(
-        "--outbox", choices=POLICIES, default="drop",
-        help="while a sink is away: drop the newest when memory is full (default), or spool on disk;"
-        " `?outbox=...` in a URL is for that sink",
+        "--outbox", choices=(*POLICIES, _BLOCK), default="drop",
+        help="while a sink is away: drop the newest when memory is full (default), spool on disk, or block: drop, but"
+        " answers wait for it up to --hold-ms first; `?outbox=...` in a URL is for that sink",
     )  # fmt: skip
     parser.add_argument(
         "--hold-ms", type=int, default=0, metavar="N",
-        help="audit mode: the end of an answer waits until its events are safe, at most this long (default: 0, off)",
+        help="audit mode: the end of an answer waits until its events are safe, at most this long (default: 0, off;"
+        " 1000 with --outbox block)",
     )  # fmt: skip
     parser.add_argument("--spool-dir", type=Path, metavar="DIR", help="folder of the spool, for this logger alone")
     parser.add_argument(
@@ -88,6 +90,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grpc-component-port", type=int, default=0, metavar="PORT",
         help="the model's port for gRPC, which is served on --port, too (default: --component-port)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log-other", action="store_true",
+        help="log POSTs to a model's own paths as well; predict, infer, explain, generate, OpenAI's paths always are",
     )  # fmt: skip
     parser.add_argument(
         "--grpc-log-other", action="store_true",
@@ -128,6 +134,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     start_logging(arguments.log_format)
+    if arguments.outbox == _BLOCK:
+        arguments.outbox, arguments.hold_ms = POLICIES[0], arguments.hold_ms or _BLOCK_MS
     agent.name_idle_flags(arguments)
     sinks = destinations(arguments.log_url, arguments.outbox) if arguments.log_url else ()
     if any(sink.policy == "spool" for sink in sinks) and arguments.spool_dir is None:
@@ -137,6 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = ProxySettings(
         host=arguments.host, port=arguments.port, upstream_port=arguments.component_port,
         grpc_upstream_port=arguments.grpc_component_port, grpc_log_other=arguments.grpc_log_other,
+        log_other=arguments.log_other,
         **limits(arguments),
     )  # fmt: skip
     detours = Detours(settings, agent.batch_settings(arguments), agent.readiness_probe(arguments.component_port))

@@ -221,6 +221,16 @@ def test_a_taken_port_ends_the_start() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_block_waits_but_not_for_ever(tmp_path: Path) -> None:
+    """The broker is away: each answer waits for its event as long as it may, then goes out all the same."""
+    with sidecar("127.0.0.1:1", "t", tmp_path, "--outbox", "block", "--hold-ms", "200") as logger:
+        asyncio.run(logger.call(2))
+        held, late = (logger.counted(f"sidelight_logger_{name}_total") for name in ("held", "held_late"))
+
+    assert logger.statuses == [200, 200]
+    assert (held, late) == (2, 2)
+
+
 @pytest.mark.kafka
 def test_large_bodies_and_sampling(kafka: str, topics: Topics, tmp_path: Path) -> None:
     """A body of 3 MB lies in the store, whole; one call of two is logged, both of its events, and says so."""

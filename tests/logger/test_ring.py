@@ -165,7 +165,7 @@ def test_burst_after_quiet_is_whole(burst: int) -> None:
 
 
 def test_room_of_a_new_beginning_comes_back_at_once() -> None:
-    """What a quiet ring leaves behind when it begins anew is free as soon as the reader has looked, not at its release."""
+    """What a quiet ring leaves behind as it begins anew is free as soon as the reader has looked."""
     memory = memoryview(bytearray(PAGE + 64 * PAGE))
     writer, reader = RingWriter(memory, PAGE), RingReader(memory)
     while writer.append([b"y"], 1) and writer.used() < 40 * PAGE:
