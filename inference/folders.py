@@ -130,7 +130,13 @@ class Shelf:
 
 def _is_name(name: str) -> bool:
     # A name from a URL must not lead out of the folder.
-    return not name.startswith((".", "_")) and not name.endswith(_UNFINISHED) and "/" not in name and "\0" not in name
+    return (
+        name != ""
+        and not name.startswith((".", "_"))
+        and not name.endswith(_UNFINISHED)
+        and "/" not in name
+        and "\0" not in name
+    )
 
 
 def _files(path: str, prefix: str, depth: int) -> Iterator[tuple[str, int, int, int]]:

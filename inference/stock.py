@@ -256,15 +256,16 @@ class Stock:
             copy.failures += 1
             pause = self.pause(copy.failures)
             copy.retry_at = time.monotonic() + pause
-            copy.reason = f"{type(error).__name__}: {error}"
+            attempt, reason = copy.failures, f"{type(error).__name__}: {error}"
+            copy.reason = reason
             self.counts.failures += 1
             self._free.notify_all()
         log.warning(
             "model %s version %s cannot be loaded, attempt %d, next in %.1f s at the earliest: %s",
-            copy.model.name, copy.version, copy.failures, pause, copy.reason,
+            copy.model.name, copy.version, attempt, pause, reason,
         )  # fmt: skip
         for done in waiters:
-            done(ModelNotReady(copy.model.name, copy.reason, pause))
+            done(ModelNotReady(copy.model.name, reason, pause))
         return error
 
     def _evict(self, copy: Copy) -> bool:

@@ -1,0 +1,96 @@
+"""Folders of models for tests, and a runtime whose model file says how it behaves.
+
+The file `model.answer` holds a number, which is the prediction for every row; `bad` cannot be loaded. A file `ballast`
+is held in memory. While a file `<folder>.shut` stands beside the folder, loading waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.errors import ModelLoadFailed
+from inference.repository import Repository
+from inference.runtime import Arrays, Runtime, Source
+
+ANSWERING = "tests.inference.shelves:Answering"
+DEADLINE_S = 30.0
+
+
+class Answering(Runtime):
+    """Answers each row with one number."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".answer",)
+    platform: ClassVar[str] = "test_answering"
+    loads: ClassVar[Counter[str]] = Counter()
+    """Folder → attempts to load it."""
+    together: ClassVar[int] = 0
+    most_together: ClassVar[int] = 0
+    lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, number: float, ballast: bytes) -> None:
+        self.number, self.ballast = number, ballast
+        self.unloaded = 0
+
+    @classmethod
+    def load(cls, source: Source) -> Self:
+        """Read the number; wait while the folder is shut."""
+        folder = source.path.parent
+        with cls.lock:
+            cls.loads[str(folder)] += 1
+            cls.together += 1
+            cls.most_together = max(cls.most_together, cls.together)
+        try:
+            text = source.path.read_text()
+            paused = threading.Event()
+            for _ in range(int(DEADLINE_S / 0.002)):
+                if not shut(folder).exists():
+                    break
+                paused.wait(0.002)
+        finally:
+            with cls.lock:
+                cls.together -= 1
+        if text == "bad":
+            raise ModelLoadFailed(f"{source.path}: no number")
+        ballast = folder / "ballast"
+        return cls(float(text), ballast.read_bytes() if ballast.exists() else b"")
+
+    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Give the number for each row."""
+        assert self.unloaded == 0
+        (array,) = inputs.values()
+        return {"output-0": np.full(len(array), self.number)}
+
+    def unload(self) -> None:
+        """Count it."""
+        self.unloaded += 1
+
+    @classmethod
+    def example(cls, directory: Path) -> dict[str, NDArray[Any]]:
+        """Write a number."""
+        write(directory, 1)
+        return {"input-0": np.ones((2, 2))}
+
+
+def write(folder: Path, answer: object) -> Path:
+    """Put a model into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.answer").write_text(str(answer))
+    return folder
+
+
+def shut(folder: Path) -> Path:
+    """Name the file that keeps a folder's model from being loaded."""
+    return folder.parent / f"{folder.name}.shut"
+
+
+def answer(repository: Repository, name: str, version: str | None = None) -> tuple[float, str]:
+    """Predict one row; give the answer and the version that gave it."""
+    with repository.using(name, version) as loaded:
+        outputs = loaded.runtime.predict({"x": np.ones((1, 1))})
+        return float(outputs["output-0"][0]), loaded.version
