@@ -6,14 +6,14 @@ changes but by rounding: JSON knows one kind of number, models many. Next: the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.errors import InvalidInput, ModelLoadFailed, PredictionFailed
+from inference.errors import InvalidInput, ModelLoadFailed
 from inference.protocol.datatypes import BYTES, NUMPY
 from inference.runtime import ANY, Arrays, TensorSpec
 from inference.settings import ModelSettings
@@ -102,18 +102,6 @@ def chosen(given: Sequence[str], settings: ModelSettings, path: object) -> dict[
     if len(served) != 1:
         raise ModelLoadFailed(f"{path}: output_name: the model has several: {', '.join(served)}; choose one by output")
     return {served[0]: settings.output_name}
-
-
-def checked_rows(outputs: Mapping[str, NDArray[Any]], rows: int) -> None:
-    """Hold a model that was given rows to as many in each output.
-
-    Raises:
-        PredictionFailed: it gave others.
-    """
-    for name, array in outputs.items():
-        if array.ndim == 0 or len(array) != rows:
-            shape = list(array.shape)
-            raise PredictionFailed(f"output {name!r}: expected as many rows as the input's {rows}, got shape {shape}")
 
 
 def _table(wanted: Sequence[Wanted], settings: ModelSettings) -> Table | None:

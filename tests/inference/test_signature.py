@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays, integer_dtypes
 from numpy.typing import NDArray
 
-from inference.errors import InvalidInput, ModelLoadFailed, PredictionFailed
+from inference.errors import InvalidInput, ModelLoadFailed
 from inference.runtime import ANY, TensorSpec
 from inference.settings import ModelSettings
-from inference.signature import Signature, Wanted, checked_rows, chosen
+from inference.signature import Signature, Wanted, chosen
 
 _MATRIX = Wanted("x", "FP32", (ANY, 2))
 _PLAIN = ModelSettings()
@@ -150,12 +150,3 @@ def test_chosen_outputs() -> None:
         chosen(["a", "b"], ModelSettings(output="c"), "m")
     with pytest.raises(ModelLoadFailed, match="output_name: the model has several: a, b"):
         chosen(["a", "b"], ModelSettings(output_name="score"), "m")
-
-
-def test_rows_are_counted() -> None:
-    """A model that gives another number of rows than it got is a failure that names the output."""
-    checked_rows({"a": np.zeros((2, 3))}, 2)
-
-    for wrong in (np.zeros((3, 2)), np.float64(1.0)):
-        with pytest.raises(PredictionFailed, match="output 'a': expected as many rows as the input's 2"):
-            checked_rows({"a": np.asarray(wrong)}, 2)

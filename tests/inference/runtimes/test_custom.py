@@ -1,0 +1,235 @@
+"""What only the custom runtime promises: a class's methods, called as they are written, and clear words about them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference.directory import open_model
+from inference.errors import InvalidInput, ModelLoadFailed, PredictionFailed, Unsupported
+from inference.runtime import Asked, Runtime
+from inference.settings import SETTINGS_FILE, Trust
+
+_ROWS = {"x": np.array([[1.0, 2.0], [3.0, 4.0]])}
+
+
+def _model(directory: Path, body: str, settings: str = "{}") -> Runtime:
+    lines = "\n".join(f"    {line}" for line in body.strip("\n").splitlines())
+    (directory / "model.py").write_text(
+        f"import asyncio\nimport threading\nimport numpy as np\n\nclass Model:\n{lines}\n"
+    )
+    (directory / SETTINGS_FILE).write_text(settings)
+    return open_model(directory, Trust(pickle=True), "custom")
+
+
+@pytest.mark.parametrize(
+    "asynchronous", [(), ("preprocess",), ("predict", "load"), ("load", "preprocess", "predict", "postprocess")]
+)
+def test_methods_run_in_order_plain_or_not(tmp_path: Path, asynchronous: tuple[str, ...]) -> None:
+    """load, then preprocess, predict and postprocess, each of them plain or a coroutine."""
+    body = """
+def load(self, directory):
+    self.add = int(directory.is_dir())
+
+def preprocess(self, inputs):
+    return inputs["x"] * 10
+
+def predict(self, rows):
+    return rows.sum(axis=1) + self.add
+
+def postprocess(self, sums):
+    return {"sum": sums, "text": [f"{value:g}" for value in sums]}
+"""
+    for name in asynchronous:
+        body = body.replace(f"def {name}", f"async def {name}")
+    outputs = _model(tmp_path, body).predict(_ROWS)
+
+    assert outputs["sum"].tolist() == [31.0, 71.0]
+    assert outputs["text"].tolist() == ["31", "71"]
+    assert outputs["text"].dtype == object
+
+
+def test_coroutines_of_several_calls_run_at_the_same_time(tmp_path: Path) -> None:
+    """Four calls that wait for each other all end, on a thread that is not their own; plain code takes turns."""
+    meeting = """
+def __init__(self):
+    self.waiting = 0
+    self.together = None
+
+async def predict(self, inputs):
+    self.together = self.together or asyncio.Event()
+    self.waiting += 1
+    if self.waiting == 4:
+        self.together.set()
+    await self.together.wait()
+    return [threading.get_ident()] * 2
+"""
+    runtime = _model(tmp_path, meeting)
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(runtime.predict, [_ROWS] * 4))
+    idents = {int(answer["output-0"][0]) for answer in answers}
+
+    assert runtime.thread_safe
+    assert len(idents) == 1
+    assert threading.get_ident() not in idents
+    assert not _model(tmp_path, "def predict(self, inputs):\n    return [1]").thread_safe
+    assert _model(tmp_path, "thread_safe = True\ndef predict(self, inputs):\n    return [1]").thread_safe
+
+
+_PREDICTS = "def predict(self, inputs): pass"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("pass", r"model\.py: Model: expected a method predict\(self, inputs\), got none"),
+        ("def predict(self): pass", r"Model\.predict: expected predict\(self, inputs\) or .*, got predict\(\)"),
+        ("def predict(self, a, b): pass", r"or predict\(self, inputs, parameters\), got predict\(a, b\)"),
+        ("predict = 3", r"Model\.predict: expected a method, got 3"),
+        ("def predict(self, inputs): yield 1", "expected a method that returns, got one that yields"),
+        (f"def load(self, path): pass\n{_PREDICTS}", r"load\(self\) or load\(self, directory\), got load\(path\)"),
+        (f"def load(self): raise OSError('gone')\n{_PREDICTS}", r"Model\.load: OSError: gone"),
+        (f"async def load(self): raise OSError('gone')\n{_PREDICTS}", r"Model\.load: OSError: gone"),
+        (f"inputs = [{{'name': 'x'}}]\n{_PREDICTS}", r"Model\.inputs: expected a tensor such as"),
+    ],
+)
+def test_wrong_classes_are_refused_at_load(tmp_path: Path, body: str, says: str) -> None:
+    """What cannot work is said when the model loads, with the method, expected and got, not at the first call."""
+    with pytest.raises(ModelLoadFailed, match=says):
+        _model(tmp_path, body)
+
+
+def test_second_arguments_of_its_own_keep_their_default(tmp_path: Path) -> None:
+    """Only an argument called `parameters` gets the request's parameters; they are empty in V1."""
+    runtime = _model(
+        tmp_path,
+        "def preprocess(self, inputs, scale=2):\n    return inputs['x'] * scale\n"
+        "def predict(self, rows, parameters):\n    return rows[:, 0] + parameters.get('add', 0)",
+    )
+
+    assert runtime.predict(_ROWS)["output-0"].tolist() == [2.0, 6.0]
+    assert runtime.answer(_ROWS, Asked(parameters={"add": 5})).outputs["output-0"].tolist() == [7.0, 11.0]
+
+
+@pytest.mark.parametrize(
+    ("gives", "expected"),
+    [
+        ("[1, 2]", {"output-0": [1, 2]}),
+        ("['a', 'b']", {"output-0": ["a", "b"]}),
+        ("[b'a', b'b']", {"output-0": [b"a", b"b"]}),
+        ("np.eye(2)", {"output-0": [[1.0, 0.0], [0.0, 1.0]]}),
+        ("[{'a': 1, 'b': 'x'}, {'a': 2, 'b': 'y'}]", {"a": [1, 2], "b": ["x", "y"]}),
+        ("{'a': [1, 2], 'b': np.zeros((2, 1))}", {"a": [1, 2], "b": [[0.0], [0.0]]}),
+    ],
+)
+def test_what_a_class_may_give(tmp_path: Path, gives: str, expected: dict[str, Any]) -> None:
+    """An array, a list, an object per row, or arrays by output name."""
+    outputs = _model(tmp_path, f"def predict(self, inputs):\n    return {gives}").predict(_ROWS)
+
+    assert {name: array.tolist() for name, array in outputs.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("gives", "says"),
+    [
+        ("None", "output 'output-0': expected one value per row, got None"),
+        ("3", "expected one value per row, got 3"),
+        ("{}", "the model gave no outputs"),
+        ("[[1], [2, 3]]", "expected one shape for all rows"),
+        ("[{'a': 1}, {'b': 1}]", "objects with different keys"),
+        ("[object()]", "expected numbers or text, got object"),
+        ("np.array(['a', 3], object)", "expected numbers or text, got int"),
+    ],
+)
+def test_what_a_class_may_not_give(tmp_path: Path, gives: str, says: str) -> None:
+    """What has no tensor form is the model's failure, with the output's name."""
+    runtime = _model(tmp_path, f"def predict(self, inputs):\n    return {gives}")
+
+    with pytest.raises(PredictionFailed, match=says):
+        runtime.predict(_ROWS)
+
+
+def test_whose_mistake_it_is(tmp_path: Path) -> None:
+    """A ValueError before the prediction is the caller's mistake, during it the model's own failure."""
+    runtime = _model(
+        tmp_path,
+        "def preprocess(self, inputs):\n    return inputs['x'].reshape(1, 4)\n"
+        "def predict(self, rows):\n    return rows[:, 9]",
+    )
+
+    with pytest.raises(InvalidInput, match="cannot reshape"):
+        runtime.predict({"x": np.ones(3)})
+    with pytest.raises(IndexError):
+        runtime.predict(_ROWS)
+    with pytest.raises(InvalidInput, match="at least one row"):
+        runtime.predict({"x": np.ones((0, 2))})
+
+
+def test_declared_inputs_are_held_to(tmp_path: Path) -> None:
+    """A class that declares its tensors gets exactly those, is described by them, and may let calls be joined."""
+    body = """
+inputs = [{"name": "n", "datatype": "INT32", "shape": [-1]}]
+outputs = [{"name": "twice", "datatype": "INT32", "shape": [-1]}]
+max_batch = 16
+
+def predict(self, inputs):
+    return {"twice": inputs["n"] * 2}
+"""
+    runtime = _model(tmp_path, body)
+
+    assert runtime.predict({"instances": np.array([1.0, 2.0])})["twice"].dtype == np.int32
+    assert (runtime.inputs[0].name, runtime.outputs[0].name, runtime.max_batch) == ("n", "twice", 16)
+    with pytest.raises(InvalidInput, match=r"1\.5 does not fit INT32"):
+        runtime.predict({"n": np.array([1.5])})
+
+
+def test_options_act(tmp_path: Path) -> None:
+    """The class is chosen and built by the settings."""
+    (tmp_path / "adders.py").write_text(
+        "class Adder:\n    def __init__(self, add=0):\n        self.add = add\n"
+        "    def predict(self, inputs):\n        return inputs['x'][:, 0] + self.add\n"
+    )
+    (tmp_path / SETTINGS_FILE).write_text(
+        '{"options": {"model": "adders:Adder", "arguments": {"add": 9}}, "output_name": "y"}'
+    )
+
+    assert open_model(tmp_path, Trust(pickle=True), "custom").predict(_ROWS)["y"].tolist() == [10.0, 12.0]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_text_comes_piece_by_piece(tmp_path: Path, asynchronous: bool) -> None:  # noqa: FBT001 - a parameter
+    """A class with `generate` streams, plain or asynchronous, and needs no predict; others say that they do not."""
+    body = (
+        "def generate(self, prompt, parameters):\n    for at in range(parameters['n']):\n        yield f'{prompt}{at} '"
+    )
+    runtime = _model(tmp_path, f"{'async ' if asynchronous else ''}{body}")
+    pieces = runtime.generate("a", {"n": 3})
+
+    assert isinstance(pieces, Iterator)
+    assert list(pieces) == ["a0 ", "a1 ", "a2 "]
+    with pytest.raises(Unsupported, match="generates no text"):
+        _model(tmp_path, "def predict(self, inputs):\n    return [1]").generate("a", {})
+
+
+def test_unload_lets_the_class_clean_up(tmp_path: Path) -> None:
+    """`unload` runs once, plain or not, and the model's thread ends."""
+    runtime = _model(
+        tmp_path,
+        "def load(self, directory):\n    self.path = directory / 'gone'\n"
+        "async def predict(self, inputs):\n    return [1]\n"
+        "async def unload(self):\n    self.path.touch()",
+    )
+    before = set(threading.enumerate())
+    runtime.predict(_ROWS)
+    during = set(threading.enumerate()) - before
+    runtime.unload()
+
+    assert (tmp_path / "gone").exists()
+    assert [thread.name for thread in during] == ["model-Model"]
+    assert not during & set(threading.enumerate())
