@@ -121,6 +121,14 @@ class ServerSettings:
     """How long to keep accepting, not ready, after SIGTERM: until load balancers have noticed."""
     docs: bool = False
     """Serve the interactive API documentation under /docs."""
+    grpc_port: int | None = None
+    """None: no gRPC; 0 takes a free port, named in the log."""
+    grpc_required: bool = False
+    """Whether a port that is taken, or a library that is missing, ends the process instead of only gRPC."""
+    grpc_max_receive: int = 64 * 1024 * 1024
+    """Bytes of a gRPC message, also after decompression; -1: no bound. Beyond: RESOURCE_EXHAUSTED."""
+    grpc_max_send: int = -1
+    """The same for an answer, which the model bounds."""
 
 
 def read_model_settings(directory: Path) -> ModelSettings:

@@ -18,19 +18,17 @@ from inference.settings import ServerSettings, Trust, read_model_settings
 
 log = logging.getLogger(__name__)
 
-HELP = "serve a model over HTTP: KServe V1 and V2 (Open Inference Protocol)"
+HELP = "serve a model over HTTP and gRPC: KServe V1 and V2 (Open Inference Protocol)"
 EXAMPLES = """\
   sidelight predictor --model_name income --model_dir model/ --http_port 8080
   curl -d '{"instances": [[39, 13, 1]]}' localhost:8080/v1/models/income:predict
 """
 _DEFAULTS: Final = ServerSettings()
+_GRPC_PORT: Final = 8081
+"""KServe's."""
 
 # Arguments of KServe's servers that change nothing here; each is answered with one line that says why.
 _WITHOUT_EFFECT: Final = {
-    "grpc_port": "gRPC is not served by this version",
-    "enable_grpc": "gRPC is not served by this version",
-    "grpc_max_send_message_length": "gRPC is not served by this version",
-    "grpc_max_receive_message_length": "gRPC is not served by this version",
     "max_asyncio_workers": "one event loop never computes, so it needs no workers",
     "enable_latency_logging": "latencies are on /metrics",
     "configure_logging": "the log goes to stderr",
@@ -73,10 +71,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout_keep_alive", "--timeout-keep-alive", type=_at_least(1), default=_DEFAULTS.keep_alive_s,
         metavar="SECONDS", help="how long idle connections stay (default: %(default)s)",
     )  # fmt: skip
+    _add_grpc(parser.add_argument_group("gRPC"))
     _add_limits(parser.add_argument_group("limits"))
     accepted = parser.add_argument_group("accepted from KServe, without effect")
     for name, reason in _WITHOUT_EFFECT.items():
         accepted.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), help=reason, metavar="X")
+
+
+def _add_grpc(options: argparse._ArgumentGroup) -> None:
+    for name, kind, default, metavar, text in (
+        ("grpc_port", _at_least(0), None, "PORT", f"default: {_GRPC_PORT}, or any with --http_port 0; 0: any"),
+        ("enable_grpc", _boolean, True, "BOOL", "serve gRPC (default: true)"),
+        ("grpc_max_receive_message_length", _at_least(1), None, "BYTES", "of a request (default: as --max-body)"),
+        ("grpc_max_send_message_length", _at_least(1), None, "BYTES", "of an answer (default: no bound)"),
+    ):
+        words = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+        options.add_argument(*words, type=kind, default=default, metavar=metavar, help=text)
 
 
 def _add_limits(limits: argparse._ArgumentGroup) -> None:
@@ -138,7 +148,19 @@ def _settings(arguments: argparse.Namespace) -> ServerSettings:
         drain_s=arguments.drain_timeout,
         drain_delay_s=arguments.drain_delay,
         docs=arguments.enable_docs_url,
+        grpc_port=_grpc_port(arguments),
+        grpc_required=arguments.grpc_port is not None,
+        grpc_max_receive=arguments.grpc_max_receive_message_length or arguments.max_body,
+        grpc_max_send=arguments.grpc_max_send_message_length or _DEFAULTS.grpc_max_send,
     )
+
+
+def _grpc_port(arguments: argparse.Namespace) -> int | None:
+    if not arguments.enable_grpc:
+        return None
+    if arguments.grpc_port is not None:
+        return int(arguments.grpc_port)
+    return _GRPC_PORT if arguments.http_port else 0
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -1,0 +1,114 @@
+"""`inference.GRPCInferenceService`: messages in, messages out, thin above the data plane.
+
+Messages arrive as bytes and are parsed here, so that what is no message is the caller's error (INVALID_ARGUMENT) and
+not the server's. Next: `inference/grpc/predictions.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from inference.dataplane import DataPlane
+from inference.errors import Unsupported
+from inference.grpc.predictions import Predictions
+from inference.grpc.statuses import refuse
+from inference.pool import ComputePool
+from inference.protocol.errors import MalformedBody
+from inference.protocol.grpc_messages import MESSAGES, SERVICE
+from inference.repository import State
+
+Look = Callable[[Any], Mapping[str, Any]]
+"""A message in, the fields of the answer out."""
+Handler = Callable[[bytes, Any], Awaitable[bytes]]
+
+_EXTENSIONS: Final = ("model_repository_extension", "model_repository")
+"""The first is KServe's word, the second Triton's."""
+
+
+class Service:
+    """The methods over one data plane."""
+
+    def __init__(self, plane: DataPlane, manage: ComputePool) -> None:
+        self._plane = plane
+        self._manage = manage
+        self._predictions = Predictions(plane)
+        self._server = {"name": "sidelight", "version": version("sidelight"), "extensions": _EXTENSIONS}
+
+    def handlers(self) -> Any:  # noqa: ANN401 - grpc has no types
+        """Give the methods as grpc takes them."""
+        looks: dict[str, Look] = {
+            "ServerLive": lambda _: {"live": True},
+            "ServerReady": lambda _: {"ready": self._plane.ready()},
+            "ModelReady": self._model_ready,
+            "ServerMetadata": lambda _: self._server,
+            "ModelMetadata": self._model_metadata,
+        }
+        slow: dict[str, Look] = {
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
+            "RepositoryIndex": self._index,
+        }
+        unary: dict[str, Handler] = {"ModelInfer": self._predictions.unary}
+        unary |= {name: _method(name, work, None) for name, work in looks.items()}
+        unary |= {name: _method(name, work, self._manage) for name, work in slow.items()}
+        methods = {name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in unary.items()}
+        methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._predictions.stream)
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    def _model_ready(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
+        return {"ready": self._plane.model_ready(message.name, message.version or None)}
+
+    def _model_metadata(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
+        return self._plane.model_metadata(message.name, message.version or None)
+
+    def _load(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
+        if message.parameters:
+            raise Unsupported("load: parameters (a configuration or files in the request) are not offered")
+        model = _named(message)
+        self._plane.load(model)
+        return {"model_name": model, "isLoaded": True}
+
+    def _unload(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
+        model = _named(message)
+        self._plane.unload(model)
+        return {"model_name": model, "isUnloaded": True}
+
+    def _index(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
+        entries = [entry for entry in self._plane.index() if entry.state is State.READY or not message.ready]
+        return {
+            "models": [
+                {"name": each.name, "version": each.version or "", "state": each.state.value, "reason": each.reason}
+                for each in entries
+            ]
+        }
+
+
+def _named(message: Any) -> str:  # noqa: ANN401 - messages are made at run time
+    # Triton's field 1 is a repository; where it is KServe's, field 2 is absent.
+    name: str = message.name_in_repository or message.model_name
+    return name
+
+
+def _method(name: str, work: Look, pool: ComputePool | None) -> Handler:
+    """Make a unary method of a function; with a pool, of one that takes its time."""
+    asked, answered = MESSAGES.of(f"{name}Request"), MESSAGES.of(f"{name}Response")
+
+    async def handle(data: bytes, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
+        try:
+            try:
+                message = asked.FromString(data)
+            except DecodeError as exc:
+                raise MalformedBody("message", f"no {name}Request: {exc}") from exc
+            fields = work(message) if pool is None else await pool.run(partial(work, message))
+            answer: bytes = answered(**fields).SerializeToString()
+        except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
+            await refuse(context, name, exc)
+        return answer
+
+    return handle
