@@ -10,8 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from queue import Queue
 from typing import Final
 
@@ -117,27 +116,31 @@ class Lane:
             log.warning("partition %d: its batch did not finish in time; it will be done again", self.partition)
 
     def _work(self) -> None:
-        with self._watched():
-            while True:
-                records, idle_ms = self._next()
-                if not records and idle_ms is None:
-                    break
-                worked = self.runner.work(records, idle_ms)
-                if self._settings.ahead:
-                    self._worked.put(worked)
-                else:
-                    self._finish(worked)
+        self._watched(self._work_on)
         self._worked.put(_END)
 
-    def _deliver(self) -> None:
-        with self._watched():
-            while not isinstance(worked := self._worked.get(), _End):
+    def _work_on(self) -> None:
+        while True:
+            records, idle_ms = self._next()
+            if not records and idle_ms is None:
+                return
+            worked = self.runner.work(records, idle_ms)
+            if self._settings.ahead:
+                self._worked.put(worked)
+            else:
                 self._finish(worked)
+
+    def _deliver(self) -> None:
+        if self._watched(self._deliver_on):
             return
         # Nobody takes what follows, and the other thread must not wait for room.
         self.ask_to_stop()
         while not isinstance(self._worked.get(), _End):
             pass
+
+    def _deliver_on(self) -> None:
+        while not isinstance(worked := self._worked.get(), _End):
+            self._finish(worked)
 
     def _finish(self, worked: Worked | None) -> None:
         if worked is not None:
@@ -145,14 +148,16 @@ class Lane:
         with self._changed:
             self._unfinished -= 1
 
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _watched(self, loop: Callable[[], None]) -> bool:
         try:
-            yield
+            loop()
         except Abandoned as exc:
             log.info("%s", exc)
         except Exception as exc:  # noqa: BLE001 - handed to the host's thread, which ends the worker
             self.failure = exc
+        else:
+            return True
+        return False
 
     def _next(self) -> tuple[Sequence[Record], int | None]:
         with self._changed:

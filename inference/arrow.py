@@ -1,0 +1,158 @@
+"""Arrow columns ↔ V2 tensors, and Arrow IPC streams as bodies of requests and responses. Pure.
+
+A column is a tensor: of shape [rows] for single values, [rows, k] for lists of one length, and so on; the field's
+metadata `shape`, as `inference/columns.py` writes it, tells the shape of flat lists. Used by the Kafka stream and by
+batch prediction.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from inference import columns as cols
+from inference.protocol.datatypes import BYTES
+from inference.protocol.errors import BadTensor, MalformedBody
+from inference.protocol.tensors import Tensor
+
+STREAM: Final = "application/vnd.apache.arrow.stream"
+MAX_STREAM_ROWS: Final = 10_000_000
+"""Most rows of one body: Arrow can say very many in a few bytes."""
+
+
+def decode(body: bytes) -> tuple[Tensor, ...]:
+    """Read an Arrow IPC stream: one tensor for each column.
+
+    Raises:
+        MalformedBody: no Arrow IPC stream, no columns, no rows, or too many.
+        BadTensor: a column whose type has no tensor.
+    """
+    try:
+        with pa.ipc.open_stream(body) as reader:
+            table = reader.read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as exc:
+        raise MalformedBody("body", f"no Arrow IPC stream: {exc}") from exc
+    if not 0 < table.num_rows <= MAX_STREAM_ROWS or not table.num_columns:
+        shape = f"{table.num_columns} columns and {table.num_rows} rows"
+        raise MalformedBody("body", f"expected columns with 1 to {MAX_STREAM_ROWS} rows, got {shape}")
+    if len(set(table.column_names)) != table.num_columns:
+        raise MalformedBody("body", f"expected columns of different names, got {table.column_names[:32]}")
+    return tuple(tensor_of(field, column) for field, column in zip(table.schema, table.columns, strict=True))
+
+
+def encode(tensors: Sequence[Tensor]) -> bytes:
+    """Write tensors of the same number of rows as an Arrow IPC stream.
+
+    Raises:
+        MalformedBody: no values, or tensors that differ in their number of rows.
+    """
+    table = table_of(tensors)
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def table_of(tensors: Sequence[Tensor]) -> pa.Table:
+    """Give tensors of the same number of rows as the columns of a table. Raises what `encode` raises."""
+    columns, _ = cols.of_tensors("", tensors)
+    schema = pa.schema([cols.field_of(name, column) for name, column in columns.items()])
+    return pa.Table.from_arrays([cols.arrow([column]) for column in columns.values()], schema=schema)
+
+
+def tensor_of(field: pa.Field, column: pa.Array | pa.ChunkedArray) -> Tensor:
+    """Give a column as a tensor. A missing number is NaN, and makes whole numbers FP64.
+
+    Raises:
+        BadTensor: a type without a tensor, lists of different lengths, or something missing that has no NaN.
+    """
+    where = f"column {field.name!r}"
+    flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array, shape = _values(flat, where)
+    told = _told_shape(field, where)
+    if told is not None and math.prod(told) == math.prod(shape):
+        shape = told
+    shaped = array.reshape(len(flat), *shape)
+    if shaped.dtype == object:
+        return Tensor(name=field.name, datatype=BYTES, shape=shaped.shape, data=shaped)
+    return Tensor.of(field.name, shaped)
+
+
+def _values(column: Any, where: str) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:  # noqa: ANN401 - pyarrow has no types
+    """Give a column's values, flat, and the shape of one row."""
+    kind = column.type
+    if isinstance(kind, pa.FixedShapeTensorType):
+        tensor = column.to_numpy_ndarray()
+        _refuse_missing(column, where)
+        return tensor.reshape(-1), tensor.shape[1:]
+    if isinstance(kind, pa.BaseExtensionType):
+        return _values(column.storage, where)
+    if pa.types.is_dictionary(kind):
+        return _values(column.dictionary_decode(), where)
+    if pa.types.is_fixed_size_list(kind):
+        _refuse_missing(column, where)
+        values, shape = _values(column.flatten(), where)
+        return values, (kind.list_size, *shape)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _lists(column, where)
+    return _scalars(column, where), ()
+
+
+def _lists(column: Any, where: str) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:  # noqa: ANN401 - as above
+    _refuse_missing(column, where)
+    lengths = np.unique(np.diff(column.offsets.to_numpy()))
+    if len(lengths) > 1:
+        raise BadTensor(where, f"expected lists of one length, got {lengths[:8].tolist()}")
+    values, shape = _values(column.flatten(), where)
+    return values, (int(lengths[0]) if len(lengths) else 0, *shape)
+
+
+def _scalars(column: Any, where: str) -> np.ndarray[Any, Any]:  # noqa: ANN401 - as above
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        _refuse_missing(column, where)
+    elif pa.types.is_decimal(kind) or pa.types.is_null(kind):
+        column = column.cast(pa.float64())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return _texts(column, where)
+    elif pa.types.is_integer(kind) and column.null_count:
+        column = column.cast(pa.float64(), safe=False)
+    array: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
+    return array
+
+
+def _texts(column: Any, where: str) -> np.ndarray[Any, Any]:  # noqa: ANN401 - as above
+    kind = column.type
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    raw = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    if not text and not raw:
+        raise BadTensor(where, f"expected numbers, booleans, texts or lists of them, got {kind}")
+    _refuse_missing(column, where)
+    found = np.empty(len(column), object)
+    found[:] = [value.encode() for value in column.to_pylist()] if text else column.to_pylist()
+    return found
+
+
+def _refuse_missing(column: Any, where: str) -> None:  # noqa: ANN401 - as above
+    if column.null_count:
+        raise BadTensor(where, f"{column.type}: expected a value in every row, {column.null_count} are missing")
+
+
+def _told_shape(field: pa.Field, where: str) -> tuple[int, ...] | None:
+    if not field.metadata or b"shape" not in field.metadata:
+        return None
+    told = field.metadata[b"shape"]
+    try:
+        shape = json.loads(told)
+    except ValueError as exc:
+        raise BadTensor(where, f"metadata 'shape': no JSON: {exc}") from exc
+    if not isinstance(shape, list) or not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise BadTensor(where, f"metadata 'shape': expected a list of sizes, got {shape!r}")
+    return tuple(shape)

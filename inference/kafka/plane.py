@@ -1,0 +1,121 @@
+"""The stage's way to the data plane: calls on threads of their own, so that reading and writing go on meanwhile.
+
+What may pass (not loaded yet, overloaded, late) is `NotNow`, for as long as the operator's patience lasts.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+from inference.batching.terms import Terms
+from inference.dataplane import DataPlane
+from inference.errors import (
+    DeadlineExceeded,
+    InferenceError,
+    ModelNotFound,
+    ModelNotReady,
+    Overloaded,
+    PredictionFailed,
+)
+from inference.kafka.batches import Answered, Outcome
+from inference.kafka.requests import Ask, Envelope
+from inference.kafka.stage import Call, Side
+from inference.protocol.errors import ProtocolError
+from inference.protocol.v1 import V1Request
+from inference.repository import Repository
+from streams.errors import NotNow
+
+MAY_PASS: Final = (ModelNotReady, Overloaded, DeadlineExceeded)
+
+
+class PlaneModels:
+    """`Models` over one data plane, for all partitions."""
+
+    def __init__(
+        self, plane: DataPlane, repository: Repository, *, threads: int = 1, patience_s: float = math.inf
+    ) -> None:
+        self._plane, self._repository, self._patience_s = plane, repository, patience_s
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="stream-call")
+        self._lock = threading.Lock()
+        self._away_since: dict[tuple[str, str | None], float] = {}
+
+    def side(self, ask: Ask) -> Side:
+        """Say with which other requests one may be joined; see `inference.kafka.stage.Models`."""
+        around = ask.envelope
+        choice = self._repository.choose(around.model, around.version, around.correlation.encode(), _headers(around))
+        try:
+            loaded = self._repository.loaded(around.model, choice.version)
+        except ModelNotReady:
+            # Loaded by the first call; until then nobody knows.
+            return Side(choice, 1)
+        return Side(choice, loaded.settings.max_batch or loaded.runtime.max_batch)
+
+    def start(self, call: Call) -> _Answer:
+        """Begin a call."""
+        return _Answer(self, call, self._pool.submit(self._run, call))
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def patient(self, call: Call, error: InferenceError) -> NotNow | None:
+        """Say whether to try again; None when it has been away for too long."""
+        with self._lock:
+            since = self._away_since.setdefault((call.model, call.version), time.monotonic())
+        return NotNow(str(error)) if time.monotonic() - since < self._patience_s else None
+
+    def there(self, call: Call) -> None:
+        """Note that a model has answered."""
+        if self._away_since:
+            with self._lock:
+                self._away_since.pop((call.model, call.version), None)
+
+    def _run(self, call: Call) -> Answered:
+        around = call.around
+        terms = Terms(
+            key=around.correlation.encode(), headers=_headers(around), protocol="kafka",
+            size=len(around.event.data or b""), traceparent=around.event.text("traceparent"),
+            yielding=around.event.text("synthetic") == "true",
+        )  # fmt: skip
+        outcome: Outcome
+        if isinstance(call.request, V1Request):
+            if call.version is not None:
+                raise ModelNotFound(call.model, call.version)
+            outcome = self._plane.predict_v1(call.model, call.request, terms)
+            version = ""
+        else:
+            response = self._plane.infer(call.model, call.request, call.version, terms)
+            outcome, version = response.outputs, response.model_version or ""
+        return Answered(outcome, version, time.time_ns() // 1000)
+
+
+def _headers(around: Envelope) -> dict[str, str]:
+    return {name.lower(): (value or b"").decode("utf-8", "replace") for name, value in around.record.headers}
+
+
+class _Answer:
+    """A call on its thread."""
+
+    def __init__(self, models: PlaneModels, call: Call, future: Future[Answered]) -> None:
+        self._models, self._call, self._future = models, call, future
+
+    def result(self) -> Answered:
+        """Wait; see `inference.kafka.stage.Pending`."""
+        try:
+            answered = self._future.result()
+        except MAY_PASS as exc:
+            not_now = self._models.patient(self._call, exc)
+            if not_now is None:
+                raise
+            raise not_now from exc
+        except (InferenceError, ProtocolError):
+            raise
+        except Exception as exc:
+            # Such as a repository that cannot read a folder: the request must not be taken for poison.
+            raise PredictionFailed(f"{type(exc).__name__} : {exc}") from exc
+        self._models.there(self._call)
+        return answered

@@ -1,0 +1,245 @@
+"""The stage that answers requests: a topic of them in, answers and dead letters out. Pure but for the model.
+
+Records are read, what goes together is one call of the model, and the answers come out in the order of the requests.
+While a call is computed the next requests are read and earlier answers are written. A model that is not ready holds its
+partition back, so that nothing overtakes: the host tries again. Hosts run it once per partition.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from inference.errors import InferenceError
+from inference.kafka.answers import Writer
+from inference.kafka.batches import Answered, Group
+from inference.kafka.requests import Ask, Body, Envelope, Unreadable, envelope, read
+from inference.kafka.settings import StreamSettings
+from inference.protocol.errors import ProtocolError
+from inference.rest.answers import status_of
+from streams.deadletter import dead_letter
+from streams.errors import StreamError
+from streams.stage import Batch, Effects, Output, Record
+
+STAGE: Final = "stream"
+COUNTED: Final = ("in", "answered", "refused", "failed", "unreadable", "rows", "calls")
+"""The counters. Records: in = answered + refused + failed, by the status of the answer: 200, 4xx, 5xx. `unreadable` are
+those of the refused that are dead letters, too. `calls` of models answered the `rows`."""
+_SERVER: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a model is asked."""
+
+    model: str
+    version: str | None
+    request: Body
+    around: Envelope
+    """Of the first request that is joined in it; the others are routed as it is."""
+    rows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Where a request goes: requests of different sides are never joined."""
+
+    which: Hashable
+    limit: int
+    """Most rows that may be joined there; 1 is never."""
+
+
+class Pending(Protocol):
+    """A call under way."""
+
+    def result(self) -> Answered:
+        """Wait for the answer.
+
+        Raises:
+            streams.errors.NotNow: the model is away; the same call may be made again.
+            InferenceError, ProtocolError: there will be no answer.
+        """
+        ...
+
+
+class Models(Protocol):
+    """The way to the models: values in, values out."""
+
+    def side(self, ask: Ask) -> Side:
+        """Say with which other requests one may be joined.
+
+        Raises:
+            InferenceError: no such model or version.
+        """
+        ...
+
+    def start(self, call: Call) -> Pending:
+        """Begin a call; never raises, never waits for the model."""
+        ...
+
+
+class InferenceStage:
+    """A `Stage` for one partition of the request topic."""
+
+    def __init__(self, partition: int, settings: StreamSettings, models: Models) -> None:
+        self._partition, self._settings, self._models = partition, settings, models
+        self._counts = dict.fromkeys(COUNTED, 0)
+
+    def process(self, batch: Batch) -> Effects:
+        """Answer requests; see `streams.stage.Stage`."""
+        if not batch.records:
+            return Effects()
+        turn = _Turn(self._settings, self._models, len(batch.records))
+        for place, record in enumerate(batch.records):
+            turn.take(place, record)
+        outputs = turn.finish()
+        # Only now: a model that is away must leave the state as it was.
+        for name, count in turn.counts.items():
+            self._counts[name] += count
+        return Effects(outputs)
+
+    def snapshot(self) -> bytes:
+        """Give the counters: there is no other state."""
+        return json.dumps(self._counts, separators=(",", ":")).encode()
+
+    def restore(self, state: bytes) -> None:
+        """Take what `snapshot` gave.
+
+        Raises:
+            StreamError: it is no state of this stage.
+        """
+        try:
+            counts = json.loads(state)
+            self._counts = {name: int(counts.get(name, 0)) for name in COUNTED}
+        except (ValueError, AttributeError, TypeError) as exc:
+            raise StreamError(f"state of the inference stage: expected counters, got {state[:40]!r}") from exc
+
+    def counters(self) -> Mapping[str, int]:
+        """Give the counters."""
+        return dict(self._counts)
+
+
+class _Turn:
+    """One batch of records."""
+
+    def __init__(self, settings: StreamSettings, models: Models, records: int) -> None:
+        self._settings, self._models, self._writer = settings, models, Writer(settings)
+        self.counts = dict.fromkeys(COUNTED, 0)
+        self._outputs: list[list[Output]] = [[] for _ in range(records)]
+        self._open: dict[Hashable, Group] = {}
+        self._flying: deque[tuple[Group, Pending]] = deque()
+
+    def take(self, place: int, record: Record) -> None:
+        """Read a record and put it to those that it goes with."""
+        self.counts["in"] += 1
+        around = envelope(record, self._settings)
+        if around.problem is not None:
+            self._unreadable(place, around, around.problem)
+            return
+        ask = None
+        try:
+            ask = read(around)
+            side = self._models.side(ask)
+        except ProtocolError as exc:
+            self._unreadable(place, around, Unreadable("undecodable", str(exc)))
+            return
+        except InferenceError as exc:
+            self._refuse(place, around, exc, around.at_us, ask)
+            return
+        limit = min(side.limit, self._settings.max_rows) if ask.key else 1
+        if limit <= 1:
+            self._launch(_alone(ask, place))
+            return
+        key = (ask.envelope.model, ask.envelope.version, side.which, ask.key)
+        group = self._open.get(key)
+        if group is not None and not group.takes(ask):
+            self._launch(group)
+            group = None
+        if group is None:
+            group = self._open[key] = Group(limit)
+        group.add(ask, place)
+        if group.rows >= limit:
+            self._launch(self._open.pop(key))
+
+    def finish(self) -> tuple[Output, ...]:
+        """Wait for everything; give the outputs in the order of the records."""
+        for group in self._open.values():
+            self._launch(group)
+        self._open.clear()
+        while self._flying:
+            self._land()
+        return tuple(output for outputs in self._outputs for output in outputs)
+
+    def _launch(self, group: Group) -> None:
+        while len(self._flying) >= self._settings.in_flight:
+            self._land()
+        self._flying.append((group, self._models.start(_call(group))))
+
+    def _land(self) -> None:
+        """Wait for the oldest call and write its answers."""
+        group, pending = self._flying.popleft()
+        self.counts["calls"] += 1
+        try:
+            answers = group.split(pending.result())
+        except (InferenceError, ProtocolError) as exc:
+            if len(group.asks) == 1:
+                self._refuse(group.places[0], group.asks[0].envelope, exc, 0, group.asks[0])
+                return
+            answers = None
+        if answers is None:
+            # Somebody's rows spoil it, or nobody knows whose outputs are whose: each by itself.
+            self._one_by_one(group)
+            return
+        for ask, place, answered in zip(group.asks, group.places, answers, strict=True):
+            self._answer(place, ask, answered)
+
+    def _one_by_one(self, group: Group) -> None:
+        for ask, place in zip(group.asks, group.places, strict=True):
+            single = _alone(ask, place)
+            self.counts["calls"] += 1
+            try:
+                answered = self._models.start(_call(single)).result()
+            except (InferenceError, ProtocolError) as exc:
+                self._refuse(place, ask.envelope, exc, 0, ask)
+            else:
+                self._answer(place, ask, answered)
+
+    def _answer(self, place: int, ask: Ask, answered: Answered) -> None:
+        try:
+            outputs = self._writer.answer(ask, answered)
+        except ProtocolError as exc:
+            self._refuse(place, ask.envelope, exc, answered.at_us, ask)
+            return
+        self._outputs[place] = outputs
+        self.counts["answered"] += 1
+        self.counts["rows"] += ask.rows
+
+    def _refuse(self, place: int, around: Envelope, problem: Exception, at_us: int, ask: Ask | None) -> None:
+        status = status_of(problem) or _SERVER
+        self.counts["failed" if status >= _SERVER else "refused"] += 1
+        self._outputs[place] = self._writer.refusal(around, status, str(problem), at_us or around.at_us, ask)
+
+    def _unreadable(self, place: int, around: Envelope, problem: Unreadable) -> None:
+        """Answer, if anybody listens, and keep the record for whoever can tell what it was."""
+        self.counts["refused"] += 1
+        self.counts["unreadable"] += 1
+        answer = self._writer.refusal(around, _UNREADABLE, str(problem), around.at_us)
+        letter = dead_letter(around.record, problem.reason, problem.detail, STAGE, self._settings.deadletter)
+        self._outputs[place] = [*answer, letter]
+
+
+_UNREADABLE: Final = 400
+
+
+def _alone(ask: Ask, place: int) -> Group:
+    group = Group(1)
+    group.add(ask, place)
+    return group
+
+
+def _call(group: Group) -> Call:
+    around = group.asks[0].envelope
+    return Call(around.model, around.version, group.request(), around, group.rows)
