@@ -20,7 +20,7 @@ from inference.batching.batcher import Batcher
 from inference.batching.call import NOTHING_ASKED, Call, Given
 from inference.batching.streaming import Stream
 from inference.batching.terms import USUAL, Terms
-from inference.errors import InvalidInput, ModelNotReady, PredictionFailed
+from inference.errors import InvalidInput, PredictionFailed
 from inference.metrics import PredictorMetrics
 from inference.protocol import v1
 from inference.protocol.datatypes import BYTES
@@ -172,13 +172,9 @@ class DataPlane:
         """Say whether new clients of a model should be sent here.
 
         Raises:
-            ModelNotFound: no such model, or a loaded one has another version.
+            ModelNotFound: no such model, or no such version.
         """
-        try:
-            self._repository.loaded(model, version)
-        except ModelNotReady:
-            return False
-        return not self.draining
+        return self._repository.ready(model, version) and not self.draining
 
     def models(self) -> list[str]:
         """List the models, loaded or not."""

@@ -165,8 +165,14 @@ class Repository:
         Raises:
             ModelNotFound: no model of this name, or no such version.
         """
-        copy, _ = self._copy(name, version)
-        return copy.lease is not None or not (copy.model.stopped or copy.failures)
+        try:
+            copy, number = self._copy(name, version)
+        except ModelNotReady:
+            return False
+        lease = copy.lease
+        if lease is not None and number is not None and number != lease.loaded.version:
+            raise ModelNotFound(name, number)
+        return lease is not None or not (copy.model.stopped or copy.failures)
 
     def lease(self, name: str, version: str | None = None) -> Lease | None:
         """Hold a loaded model; None when it must be loaded first: then `lease_later`. Never waits.
@@ -400,7 +406,7 @@ def _absent(model: Model) -> str:
 
 def _line(model: Model, copy: Copy) -> IndexEntry:
     lease = copy.lease
-    version = lease.loaded.version if lease else copy.version
+    version = copy.known
     if lease is not None:
         return IndexEntry(model.name, version, State.READY, copy.reason or model.reason)
     if copy.busy:

@@ -80,7 +80,8 @@ class Copy:
     """One version of a model, in memory or not. Changed under the repository's lock."""
 
     __slots__ = (
-        "busy", "failures", "fingerprint", "lease", "measured", "model", "reason", "retry_at", "version", "waiters",
+        "busy", "failures", "fingerprint", "known", "lease", "measured", "model", "reason", "retry_at", "version",
+        "waiters",
     )  # fmt: skip
 
     def __init__(self, model: Model, version: str) -> None:
@@ -91,6 +92,8 @@ class Copy:
         self.waiters: list[Done] = []
         self.failures = 0
         self.retry_at = 0.0
+        self.known = version
+        """What it calls itself, where it has no number."""
         self.measured = 0
         self.fingerprint: Fingerprint = ()
 
@@ -202,7 +205,7 @@ class Stock:
             waiters, copy.waiters = copy.waiters, []
             lease.acquire(len(waiters) + 1)
             old, copy.lease = copy.lease, lease
-            copy.fingerprint = fingerprint
+            copy.fingerprint, copy.known = fingerprint, loaded.version
             copy.busy, copy.failures, copy.reason = False, 0, ""
             self.counts.loads += 1
             self._free.notify_all()

@@ -16,7 +16,14 @@ from logger.grpc import methods
 from logger.heads import Fields
 from logger.settings import TapSettings
 from streams import events
-from streams.events import NO_ROWS, REQUEST_TYPE, RESPONSE_TYPE, SYNTHETIC_HEADER, format_time
+from streams.events import (
+    MODEL_VERSION_HEADER,
+    NO_ROWS,
+    REQUEST_TYPE,
+    RESPONSE_TYPE,
+    SYNTHETIC_HEADER,
+    format_time,
+)
 
 _INFERENCE: Final = re.compile(
     r"/v1/models/(?P<v1>[^/:]+):predict$"
@@ -32,6 +39,7 @@ SECRET: Final = frozenset({
     b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"x-api-key", b"x-auth-token", b"x-csrf-token",
 })  # fmt: skip
 _SYNTHETIC: Final = SYNTHETIC_HEADER.encode()
+_ANSWERED_BY: Final = MODEL_VERSION_HEADER.encode()
 _CONTENT: Final = {
     b"content-type": "content-type",
     b"content-encoding": "ce_contentencoding",
@@ -188,6 +196,11 @@ class Tap:
             ("ce_correlationid", key), ("ce_recordedtime", _time(recorded_us)), ("ce_method", seen.method.encode()),
             *_named(seen.path), *seen.attributes,
         ]  # fmt: skip
+        answered_by = next((value for raw, value in seen.response_fields if raw == _ANSWERED_BY), None)
+        if answered_by:
+            # Which version answered counts, not which was asked for: a rollout chooses, and names may be aliases.
+            headers = [header for header in headers if header[0] != "ce_modelversion"]
+            headers.append(("ce_modelversion", _utf8(answered_by)))
         allowed = self._settings.metadata_headers
         metadata: dict[str, list[str]] = {}
         for raw, value in seen.request_fields:

@@ -57,6 +57,9 @@ ENCRYPTION: Final = "encryption"
 ENCRYPTION_KEY: Final = "encryptionkeyid"
 ENCRYPTED_TYPE: Final = "encryptedcontenttype"
 
+MODEL_VERSION_HEADER: Final = "x-sidelight-model-version"
+"""HTTP header, and gRPC metadata, of a predictor's answer: the version that made it, which a rollout chose."""
+
 # HTTP header, and V2 request parameter, that mark an explainer's callback; its events come out `synthetic`.
 SYNTHETIC_HEADER: Final = "x-sidelight-synthetic"
 SYNTHETIC_PARAMETER: Final = "sidelight_synthetic"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import orjson
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from inference import errors
 from inference.protocol.errors import ProtocolError
 from streams.errors import MissingExtra, UnknownPlugin
+from streams.events import MODEL_VERSION_HEADER
 
 STATUSES: Final[dict[type[Exception], int]] = {
     ProtocolError: 400,
@@ -31,6 +33,8 @@ STATUSES: Final[dict[type[Exception], int]] = {
 _RETRY_LATER: Final = (errors.ModelNotReady, errors.Overloaded, errors.DeadlineExceeded)
 _CLOSE: Final = (errors.BodyTooLarge, errors.BodyTooSlow)
 JSON: Final = "application/json"
+_VERSION: Final = MODEL_VERSION_HEADER.encode()
+_TOKEN: Final = re.compile(r"[!-~]+")
 
 
 def status_of(error: Exception) -> int | None:
@@ -41,6 +45,13 @@ def status_of(error: Exception) -> int | None:
 def json(content: Any, status: int = 200) -> Response:  # noqa: ANN401 - whatever JSON can hold
     """Answer with JSON."""
     return Response(orjson.dumps(content), status, media_type=JSON)
+
+
+def versioned(answer: Response, version: str) -> Response:
+    """Name the model version that made an answer, for the logger, whose events carry it."""
+    if version and _TOKEN.fullmatch(version):
+        answer.raw_headers.append((_VERSION, version.encode()))
+    return answer
 
 
 def refusal(error: Exception) -> Response:

@@ -70,5 +70,5 @@ class V1:
         return answers.json({"name": model, "ready": True})
 
 
-def _encoded(predictions: list[Any], _version: str) -> Response:
-    return Response(v1.encode_response(predictions), media_type=answers.JSON)
+def _encoded(predictions: list[Any], version: str) -> Response:
+    return answers.versioned(Response(v1.encode_response(predictions), media_type=answers.JSON), version)

@@ -125,5 +125,7 @@ def _encoded(response: v2.InferResponse, request: v2.InferRequest) -> Response:
             raise InvalidInput(f"output {tensor.name!r}: {tensor.datatype} has no JSON form; ask for binary data")
     body, length = v2.encode_response(response, request.wants_binary)
     if length is None:
-        return Response(body, media_type=answers.JSON)
-    return Response(body, headers={_LENGTH: str(length)}, media_type=_BINARY)
+        answer = Response(body, media_type=answers.JSON)
+    else:
+        answer = Response(body, headers={_LENGTH: str(length)}, media_type=_BINARY)
+    return answers.versioned(answer, response.model_version or "")

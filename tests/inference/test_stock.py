@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,6 @@ from inference.residency import resident_bytes
 from inference.settings import RepositorySettings, Trust
 from tests.inference.serving import eventually
 from tests.inference.shelves import ANSWERING, Answering, answer, shut, write
-
 
 Open: TypeAlias = Callable[..., Repository]
 """Opens the shelf in the test's folder with settings by name."""
@@ -210,7 +208,7 @@ def test_evictions_under_traffic(tmp_path: Path, open_shelf: Open) -> None:
     """Many threads over more models than fit: every prediction meets a loaded model and gets its own answer."""
     for number in range(20):
         (write(tmp_path / f"m{number}", number) / "ballast").write_bytes(bytes(4 * 1024 * 1024))
-    repository = open_shelf(max_memory=resident_bytes() + 64 * 1024 * 1024)
+    repository = open_shelf(max_memory=resident_bytes() + 32 * 1024 * 1024)
 
     def predict(start: int) -> list[bool]:
         return [
@@ -270,14 +268,11 @@ def test_threads_start_with_the_first_load(tmp_path: Path, open_shelf: Open) -> 
     """A repository without loads on demand has no threads; they end with it."""
     write(tmp_path / "m", 1)
     repository = open_shelf()
-    before = _loaders()
+    threads = repository._stock._loads._threads
+    before = len(threads)
     answer(repository, "m")
-    during = _loaders()
+    during = [thread.is_alive() for thread in threads]
     repository.close()
-    eventually(lambda: _loaders() == before, "the threads end")
+    eventually(lambda: not any(thread.is_alive() for thread in threads), "the threads end")
 
-    assert during == before + 1
-
-
-def _loaders() -> int:
-    return sum(thread.name == "load models" for thread in threading.enumerate())
+    assert (before, during) == (0, [True])

@@ -53,6 +53,15 @@ def test_both_events_share_the_correlation_and_nothing_else() -> None:
     assert (request.text("modelname"), request.text("protocol")) == ("m", "v1")
 
 
+@pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v2/models/m/infer", "/v2/models/m/versions/best/infer"])
+def test_events_name_the_version_that_answered(path: str) -> None:
+    """A rollout chooses, and callers say aliases: what counts is the version that the predictor says it was."""
+    exchange = seen(path=path)
+    exchange.response_fields.append((b"x-sidelight-model-version", b"7"))
+
+    assert [event.text("modelversion") for event in events_for(exchange, SETTINGS, AT)] == ["7", "7"]
+
+
 def test_metadata_ignores_case_and_never_holds_credentials() -> None:
     """Allow-listed headers are found however they were written; credentials stay out whatever is listed."""
     request, _ = events_for(
