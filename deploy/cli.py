@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = load(words[0])
         # A command that stands in for another program's takes that one's spelling, too.
         spell = getattr(command, "spell", list)
-        return command.run(_parser(words[0], command).parse_args(spell(words[1:])))
+        return command.run(parser_of(words[0], command).parse_args(spell(words[1:])))
     except ModuleNotFoundError as exc:
         sys.stderr.write(f"sidelight {words[0]}: {_extra_for(words[0], exc)}\n")
         return 2
@@ -79,8 +79,11 @@ def _unknown(word: str) -> str:
     return f"unknown command {word!r}; known: {', '.join(names())}{meant}"
 
 
-def _parser(name: str, command: Command) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser_of(
+    name: str, command: Command, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    """Give a subcommand's parser."""
+    parser = kind(
         prog=f"sidelight {name}",
         description=command.HELP,
         epilog=f"examples:\n{command.EXAMPLES}",

@@ -20,6 +20,7 @@ from deploy.lag import Lag, end_offsets
 from deploy.manifests import ServiceManifest, load_monitors, load_services
 from deploy.runfile import Process, Run, folder, running
 from deploy.supervisor import Supervisor
+from streams.credentials import KafkaSecurity
 from streams.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,12 @@ class LocalSettings:
     drain_s: float = 20.0
     """How long a stop waits for the workers to finish what is in the topics."""
     volumes: dict[str, Path] = field(default_factory=dict)
+    security: KafkaSecurity = field(default_factory=KafkaSecurity)
+    """How `kafka` is reached."""
+    kafka_flags: tuple[str, ...] = ()
+    """The same as words for the processes."""
+    logger_flags: tuple[str, ...] = ()
+    assembler_flags: tuple[str, ...] = ()
 
 
 class LocalRun:
@@ -75,8 +82,9 @@ class LocalRun:
             plan.model_directory(service, self._settings.volumes)
         try:
             kafka = self._settings.kafka or self._start_broker()
-            ensure_topics(kafka, self._topics.declared(self._settings.partitions))
-            before = end_offsets(kafka, self._topics.payloads)
+            access = self._settings.security.properties()
+            ensure_topics(kafka, self._topics.declared(self._settings.partitions), extra=access)
+            before = end_offsets(kafka, self._topics.payloads, extra=access)
             made = self._plan(kafka)
             for program in made.programs:
                 self._supervisor.start(program)
@@ -90,6 +98,7 @@ class LocalRun:
         self.run = Run(
             name=self._settings.name, pid=os.getpid(), kafka=kafka, prefix=self._settings.prefix,
             services=made.services, explainers=made.explainers, payloads_before=before,
+            kafka_flags=self._settings.kafka_flags,
         )  # fmt: skip
         return self._write()
 
@@ -123,6 +132,10 @@ class LocalRun:
             workers=self._settings.workers,
             host=self._settings.host,
             port=self._settings.port,
+            kafka_flags=self._settings.kafka_flags,
+            logger_flags=self._settings.logger_flags,
+            assembler_flags=self._settings.assembler_flags,
+            spools=self._home / "spool",
         )
         return plan.make(self._services, settings, broker.free_port)
 
@@ -158,7 +171,7 @@ class LocalRun:
         run = self.run
         if run is None:
             return
-        lag = Lag(run.kafka, f"{self._settings.prefix}.{group}")
+        lag = Lag(run.kafka, f"{self._settings.prefix}.{group}", extra=self._settings.security.properties())
         deadline = time.monotonic() + self._settings.drain_s
         while lag.records(topic) != 0:
             if time.monotonic() > deadline:

@@ -40,6 +40,14 @@ class PlanSettings:
     """Which stage host runs assembler and detector: native or faust."""
     port: int = 0
     """Where the first service listens; 0 takes a free port."""
+    kafka_flags: tuple[str, ...] = ()
+    """How the broker is reached (TLS, SASL), as words for whoever reaches it."""
+    logger_flags: tuple[str, ...] = ()
+    """Further words for every logger."""
+    assembler_flags: tuple[str, ...] = ()
+    """Further words for the assembler: where it finds what loggers sealed or put away."""
+    spools: Path = Path("spool")
+    """Folder of the loggers' spools, one for each."""
     idle_after: float = 2.0
     """Seconds of silence on a partition after which rows that wait for it are released."""
 
@@ -57,9 +65,12 @@ def make(services: Sequence[ServiceManifest], settings: PlanSettings, free_port:
     """Lay out every process.
 
     Raises:
-        UserError: a storage URI that cannot be served here, or two services of one name.
+        UserError: a storage URI that cannot be served here, two services of one name, or loggers with one spool.
     """
-    programs: list[Program] = [*_workers("assembler", (), settings, free_port)]
+    loggers = sum(service.logger is not None for service in services)
+    if loggers > 1 and any(word.startswith("--spool-dir") for word in settings.logger_flags):
+        raise UserError(f"--logger-flags: --spool-dir is for one logger, not {loggers}; without it each has its own")
+    programs: list[Program] = [*_workers("assembler", settings.assembler_flags, settings, free_port)]
     if settings.monitored:
         monitors = tuple(word for path in settings.files for word in ("--monitor", str(path)))
         programs += _workers("detector", monitors, settings, free_port)
@@ -113,7 +124,7 @@ def _workers(role: str, words: tuple[str, ...], settings: PlanSettings, free_por
         command = _sidelight(
             role, "--kafka", settings.kafka, "--prefix", settings.topics.prefix, "--host", settings.host,
             "--metrics-port", str(metrics), "--idle-after", str(settings.idle_after),
-            "--instance", f"{role}-{index}", *words,
+            "--instance", f"{role}-{index}", *settings.kafka_flags, *words,
         )  # fmt: skip
         ready = _answers(page)
         programs.append(Program(name=f"{role}-{index}", command=command, ready=ready, metrics=page))
@@ -142,6 +153,8 @@ def _logger(service: ServiceManifest, port: int, predictor_port: int, settings: 
         "--component", "predictor", "--metrics-port", str(metrics),
         "--metadata-headers", ",".join(spec.metadata_headers),
         "--metadata-annotations", ",".join(f"{key}={value}" for key, value in kept.items()),
+        "--spool-dir", str(settings.spools / f"{service.namespace}.{service.name}"),
+        *settings.kafka_flags, *settings.logger_flags,
     )  # fmt: skip
     ready = _answers(f"http://{_LOOPBACK}:{port}/v2/models/{service.name}/ready")
     return Program(name=f"logger-{service.name}", command=command, ready=ready, metrics=_page(metrics))

@@ -116,3 +116,27 @@ def test_a_claim_is_mounted_from_a_folder(service: ServiceManifest, tmp_path: Pa
     claimed = replace(service, storage_uri="pvc://models/iris")
 
     assert model_directory(claimed, {"models": tmp_path / "volume"}) == tmp_path / "volume" / "iris"
+
+
+def test_flags_for_the_logger_and_the_broker(service: ServiceManifest) -> None:
+    """Who reads payloads hears how, and who reaches Kafka; what the user says comes after what the YAML leads to."""
+    chosen = settings(
+        kafka_flags=("--kafka-ca-file=/ca",), logger_flags=("--privacy=p", "--log-mode=request"),
+        assembler_flags=("--keys=k",), spools=Path("/spools"),
+    )  # fmt: skip
+    programs = {program.name: program for program in make([service], chosen, ports()).programs}
+
+    assert {name for name, program in programs.items() if "--kafka-ca-file=/ca" in program.command} == {
+        "assembler-0", "detector-0", "logger-iris",
+    }  # fmt: skip
+    assert [name for name, program in programs.items() if "--keys=k" in program.command] == ["assembler-0"]
+    assert programs["logger-iris"].command[-2:] == ("--privacy=p", "--log-mode=request")
+    assert argument(programs["logger-iris"], "--spool-dir") == "/spools/shop.iris"
+
+
+def test_loggers_do_not_share_a_spool(service: ServiceManifest) -> None:
+    """A folder that is named is one logger's: for two the start ends, instead of one going without its disk."""
+    chosen = settings(logger_flags=("--outbox=spool", "--spool-dir=/s"))
+    make([service], chosen, ports())
+    with pytest.raises(UserError, match="--spool-dir is for one logger, not 2"):
+        make([service, replace(service, name="other")], chosen, ports())
