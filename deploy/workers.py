@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -54,6 +55,10 @@ class Host(Protocol):
         """Give the runners of the assigned partitions."""
         ...
 
+    def lags(self) -> dict[int, int]:
+        """Give how many records of each assigned partition are not done, where that is known."""
+        ...
+
 
 def add_worker_arguments(parser: argparse.ArgumentParser, group: str) -> None:
     """Declare what every stage command takes."""
@@ -72,7 +77,27 @@ def add_worker_arguments(parser: argparse.ArgumentParser, group: str) -> None:
     )  # fmt: skip
 
 
-def run_stage(arguments: argparse.Namespace, *, name: str, topic: str, partitions: int, factory: StageFactory) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What one stage wants of its host and publisher that others do not."""
+
+    batch_records: int = 2_000
+    batch_ms: int = 50
+    poll_ms: int = 50
+    ahead: int = 0
+    linger_ms: int = 5
+    compression: str = "lz4"
+    collectors: tuple[Collector, ...] = ()
+    """Further families of the metrics page."""
+
+
+_USUAL: Final = Tuning()
+
+
+def run_stage(
+    arguments: argparse.Namespace, *, name: str, topic: str, partitions: int, factory: StageFactory,
+    tuning: Tuning = _USUAL,
+) -> int:  # fmt: skip
     """Run a stage over an input topic until SIGTERM or SIGINT; give the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     topics = Topics(arguments.prefix)
@@ -89,12 +114,15 @@ def run_stage(arguments: argparse.Namespace, *, name: str, topic: str, partition
                 message_max_bytes=_MESSAGE_MAX,
                 security=security,
                 delivery_timeout_ms=0,
+                linger_ms=tuning.linger_ms,
+                compression=tuning.compression,
             )
         )
         store = KafkaStateStore(arguments.kafka, state.name, publisher, extra=access)
         settings = HostSettings(
             bootstrap=arguments.kafka, topic=topic, group=f"{arguments.prefix}.{arguments.group}",
             instance=arguments.instance, idle_after_s=arguments.idle_after, extra=access,
+            batch_records=tuning.batch_records, batch_ms=tuning.batch_ms, poll_ms=tuning.poll_ms, ahead=tuning.ahead,
         )  # fmt: skip
         runner = RunnerSettings(stage=name, deadletter=topics.deadletter)
         return _host(arguments.host)(settings, runner, factory, publisher, store), publisher
@@ -102,7 +130,8 @@ def run_stage(arguments: argparse.Namespace, *, name: str, topic: str, partition
     worker = _Worker(security, build)
     if arguments.metrics_port:
         registry = CollectorRegistry()
-        registry.register(_StageCollector(name, worker))
+        for collector in (_StageCollector(name, worker), *tuning.collectors):
+            registry.register(collector)
         start_http_server(arguments.metrics_port, addr="127.0.0.1", registry=registry)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
@@ -159,6 +188,10 @@ class _Worker:
         """Give the runners of the partitions that are assigned now."""
         return self._host.runners()
 
+    def lags(self) -> dict[int, int]:
+        """Give how many records of each of them are not done, where that is known."""
+        return self._host.lags()
+
     def _renew(self) -> None:
         self._stamp = self._security.stamp()
         self._host, self._publisher = self._build(self._security.properties())
@@ -207,6 +240,9 @@ class _StageCollector(Collector):
         position = GaugeMetricFamily(
             "sidelight_stage_position", "Offset of the first record not yet done.", labels=("stage", "partition")
         )
+        lag = GaugeMetricFamily(
+            "sidelight_stage_lag", "Records of the input topic that are not yet done.", labels=("stage", "partition")
+        )
         for partition, runner in self._host.runners().items():
             place = str(partition)
             for counter, value in list(runner.counters.stage.items()):
@@ -214,4 +250,6 @@ class _StageCollector(Collector):
             for counter in ("records", "skipped", "outputs", "poisoned", "refused", "retries"):
                 host.add_metric((self._stage, counter, place), getattr(runner.counters, counter))
             position.add_metric((self._stage, place), runner.position or 0)
-        return (total, host, position)
+        for partition, records in self._host.lags().items():
+            lag.add_metric((self._stage, str(partition)), records)
+        return (total, host, position, lag)

@@ -41,6 +41,16 @@ class Topics:
         return f"{self.prefix}.explanations"
 
     @property
+    def requests(self) -> str:
+        """Requests for predictions; the key is the client's, and its order is kept."""
+        return f"{self.prefix}.requests"
+
+    @property
+    def responses(self) -> str:
+        """Their answers, with the key of the request."""
+        return f"{self.prefix}.responses"
+
+    @property
     def deadletter(self) -> str:
         """What nothing can read: the original bytes and headers, and the reason."""
         return f"{self.prefix}.deadletter"
@@ -66,6 +76,11 @@ class Topics:
             Topic(self.explanations, partitions, gzip),
             *(Topic(self.alerts(family), partitions, gzip) for family in FAMILIES),
         )
+
+
+def request_topics(names: tuple[str, ...], partitions: int) -> tuple[Topic, ...]:
+    """Declare topics of requests or answers: any client reads them, so the broker leaves records as they were sent."""
+    return tuple(Topic(name, partitions, {"max.message.bytes": str(16 << 20)}) for name in names)
 
 
 def state_topic(topics: Topics, group: str, partitions: int) -> Topic:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _ATTEMPT_S: Final = 2.0
 _PAUSE_S: Final = 0.05
 _CONFIG_S: Final = 5.0
+_FIND_S: Final = 10.0
 
 
 def ensure_topics(
@@ -60,6 +61,19 @@ def partitions_of(kafka: str, topic: str, timeout_s: float = 10.0, *, extra: Map
     if found is None or not found.partitions:
         raise UserError(f"topic {topic!r} does not exist at {kafka}; create it, or start with `sidelight up`")
     return len(found.partitions)
+
+
+def ensured_partitions(kafka: str, topic: Topic, *, extra: Mapping[str, str] = {}) -> int:
+    """Give how many partitions a topic has; one that is missing is created as declared.
+
+    Raises:
+        UserError: the broker does not answer, or refuses the topic.
+    """
+    found = _metadata(_admin(kafka, extra), kafka, _FIND_S).topics.get(topic.name)
+    if found is not None and found.partitions:
+        return len(found.partitions)
+    ensure_topics(kafka, (topic,), extra=extra)
+    return topic.partitions
 
 
 def risks(asked: Topic, replicas: int, brokers: int, config: Mapping[str, str]) -> list[str]:
