@@ -96,7 +96,7 @@ class TabularRuntime(Runtime):
 
     text: bool = False
     """Whether columns of text are taken."""
-    max_batch: int = 64
+    max_batch: int = 256
 
     def __init__(self, settings: ModelSettings, *, width: int | None, features: tuple[str, ...]) -> None:
         self._table = Table(width=width, features=settings.features or features, datatype=settings.datatype)
