@@ -167,6 +167,8 @@ class Connection(Outlet):
         """Since when the client reads nothing, and how much is waiting for it."""
         self._address = ""
         self.forwarded = b""
+        self.turned_away: Refusal | None = None
+        """Why it is not let in: said when it is known which protocol it speaks, or when it says nothing."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's contract
         self.transport = transport
@@ -195,15 +197,21 @@ class Connection(Outlet):
         if self._current is not None:
             self._current.client_lost()
 
+    def head_begun(self) -> None:
+        """Take the news that a head has begun, though nobody can tell yet of which protocol."""
+        if self._began is None:
+            self._began = time.monotonic()
+
     def give_way(self) -> bool:
-        """Leave the connection to HTTP/2, but for its end; tell whether it was let in at all."""
-        if self._deaf:
+        """Leave the connection to HTTP/2, but for its end; False when it is over already."""
+        if self._deaf and self.turned_away is None:
             return False
         self._proxy.connections.discard(self)
         return True
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
         if self._deaf:
+            self._send_away()
             return
         self.heard = time.monotonic()
         if self._began is None and self._current is None:
@@ -330,7 +338,10 @@ class Connection(Outlet):
     def sweep(self, now: float) -> None:
         """Give up on who was silent for too long."""
         settings, current = self._proxy.settings, self._current
-        if self._closing:
+        if self.turned_away is not None:
+            if now - self.heard > _SWEEP_S:
+                self._send_away()
+        elif self._closing:
             if now > self._gone:
                 self.abort()
         elif self._stuck is not None and self._reads_nothing(now):
@@ -505,12 +516,17 @@ class Connection(Outlet):
         self._leave(unread=True)
 
     def _turn_away(self, refusal_: Refusal) -> None:
-        """Say that there is no room."""
+        """Do not serve a connection: there is no room."""
         if len(self._proxy.connections) > self._proxy.settings.max_connections + _MOST_REFUSALS:
             self._deaf = self._closing = True
             self._proxy.tally.refused(refusal_.status)
             self.abort()
         else:
+            self._deaf, self.turned_away = True, refusal_
+
+    def _send_away(self) -> None:
+        refusal_, self.turned_away = self.turned_away, None
+        if refusal_ is not None:
             self._refuse(refusal_)
 
     def _leave(self, *, unread: bool) -> None:

@@ -10,18 +10,12 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from h2.errors import ErrorCodes
-from h2.events import (
-    ConnectionTerminated,
-    DataReceived,
-    RemoteSettingsChanged,
-    ResponseReceived,
-    StreamReset,
-    TrailersReceived,
-)
-from h2.exceptions import NoAvailableStreamIDError
+from h2.events import ConnectionTerminated, RemoteSettingsChanged, StreamReset
+from h2.exceptions import NoAvailableStreamIDError, ProtocolError
 from h2.settings import SettingCodes
 
 from logger.grpc.call import Call, ServerLink
+from logger.grpc.fields import Head
 from logger.grpc.status import UNAVAILABLE
 from logger.outlet import Turn
 
@@ -47,14 +41,7 @@ class Back(ServerLink):
         self._open = False
         self.leaving = False
         """It serves no further call."""
-        self.on |= {
-            ResponseReceived: self._head,
-            DataReceived: self._data,
-            TrailersReceived: self._trailers,
-            StreamReset: self._reset,
-            ConnectionTerminated: self._goaway,
-            RemoteSettingsChanged: self._changed,
-        }
+        self.on |= {StreamReset: self._reset, ConnectionTerminated: self._goaway}
 
     def take(self, call: Call) -> None:
         """Serve a call as soon as possible."""
@@ -104,10 +91,35 @@ class Back(ServerLink):
         self.fail(_LOST)
         self._turn.end()
 
-    def broken(self, problem: str) -> None:
+    def broken(self, problem: ProtocolError) -> None:
         """Give up on a model that does not speak HTTP/2."""
         self.fail(f"the model's answer is no HTTP/2: {problem}")
         self.end()
+
+    def take_head(self, stream: int, head: Head, *, end: bool) -> None:
+        """Pass on an answer's head."""
+        call = self._calls.get(stream)
+        if call is not None:
+            call.answer_head(head, end=end)
+
+    def take_content(self, stream: int, data: bytes, credit: int, *, end: bool) -> None:
+        """Pass on a piece of an answer."""
+        call = self._calls.get(stream)
+        if call is None:
+            self.taken(stream, credit)
+        else:
+            call.answer_data(data, credit, end=end)
+
+    def take_trailers(self, stream: int, head: Head) -> None:
+        """Pass on a status."""
+        call = self._calls.get(stream)
+        if call is not None:
+            call.answer_end(head)
+
+    def settings_changed(self, event: RemoteSettingsChanged) -> None:
+        """Take the model's settings: it may take more streams."""
+        super().settings_changed(event)
+        self._begin()
 
     def _begin(self) -> None:
         """Begin what waits, while the model takes streams."""
@@ -132,23 +144,6 @@ class Back(ServerLink):
         if not self._calls:
             self.goodbye()
 
-    def _head(self, event: ResponseReceived) -> None:
-        call = self._calls.get(event.stream_id)
-        if call is not None:
-            call.answer_head(event.headers, end=event.stream_ended is not None)
-
-    def _data(self, event: DataReceived) -> None:
-        call = self._calls.get(event.stream_id)
-        if call is None:
-            self.taken(event.stream_id, event.flow_controlled_length)
-        else:
-            call.answer_data(event.data, event.flow_controlled_length, end=event.stream_ended is not None)
-
-    def _trailers(self, event: TrailersReceived) -> None:
-        call = self._calls.get(event.stream_id)
-        if call is not None:
-            call.answer_end(event.headers)
-
     def _reset(self, event: StreamReset) -> None:
         call = self._calls.get(event.stream_id)
         if call is not None:
@@ -162,7 +157,3 @@ class Back(ServerLink):
             if stream > last:
                 call.answer_reset(ErrorCodes.REFUSED_STREAM)
         self._leave()
-
-    def _changed(self, event: RemoteSettingsChanged) -> None:
-        self._settings_changed(event)
-        self._begin()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 
 from h2.exceptions import ProtocolError
 
 from logger.grpc.link import Link
-from logger.heads import Fields
 
 
 class Flow:
@@ -22,7 +22,7 @@ class Flow:
         done: called once, when all has gone out, its end included.
     """
 
-    __slots__ = ("_done", "_pending", "_sink", "_source", "_stream", "_to", "_trailers", "ended", "over")
+    __slots__ = ("_done", "_pending", "_sink", "_source", "_stream", "_to", "_trailers", "ended", "over", "stuck")
 
     def __init__(self, source: Link, stream: int, done: Callable[[], None] | None = None) -> None:
         self._source, self._stream, self._done = source, stream, done
@@ -30,16 +30,13 @@ class Flow:
         self._to = 0
         self._pending: deque[tuple[bytes | memoryview, int]] = deque()
         """Pieces, each with what it took of its sender's window."""
-        self._trailers: Fields | None = None
+        self._trailers: bytes | None = None
         self.ended = False
         """Its end has come in."""
         self.over = False
         """Its end has gone out, or never will."""
-
-    @property
-    def waiting(self) -> bool:
-        """Tell whether something is here that has not gone out."""
-        return bool(self._pending)
+        self.stuck = 0.0
+        """Since when its receiver takes nothing of what waits; 0 while it does."""
 
     def into(self, sink: Link, stream: int) -> None:
         """Say where it goes, and let go what has come already."""
@@ -56,8 +53,8 @@ class Flow:
         self._pending.append((data, credit))
         self.pump()
 
-    def end(self, trailers: Fields | None) -> None:
-        """Take the end."""
+    def end(self, trailers: bytes | None) -> None:
+        """Take the end; trailers are written fields."""
         if not self.ended and not self.over:
             self.ended, self._trailers = True, trailers
             self.pump()
@@ -66,9 +63,10 @@ class Flow:
         """Let go of everything; the sender's window is given back, for its other streams share it."""
         self.over = True
         if self._sink is not None:
-            self._sink.forget(self)
-        self._source.taken(self._stream, sum(credit for _, credit in self._pending))
-        self._pending.clear()
+            self._sink.forget(self._to)
+        if self._pending:
+            self._source.taken(self._stream, sum(credit for _, credit in self._pending))
+            self._pending.clear()
 
     def pump(self) -> None:
         """Send what there is room for."""
@@ -81,7 +79,7 @@ class Flow:
                 if self._done is not None:
                     self._done()
         except ProtocolError:
-            # The stream's reset has come in and is handled after this event: nothing can be sent any more.
+            # The stream was reset in this read, which was not yet told: nothing can be sent any more.
             self.stop()
 
     def _send(self, sink: Link) -> bool:
@@ -91,8 +89,10 @@ class Flow:
             data, credit = pending[0]
             room = sink.room(self._to) if data or sink.paused else 1
             if room <= 0:
-                sink.wait_for_room(self)
+                self.stuck = self.stuck or time.monotonic()
+                sink.wait_for_room(self._to, self)
                 return False
+            self.stuck = 0.0
             if len(data) <= room:
                 pending.popleft()
                 last = self.ended and not pending and self._trailers is None
@@ -110,5 +110,5 @@ class Flow:
         if self._trailers is None:
             sink.content(self._to, b"", end=True)
         else:
-            sink.headers(self._to, self._trailers, end=True)
+            sink.head(self._to, self._trailers, end=True)
         return True

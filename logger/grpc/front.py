@@ -15,23 +15,23 @@ import orjson
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
-    DataReceived,
+    PingAckReceived,
     PingReceived,
     PriorityUpdated,
     RemoteSettingsChanged,
-    RequestReceived,
+    SettingsAcknowledged,
     StreamReset,
-    TrailersReceived,
     UnknownFrameReceived,
 )
-from h2.exceptions import ProtocolError
+from h2.exceptions import DenialOfServiceError, ProtocolError
 from h2.settings import SettingCodes
 
-from logger.grpc import methods
+from logger.grpc import methods, patience
 from logger.grpc.back import Back
-from logger.grpc.call import Call, ClientLink, identity, kept
-from logger.grpc.status import DEADLINE, EXHAUSTED, UNAVAILABLE, trailers
-from logger.heads import Fields
+from logger.grpc.call import Call, ClientLink, kept, refusal
+from logger.grpc.fields import Head
+from logger.grpc.framing import HeadTooLarge, Stray
+from logger.grpc.status import EXHAUSTED, UNAVAILABLE, trailers
 from logger.hold import Hold
 from logger.lane import Tally
 from logger.outlet import Turn
@@ -46,6 +46,8 @@ _LINGER_S: Final = 1.0
 _BURST: Final = 1_000
 _PER_S: Final = 200.0
 """Frames beyond a call's own that a client may send: pings, settings, priorities, empty content, resets at once."""
+_STARVED: Final = 16_384
+"""With less of the connection's window left than a frame, a client's silence says nothing."""
 
 
 class Host(Protocol):
@@ -85,7 +87,7 @@ class Front(ClientLink):
             },
         )
         self._lost = lost
-        self._host, self._settings, self.capture, self.hold = host, settings, host.capture, host.hold
+        self._host, self.settings, self.capture, self.hold = host, settings, host.capture, host.hold
         self._calls: dict[int, Call] = {}
         self._fresh: list[Call] = []
         """Calls of this read. One that is reset in the same read costs the model nothing."""
@@ -93,20 +95,23 @@ class Front(ClientLink):
         self._backs: set[Back] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._idle_since = time.monotonic()
+        self._served = 0
         self._leaving = False
+        self._away = ""
+        """Why no call is served, if so."""
         self._gone_by: float | None = None
         self._patience, self._asked_at = float(_BURST), self._idle_since
+        self._head = (0, 0.0)
+        """Which head has begun and not ended, and when that was first noticed."""
+        self._stuck: tuple[float, int] | None = None
+        """Since when the client reads nothing, and how much is waiting for it."""
         self.on |= {
-            RequestReceived: self._request,
-            DataReceived: self._data,
-            TrailersReceived: self._trailers,
             StreamReset: self._reset,
-            RemoteSettingsChanged: self._changed,
             ConnectionTerminated: self._goaway,
-            PingReceived: self._extra,
-            PriorityUpdated: self._extra,
-            UnknownFrameReceived: self._extra,
-        }
+            **dict.fromkeys((
+                PingReceived, PingAckReceived, PriorityUpdated, SettingsAcknowledged, UnknownFrameReceived, Stray,
+            ), self._extra),
+        }  # fmt: skip
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's contract
         self._host.connections.add(self)
@@ -131,10 +136,20 @@ class Front(ClientLink):
             fresh, self._fresh = self._fresh, []
             self._place(fresh)
 
-    def broken(self, problem: str) -> None:  # noqa: ARG002 - the client has its code, and there is nobody else to tell
-        """Close: where the next frame would begin is unknown."""
-        self._host.tally.refused(400)
+    def broken(self, problem: ProtocolError) -> None:
+        """Close: where the next frame would begin is unknown. The client has its code."""
+        flood = 429 if isinstance(problem, DenialOfServiceError) else 400
+        self.refused(431 if isinstance(problem, HeadTooLarge) else flood)
         self._close()
+
+    def turn_away(self, status: int, reason: str) -> None:
+        """Serve nothing, for there are too many connections: whoever calls within a second hears so, then it ends.
+
+        At once would be too soon: a client whose calls no goodbye has refused connects anew for them, again and again.
+        """
+        self.refused(status)
+        self._away = reason
+        self._linger()
 
     def finished(self, call: Call) -> None:
         """Take the news that a call is over."""
@@ -155,85 +170,103 @@ class Front(ClientLink):
         """Count a call by its status."""
         self._host.tally.answered(seen.status)
 
+    def refused(self, http_status: int) -> None:
+        """Count a refusal, under the status that HTTP/1.1 has for it."""
+        self._host.tally.refused(http_status)
+
     def close_when_idle(self) -> None:
         """Serve no further call, and close when the running ones are over."""
-        if self._leaving or self.closed:
-            return
-        self._leaving = True
-        self.say_goodbye(ErrorCodes.NO_ERROR)
-        if not self._calls:
-            self._linger()
+        self._leave(ErrorCodes.NO_ERROR)
 
     def sweep(self, now: float) -> None:
         """Give up on who was silent for too long."""
-        settings = self._settings
+        settings = self.settings
         if self._gone_by is not None:
             if now > self._gone_by:
+                self._leave(ErrorCodes.ENHANCE_YOUR_CALM, self._away)
                 self.end()
-            return
-        if not self._calls:
-            if now - self._idle_since > settings.idle_s:
-                self.close_when_idle()
-            return
-        self._turn.begin()
-        for call in list(self._calls.values()):
-            if now - call.heard > settings.answer_s:
-                call.refuse(DEADLINE, f"nothing was heard for {settings.answer_s:g} s")
-        self._turn.end()
+        elif self._reads_nothing(now):
+            self.abort()
+        elif self._head_takes_too_long(now):
+            self.refused(408)
+            self.say_goodbye(ErrorCodes.ENHANCE_YOUR_CALM, b"no whole head within %g s" % settings.head_s)
+            self._close()
+        elif self._calls:
+            self._turn.begin()
+            starved = self.h2.inbound_flow_control_window < _STARVED
+            for call in list(self._calls.values()):
+                http_status = patience.sweep(call, now, settings, starved=starved)
+                if http_status:
+                    self.refused(http_status)
+            self._turn.end()
+        elif now - self._idle_since > settings.idle_s:
+            self.close_when_idle()
 
-    def _request(self, event: RequestReceived) -> None:
-        stream, fields = event.stream_id, event.headers
-        head = dict(fields)
-        given = head.get(b"x-request-id") or head.get(b"ce-id")
+    def take_head(self, stream: int, head: Head, *, end: bool) -> None:
+        """Begin a call, or refuse it."""
+        found, settings = head.found, self.settings
+        given = found.get(b"x-request-id") or found.get(b"ce-id")
         correlation = given if given and len(given) <= _LONGEST_ID else self._host.new_id()
-        if self._leaving:
+        if self._leaving or len(self._calls) >= settings.grpc_streams:
+            # RFC 9113 section 5.1.2: an error of this stream alone, and the client may repeat the call without a doubt.
             self.reset(stream, ErrorCodes.REFUSED_STREAM)
+            self._extra()
             return
-        if head.get(b":method") != b"POST" or not head.get(b"content-type", b"").startswith(b"application/grpc"):
+        if found.get(b":method") != b"POST" or not found.get(b"content-type", b"").startswith(b"application/grpc"):
             self._refuse(stream, 415, "HTTP/2 is served for gRPC: expected POST and application/grpc", correlation)
             return
-        if len(fields) > self._settings.max_headers:
-            own = trailers(EXHAUSTED, f"expected at most {self._settings.max_headers} fields of metadata")
-            self._host.tally.refused(431)
-            content = (b"content-type", b"application/grpc")
-            self.headers(stream, [(b":status", b"200"), content, *own, identity(correlation)], end=True)
-            self.reset(stream, ErrorCodes.NO_ERROR)
+        raw = found.get(b":path", b"")
+        if self._away:
+            self._end_at_once(stream, UNAVAILABLE, self._away, correlation)
+            self._extra()
             return
-        path = head.get(b":path", b"").decode("latin-1")
-        wanted = methods.logged(path, others=self._settings.grpc_log_other)
+        if len(head.fields) > settings.max_headers:
+            self._exhaust(stream, 431, f"expected at most {settings.max_headers} fields of metadata", correlation)
+            return
+        if len(raw) > settings.max_target:
+            self._exhaust(stream, 414, f"expected a path of at most {settings.max_target} bytes", correlation)
+            return
+        path = raw.decode("latin-1")
+        wanted = methods.logged(path, others=settings.grpc_log_other)
         chosen = self._host.chosen is None or self._host.chosen(correlation)
-        seen = kept(fields, path, correlation) if wanted and chosen else None
-        call = self._calls[stream] = Call(self, stream, fields, correlation, seen)
+        seen = kept(head, path, correlation) if wanted and chosen else None
+        call = self._calls[stream] = Call(self, stream, head, correlation, seen)
         self._fresh.append(call)
-        if event.stream_ended is not None:
+        if end:
             call.request_end(None)
+        self._served += 1
+        if self._served == settings.max_requests:
+            self.close_when_idle()
 
-    def _data(self, event: DataReceived) -> None:
-        call = self._calls.get(event.stream_id)
+    def take_content(self, stream: int, data: bytes, credit: int, *, end: bool) -> None:
+        """Pass on a piece of a request."""
+        call = self._calls.get(stream)
         if call is None:
-            self.taken(event.stream_id, event.flow_controlled_length)
+            self.taken(stream, credit)
         else:
-            call.request_data(event.data, event.flow_controlled_length, end=event.stream_ended is not None)
-        if not event.data and event.stream_ended is None:
-            self._extra(event)
+            call.request_data(data, credit, end=end)
+        if not (data or end):
+            self._extra()
 
-    def _trailers(self, event: TrailersReceived) -> None:
-        call = self._calls.get(event.stream_id)
+    def take_trailers(self, stream: int, head: Head) -> None:
+        """Pass on the end of a request."""
+        call = self._calls.get(stream)
         if call is not None:
-            call.request_end(event.headers)
+            call.request_end(head)
+
+    def settings_changed(self, event: RemoteSettingsChanged) -> None:
+        """Take the client's settings."""
+        super().settings_changed(event)
+        self._extra()
 
     def _reset(self, event: StreamReset) -> None:
         call = self._calls.get(event.stream_id)
         if call is None:
-            self._extra(event)
+            self._extra()
             return
         if call.rapid(time.monotonic()):
-            self._extra(event)
+            self._extra()
         call.client_reset(int(event.error_code or 0))
-
-    def _changed(self, event: RemoteSettingsChanged) -> None:
-        self._settings_changed(event)
-        self._extra(event)
 
     def _goaway(self, _event: ConnectionTerminated) -> None:
         # The client opens no further call, and closes when it has its answers.
@@ -241,25 +274,35 @@ class Front(ClientLink):
         if not self._calls:
             self._linger()
 
-    def _extra(self, _event: object) -> None:
+    def _extra(self, _event: object = None) -> None:
         """Count a frame that no honest client sends in such numbers."""
         now = time.monotonic()
         self._patience = min(float(_BURST), self._patience + (now - self._asked_at) * _PER_S) - 1
         self._asked_at = now
         if self._patience < 0 and not self.closed:
-            self._host.tally.refused(429)
+            self.refused(429)
             self.say_goodbye(ErrorCodes.ENHANCE_YOUR_CALM)
             self._close()
 
     def _refuse(self, stream: int, status: int, reason: str, correlation: bytes) -> None:
         """Answer what is no gRPC."""
-        fields: Fields = [(b":status", b"%d" % status), (b"content-type", b"application/json"), identity(correlation)]
-        self.headers(stream, fields, end=False)
+        own = [(b":status", b"%d" % status), (b"content-type", b"application/json")]
+        self.head(stream, refusal(own, correlation), end=False)
         try:
             self.content(stream, orjson.dumps({"error": reason}), end=True)
         except ProtocolError as exc:
             log.debug("the reason for a refusal could not be sent: %s", exc)
-        self._host.tally.refused(status)
+        self.refused(status)
+        self.reset(stream, ErrorCodes.NO_ERROR)
+
+    def _exhaust(self, stream: int, http_status: int, reason: str, correlation: bytes) -> None:
+        """Refuse a call for its size."""
+        self.refused(http_status)
+        self._end_at_once(stream, EXHAUSTED, reason, correlation)
+
+    def _end_at_once(self, stream: int, code: int, reason: str, correlation: bytes) -> None:
+        own = [(b":status", b"200"), (b"content-type", b"application/grpc"), *trailers(code, reason)]
+        self.head(stream, refusal(own, correlation), end=True)
         self.reset(stream, ErrorCodes.NO_ERROR)
 
     def _place(self, calls: Iterable[Call]) -> None:
@@ -269,7 +312,7 @@ class Front(ClientLink):
                 continue
             back = self._back
             if back is None or back.closed or back.leaving:
-                back = self._back = Back(self._turn, self._settings.max_head, self._again)
+                back = self._back = Back(self._turn, self.settings.max_head, self._again)
                 self._backs = {other for other in self._backs if not other.closed} | {back}
                 task = asyncio.get_running_loop().create_task(self._connect(back))
                 self._connecting.add(task)
@@ -286,7 +329,7 @@ class Front(ClientLink):
                 self._place((call,))
 
     async def _connect(self, back: Back) -> None:
-        settings = self._settings
+        settings = self.settings
         problem = ""
         try:
             async with asyncio.timeout(settings.connect_s):
@@ -305,6 +348,14 @@ class Front(ClientLink):
             back.fail(problem)
             self._turn.end()
 
+    def _leave(self, code: ErrorCodes, reason: str = "") -> None:
+        if self._leaving or self.closed:
+            return
+        self._leaving = True
+        self.say_goodbye(code, reason.encode())
+        if not self._calls:
+            self._linger()
+
     def _linger(self) -> None:
         self._gone_by = time.monotonic() + _LINGER_S
 
@@ -313,3 +364,18 @@ class Front(ClientLink):
         if not self.closed:
             self.closed = True
             self.end()
+
+    def _reads_nothing(self, now: float) -> bool:
+        if not self.paused:
+            self._stuck = None
+            return False
+        left = self.transport.get_write_buffer_size()
+        if self._stuck is None or left < self._stuck[1]:
+            self._stuck = (now, left)
+        return now - self._stuck[0] > self.settings.send_s
+
+    def _head_takes_too_long(self, now: float) -> bool:
+        begun = self.h2.head_begun()
+        if begun != self._head[0]:
+            self._head = (begun, now)
+        return begun > 0 and now - self._head[1] > self.settings.head_s

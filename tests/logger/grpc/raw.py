@@ -10,14 +10,26 @@ from typing import Any, TypeVar
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import Event
+from h2.errors import ErrorCodes
+from h2.events import ConnectionTerminated, Event
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
+from hyperframe.frame import Frame, GoAwayFrame
 
 from logger.grpc.methods import INFER
 
 TIMEOUT_S = 20
 Kind = TypeVar("Kind", bound=Event)
+
+
+class Patient(H2Connection):
+    """Goes on after a GOAWAY, as real peers do (RFC 9113 section 6.8)."""
+
+    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
+        event = ConnectionTerminated()
+        event.error_code, event.last_stream_id = ErrorCodes(frame.error_code), frame.last_stream_id
+        event.additional_data = frame.additional_data
+        return [], [event]
 
 
 class Peer:
@@ -27,7 +39,7 @@ class Peer:
         sock.settimeout(TIMEOUT_S)
         self.sock = sock
         config = H2Configuration(client_side=client_side, header_encoding="utf-8", validate_outbound_headers=False)
-        self.h2 = H2Connection(config)
+        self.h2 = Patient(config)
         if settings:
             self.h2.local_settings = Settings(client=client_side, initial_values=settings)  # type: ignore[arg-type] # codes are integers
         self.h2.initiate_connection()

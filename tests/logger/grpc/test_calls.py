@@ -388,27 +388,6 @@ def test_gRPC_may_have_a_port_of_its_own() -> None:  # noqa: N802 - so it is spe
     assert reply == b"there"
 
 
-def test_a_silent_model_is_given_up() -> None:
-    """Nothing from either side for `answer_s`: the client hears so, the model is told to stop, the log has it."""
-    gone = threading.Event()
-
-    def answer(_request: bytes, context: grpc.ServicerContext) -> bytes:
-        context.add_callback(gone.set)
-        assert gone.wait(TIMEOUT)
-        return b""
-
-    with between({"ModelInfer": unary(answer)}, answer_s=0.3) as (bench, channel):
-        with pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary(INFER)(b"", timeout=TIMEOUT)
-        assert gone.wait(TIMEOUT)
-        (seen,) = bench.wait_for(1)
-
-    assert (caught.value.code(), caught.value.details()) == (
-        grpc.StatusCode.DEADLINE_EXCEEDED, "nothing was heard for 0.3 s",
-    )  # fmt: skip
-    assert seen.status == 504
-
-
 def test_audit_mode_holds_the_status_back() -> None:
     """With nobody who makes events safe, the end of an answer waits, not for ever, and is good."""
     with between({"ModelInfer": unary(echo)}, hold_s=0.3) as (bench, channel):

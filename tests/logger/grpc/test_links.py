@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,11 +14,11 @@ from h2.events import (
     DataReceived,
     RequestReceived,
     ResponseReceived,
+    SettingsAcknowledged,
     StreamEnded,
     StreamReset,
     TrailersReceived,
 )
-from h2.settings import SettingCodes
 from hyperframe.frame import GoAwayFrame
 
 from logger.grpc.link import CONNECTION_WINDOW, STREAM_WINDOW
@@ -138,109 +137,6 @@ def test_too_large_a_head_ends_the_connection() -> None:
     assert after == "0"
 
 
-@pytest.mark.parametrize(
-    ("frames", "code"),
-    [
-        (b"\xff\xff\xff\x00\x00\x00\x00\x00\x01", ErrorCodes.FRAME_SIZE_ERROR),
-        (
-            b"\x00\x40\x00\x01\x00\x00\x00\x00\x01" + b"\x00" * 16_384
-            + (b"\x00\x40\x00\x09\x00\x00\x00\x00\x01" + b"\x00" * 16_384) * 4,
-            ErrorCodes.ENHANCE_YOUR_CALM,
-        ),
-    ],
-)  # fmt: skip
-def test_what_is_too_large_is_not_waited_for(frames: bytes, code: ErrorCodes) -> None:
-    """A frame of 16 MiB is refused by its length, a head without end by what has come of it."""
-    with proxy(1) as bench, raw.client(bench.port) as peer:
-        peer.sock.sendall(frames)
-        ends = [event for event in peer.until_closed() if isinstance(event, ConnectionTerminated)]
-
-    assert [end.error_code for end in ends] == [code]
-
-
-def resets(peer: Peer) -> None:
-    """Open calls and reset them at once."""
-    for _ in range(100):
-        peer.h2.reset_stream(peer.call(None), ErrorCodes.CANCEL)
-
-
-def pings(peer: Peer) -> None:
-    """Ask for answers that nobody needs."""
-    for _ in range(100):
-        peer.h2.ping(b"12345678")
-
-
-def settings(peer: Peer) -> None:
-    """Change the settings again and again."""
-    for _ in range(100):
-        peer.h2.update_settings({SettingCodes.ENABLE_PUSH: 0})
-
-
-def priorities(peer: Peer) -> None:
-    """Order what nobody orders."""
-    for number in range(100):
-        peer.h2.prioritize(2 * number + 1, weight=10)
-
-
-@pytest.mark.parametrize("flood", [resets, pings, settings, priorities])
-def test_floods_are_ended(flood: Callable[[Peer], None]) -> None:
-    """Frames that cost their sender nothing end the connection at some point; the model hears little of it."""
-    begun = 0
-
-    def model(peer: Peer) -> None:
-        nonlocal begun
-        while True:
-            peer.until(RequestReceived)
-            begun += 1
-
-    with raw.scripted(model) as port, proxy(port) as bench:
-        with raw.client(bench.port) as peer:
-            for _ in range(200):
-                if peer.closed:
-                    break
-                flood(peer)
-                peer.flush()
-            peer.until_closed()
-        eventually(lambda: bench.proxy.tally.refusals() == {429: 1}, "the flood's end")
-        gone = not bench.proxy.connections
-        seen = len(bench.seen)
-
-    assert gone
-    assert begun < 100
-    assert seen <= 1_200
-
-
-def test_empty_content_is_a_flood_too() -> None:
-    """Frames of nothing keep a call open without ever ending it."""
-    with raw.scripted(obliging) as port, proxy(port) as bench, raw.client(bench.port) as peer:
-        stream = peer.call(None)
-        for _ in range(3_000):
-            peer.h2.send_data(stream, b"")
-        peer.flush()
-        ends = [event for event in peer.until_closed() if isinstance(event, ConnectionTerminated)]
-
-    assert [end.error_code for end in ends] in ([ErrorCodes.ENHANCE_YOUR_CALM], [])
-    assert bench.proxy.tally.refusals() == {429: 1}
-
-
-def test_no_more_calls_than_told() -> None:
-    """The settings say how many calls may be open; who opens more all the same is disconnected."""
-    with raw.scripted(lambda peer: peer.until_closed()) as port, proxy(port, grpc_streams=5) as bench:
-        with raw.client(bench.port) as peer:
-            while peer.h2.remote_settings.max_concurrent_streams != 5:
-                assert peer.read()
-            peer.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 100
-            peer.h2.remote_settings.acknowledge()
-            for _ in range(6):
-                peer.call(None)
-            peer.flush()
-            peer.until_closed()
-        seen = bench.wait_for(0)
-
-    assert peer.closed
-    assert all(item.aborted for item in seen)
-
-
 def test_an_idle_connection_is_told_to_go() -> None:
     """After `idle_s` without calls comes a goodbye that loses nothing, and then the end."""
     with raw.scripted(obliging) as port, proxy(port, idle_s=0.2) as bench, raw.client(bench.port) as peer:
@@ -249,19 +145,6 @@ def test_an_idle_connection_is_told_to_go() -> None:
         peer.until_closed()
 
     assert (first, end.error_code, end.last_stream_id) == ("0", ErrorCodes.NO_ERROR, 1)
-
-
-def test_connections_have_a_limit() -> None:
-    """HTTP/2 connections count like any other; one too many is turned away."""
-    with raw.scripted(obliging) as port, proxy(port, max_connections=1) as bench, raw.client(bench.port) as peer:
-        first = call(peer)
-        with socket.create_connection(("127.0.0.1", bench.port)) as sock:
-            sock.settimeout(20)
-            answer = sock.recv(4096)
-        again = call(peer)
-
-    assert (first, again) == ("0", "0")
-    assert answer.startswith(b"HTTP/1.1 503")
 
 
 def goodbye(peer: Peer, last: int) -> None:
@@ -325,7 +208,10 @@ def test_a_model_that_breaks_off_is_unavailable() -> None:
     """Its connection is cut within an answer: what came is passed on, then a status; the log says aborted."""
 
     def model(peer: Peer) -> None:
-        peer.answer(peer.until(StreamEnded).stream_id, b"hi", end=False)
+        stream = peer.until(StreamEnded).stream_id
+        # A socket that is closed before all was read is reset, and what it sent is lost.
+        peer.until(SettingsAcknowledged)
+        peer.answer(stream, b"hi", end=False)
 
     with raw.scripted(model) as port, proxy(port) as bench, raw.client(bench.port) as peer:
         stream = peer.call(b"q")
