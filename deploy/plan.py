@@ -134,7 +134,8 @@ def _workers(role: str, words: tuple[str, ...], settings: PlanSettings, free_por
 def _predictor(service: ServiceManifest, port: int, settings: PlanSettings) -> Program:
     command = _sidelight(
         "predictor", "--model_name", service.name, "--model_dir", str(model_directory(service, settings.volumes)),
-        "--host", _LOOPBACK, "--http_port", str(port), "--runtime", service.model_format, *service.model_args,
+        "--host", _LOOPBACK, "--http_port", str(port), "--grpc_port", "0", "--runtime", service.model_format,
+        *service.model_args,
     )  # fmt: skip
     base = f"http://{_LOOPBACK}:{port}"
     ready = _answers(f"{base}/v2/models/{service.name}/ready")

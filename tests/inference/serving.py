@@ -17,6 +17,8 @@ import httpx
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
 GATED = "tests.inference.gated:Gated"
+ECHO = "tests.inference.echo:Echo"
+_GRPC = re.compile(r"gRPC on (\S+)")
 _READY = re.compile(r"predictor ready on (http://\S+?),")
 
 
@@ -27,6 +29,13 @@ class Server:
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+
+    @property
+    def grpc(self) -> str:
+        """Give the address that gRPC is served on."""
+        found = _GRPC.search(self.log.read_text())
+        assert found is not None
+        return found.group(1)
 
     def client(self) -> httpx.Client:
         """Give a client for it."""

@@ -25,7 +25,7 @@ def test_arguments_of_kserve_are_taken(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     RUNTIMES.find("sklearn").example(model)
-    words = ("--grpc_port", "8081", "--workers=1", "--max_threads", "2", "--enable_docs_url=false", "--nthread", "1")
+    words = ("--grpc_port", "0", "--workers=1", "--max_threads", "2", "--enable_docs_url=false", "--nthread", "1")
     with predictor(model, tmp_path, *words) as server, server.client() as client:
         ready = client.get("/v2/models/m/ready")
         docs = client.get("/docs")
@@ -34,7 +34,7 @@ def test_arguments_of_kserve_are_taken(tmp_path: Path) -> None:
     log = server.log.read_text()
 
     assert (ready.status_code, docs.status_code, code) == (200, 404, 0)
-    assert "--grpc_port has no effect: gRPC is not served by this version" in log
+    assert "gRPC on 127.0.0.1:" in log
     assert "--nthread has no effect" in log
     assert "models: m" in log
     assert "stopped" in log
