@@ -69,6 +69,9 @@ def test_every_tensor_comes_back(stub: Client, tensor: Tensor, *, raw: bool) -> 
     assert dict(found.parameters) == dict(sent.parameters)
     if texts:
         assert found.data.tolist() == sent.data.tolist()
+    elif sent.datatype == "BF16":
+        # Rounded on its way, which makes every NaN the same one.
+        assert np.array_equal(found.data, sent.data, equal_nan=True)
     else:
         assert found.data.tobytes() == np.ascontiguousarray(sent.data).tobytes()
 
