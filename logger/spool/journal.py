@@ -4,6 +4,8 @@ What `commit` has returned for is read again after a crash, whatever the crash d
 is what makes it so: a segment's name is synced before its first record counts; content is synced before a record
 counts; the cursor goes to a new file, is synced, renamed and its folder synced before a segment below it is removed. A
 segment that an error or a crash has touched is never appended to again.
+
+A full disk must not stay full: to remove anything the cursor has to be written first, so a little room is kept for it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import struct
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +27,9 @@ _NAME: Final = re.compile(r"(\d{20})-(\d{6})\.log")
 _CURSOR: Final = "cursor"
 _CURSOR_NEW: Final = "cursor.new"
 _CURSOR_FORMAT: Final = struct.Struct("<QI")
+_RESERVE: Final = "reserve"
+_RESERVED: Final = bytes(8 << 10)
+"""More than one block of any common file system: what a cursor takes."""
 _CHUNK: Final = 1 << 20
 _RECORD, _VOID = b"R", b"V"
 """First byte of a frame's content. A void names the first of the ids before it that were abandoned."""
@@ -53,6 +59,7 @@ class Journal:
         self.damaged = 0
         """Records that were lost to damage on the disk."""
         names = disk.names()
+        self._reserved = _RESERVE in names
         self._segments = deque(
             _Segment(int(match[1]), int(match[2]), disk.size(match[0]))
             for match in map(_NAME.fullmatch, sorted(names))
@@ -134,9 +141,13 @@ class Journal:
             segment = self._begin()
         data = b"".join(self._pending)
         segment.size += len(data)
-        self._disk.append(segment.name, data)
-        if self._settings.sync:
-            self._disk.sync(segment.name)
+        try:
+            self._disk.append(segment.name, data)
+            if self._settings.sync:
+                self._disk.sync(segment.name)
+        except OSError:
+            self._undo(segment, segment.size - len(data))
+            raise
         self._pending, self._pending_bytes, self._void = [], 0, None
         self.committed = self._next
         self._writing = segment
@@ -176,8 +187,26 @@ class Journal:
 
     def checkpoint(self) -> None:
         """Put the cursor on disk, then remove what lies below it. A crash before that means records come again."""
-        if self.cursor == self._saved:
-            return
+        if self.cursor != self._saved:
+            try:
+                self._save_cursor()
+            except OSError:
+                if not self._reserved:
+                    raise
+                self._reserved = False
+                self._disk.remove(_RESERVE)
+                self._save_cursor()
+        while (
+            len(self._segments) > 1
+            and self._segments[1].first <= self._saved
+            and self._reading is not self._segments[0]
+        ):
+            self._disk.remove(self._segments[0].name)
+            self._segments.popleft()
+        if self._writing is None and self._saved == self.committed:
+            self._clear()
+
+    def _save_cursor(self) -> None:
         if _CURSOR_NEW in self._disk.names():
             self._disk.remove(_CURSOR_NEW)
         summed = zlib.crc32(self.cursor.to_bytes(8, "little"))
@@ -188,16 +217,29 @@ class Journal:
         if self._settings.sync:
             self._disk.sync_folder()
         self._saved = self.cursor
-        while (
-            len(self._segments) > 1
-            and self._segments[1].first <= self.cursor
-            and self._reading is not self._segments[0]
-        ):
+
+    def _clear(self) -> None:
+        """Remove what will not be written to again: all of it has been read and is done with."""
+        self._reading = None
+        while self._segments:
             self._disk.remove(self._segments[0].name)
             self._segments.popleft()
 
+    def _undo(self, segment: _Segment, size: int) -> None:
+        """Give back the room that a failed attempt took, as far as that is possible."""
+        with suppress(OSError):
+            if size == 0 and segment is not self._reading:
+                self._disk.remove(segment.name)
+                self._segments.remove(segment)
+            else:
+                segment.size = self._disk.size(segment.name)
+
     def _begin(self) -> _Segment:
         """Start a segment under the first id that it says anything about."""
+        if not self._reserved:
+            self._disk.append(_RESERVE, _RESERVED)
+            self._disk.forget(_RESERVE)
+            self._reserved = True
         first = self._next - len(self._pending) if self._void is None else self._void
         # An attempt that failed has left a file. It is read as far as it is sound, and not written to again.
         segment = _Segment(first, sum(one.first == first for one in self._segments))

@@ -52,8 +52,8 @@ class SpoolWay:
         self._journal: Journal | None = None
         self._group: list[tuple[Sequence[Letter], Settle]] = []
         self._seen: dict[tuple[int, int], int] = {}
-        self._try_at = 0.0
-        self._checkpoint_at = 0.0
+        self._try_at = self._read_at = self._checkpoint_at = 0.0
+        """When the disk may be written, read, and tidied up. A disk that takes no more can still be emptied."""
         self._damaged = self._refused = self._unwanted = self._failures = 0
         self._recovered = self._waiting = 0
         self._ready()
@@ -67,7 +67,7 @@ class SpoolWay:
     def room(self) -> bool:
         """See `Way`."""
         journal = self._journal
-        if journal is None:
+        if journal is None or self._clock() < self._try_at:
             return self._direct.room()
         return journal.size + min(_ROOM, self._max_bytes // 4) < self._max_bytes
 
@@ -87,13 +87,15 @@ class SpoolWay:
 
     def work(self, timeout_s: float) -> None:
         """See `Way`."""
-        self._guarded(self._commit)
-        self._guarded(self._pump)
+        if self._ready():
+            self._step(self._commit)
+        now = self._clock()
+        if now >= self._read_at and not self._step(self._pump):
+            self._read_at = now + _TRY_AGAIN_S
         self._direct.work(0)
         self._courier.work(timeout_s)
-        if self._clock() >= self._checkpoint_at:
-            self._checkpoint_at = self._clock() + _CHECKPOINT_S
-            self._guarded(self._checkpoint)
+        if now >= self._checkpoint_at:
+            self._checkpoint_at = now + (_CHECKPOINT_S if self._step(self._checkpoint) else _TRY_AGAIN_S)
 
     def resting(self) -> bool:
         """See `Way`: what is on disk is safe, but a broker that takes it is given the time."""
@@ -101,8 +103,9 @@ class SpoolWay:
 
     def close(self) -> None:
         """See `Way`."""
-        self._guarded(self._commit)
-        self._guarded(self._checkpoint)
+        if self._ready():
+            self._step(self._commit)
+        self._step(self._checkpoint)
         self._direct.close()
 
     def gauges(self) -> Mapping[str, float]:
@@ -183,13 +186,16 @@ class SpoolWay:
         if journal.waiting:
             log.info("%s: %d events were waiting on disk", self.name, self._each * journal.waiting)
 
-    def _guarded(self, step: Callable[[Journal], None]) -> None:
-        if not self._ready() or self._journal is None:
-            return
+    def _step(self, step: Callable[[Journal], None]) -> bool:
+        """Do something with the disk, if it could ever be opened; tell whether it let us."""
+        if self._journal is None:
+            return True
         try:
             step(self._journal)
         except OSError as exc:
             self._failed(exc)
+            return False
+        return True
 
     def _failed(self, error: Exception) -> None:
         """Go on without the disk, and look at it again soon."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -109,14 +109,14 @@ class Sidecar:
 
 
 @contextmanager
-def sidecar(kafka: str, topic: str, folder: Path, *words: str) -> Iterator[Sidecar]:
-    """Run a model and a logger."""
+def sidecar(kafka: str, topic: str, folder: Path, *words: str, within: Sequence[str] = ()) -> Iterator[Sidecar]:
+    """Run a model and a logger; `within` is a command that becomes the one that it is given."""
     model = ModelServer()
     threading.Thread(target=model.serve_forever, daemon=True).start()
     port, page = free_port(), free_port()
     command = [
-        sys.executable, "-m", "deploy.cli", "logger", "--log-url", f"kafka://{kafka}/{topic}", "--host", "127.0.0.1",
-        "--port", str(port), "--component-port", str(model.server_port), "--metrics-port", str(page),
+        *within, sys.executable, "-m", "deploy.cli", "logger", "--log-url", f"kafka://{kafka}/{topic}",
+        "--host", "127.0.0.1", "--port", str(port), "--component-port", str(model.server_port), "--metrics-port", str(page),
         "--inference-service", "s", "--namespace", "n", *words,
     ]  # fmt: skip
     log = folder / "logger.log"

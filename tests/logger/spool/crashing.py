@@ -23,13 +23,14 @@ class CrashingDisk:
     """See `logger.spool.disk.Disk`.
 
     `fail` makes the next calls raise EIO, an append after having written a part. `crash` gives the disk that the next
-    process finds.
+    process finds. `most` is how many bytes it holds.
     """
 
     def __init__(self) -> None:
         self._files: dict[str, File] = {}
         self._safe_names: dict[str, File] = {}
         self.fail = 0
+        self.most = 1 << 40
 
     def names(self) -> list[str]:
         """See `Disk`."""
@@ -48,7 +49,10 @@ class CrashingDisk:
         if self._failing():
             self._files.setdefault(name, File()).content += data[: len(data) // 2]
             raise OSError(errno.ENOSPC, "no space left")
-        self._files.setdefault(name, File()).content += data
+        room = self.most - sum(len(file.content) for file in self._files.values())
+        self._files.setdefault(name, File()).content += data[:room]
+        if len(data) > room:
+            raise OSError(errno.ENOSPC, "no space left")
 
     def sync(self, name: str) -> None:
         """See `Disk`. As on Linux, a failed sync forgets that anything was to be written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,13 @@ def filled(disk: Any, count: int, config: SpoolSettings = SMALL) -> Journal:  # 
     return journal
 
 
+def fill(journal: Journal) -> None:
+    """Commit records until that fails."""
+    for number in itertools.count():
+        journal.append(b"record %05d" % number)
+        journal.commit()
+
+
 @given(st.data())
 def test_damage_costs_the_damaged_records_alone(data: st.DataObject) -> None:
     """Bits that turn on the disk lose at most the records that they are in; those are counted, all others come."""
@@ -180,6 +188,40 @@ def test_what_is_delivered_is_removed() -> None:
     assert journal.waiting == 1
     assert before > 5 * SMALL.segment_bytes
     assert journal.size <= 2 * SMALL.segment_bytes
+
+
+@pytest.mark.parametrize("segment_bytes", [2_000, 1 << 20])
+def test_a_full_disk_can_be_emptied(segment_bytes: int) -> None:
+    """Not a byte is free, and attempts go on: what has been delivered is removed all the same, and room is used again.
+
+    The disk may hold many files or a single one.
+    """
+    disk = CrashingDisk()
+    disk.most = 40_000
+    config = SpoolSettings(segment_bytes=segment_bytes, max_bytes=1 << 30)
+    journal = Journal(disk, config)
+    with pytest.raises(OSError, match="no space"):
+        fill(journal)
+    count = journal.waiting
+    for _ in range(100):
+        journal.abandon()
+        journal.append(bytes(20_000))
+        with pytest.raises(OSError, match="no space"):
+            journal.commit()
+    journal.abandon()
+    files = len(disk.names())
+    found = journal.read(count)
+    for identity, _ in found:
+        journal.acknowledge(identity)
+    journal.checkpoint()
+    journal.append(bytes(20_000))
+    journal.commit()
+
+    assert [payload for _, payload in found] == [b"record %05d" % number for number in range(count)]
+    assert [payload for _, payload in journal.read(9)] == [bytes(20_000)]
+    assert journal.damaged == 0
+    assert files < 40_000 // min(segment_bytes, 40_000) + 5
+    assert journal.size <= 40_000
 
 
 def test_a_segment_goes_only_after_the_cursor_is_safe() -> None:

@@ -150,7 +150,7 @@ def test_a_dead_shipper_spools_nothing_twice() -> None:
     # The moment between the disk and the shared memory, which no call from outside can stop at.
     for entry, record in post.shipper._intakes[0].take(10):
         post.shipper._send(post.shipper._intakes[0], entry, record)
-    post.way._guarded(post.way._commit)
+    post.way._step(post.way._commit)
     post.shipper = post.new_shipper()
     post.publisher.held = False
     post.turns()
@@ -178,6 +178,47 @@ def test_a_broken_disk_is_gone_around() -> None:
     assert broken["spool_healthy"] == 0
     assert post.way.gauges()["spool_healthy"] == 1
     assert post.way.gauges()["spool_failures"] >= 1
+
+
+def test_a_disk_that_takes_nothing_is_emptied() -> None:
+    """It cannot be written, and events keep coming: those that lie there are read and sent all the same."""
+    post = Post()
+    post.publisher.held = True
+    post.offer(20)
+    post.turns()
+    on_disk = post.account().spooled
+    post.disk.most = 0
+    post.publisher.held = False
+    # A shipper that has read nothing yet.
+    post.shipper = post.new_shipper()
+    for _ in range(20):
+        post.offer(1)
+        post.turns(1)
+    emptied = post.account()
+    post.disk.most = 1 << 20
+    post.clock.now += 60
+    post.offer(5)
+    post.turns()
+
+    assert on_disk == 40
+    assert emptied.spooled == 0
+    assert post.account().delivered == len(set(post.ids())) == 90
+    assert post.way.gauges()["spool_healthy"] == 1
+
+
+def test_without_broker_and_disk_memory_is_the_limit() -> None:
+    """Neither takes anything: what the direct way has no room for waits in shared memory, where there is a cap."""
+    post = Post()
+    post.publisher.held = True
+    post.disk.most = 0
+    for _ in range(80):
+        post.offer(64)
+        post.clock.now += 0.01
+        post.shipper.turn()
+
+    assert not post.way.room()
+    assert len(post.way._direct._unanswered) < 5_000
+    assert post.account().in_flight == 2 * 80 * 64
 
 
 def test_a_full_spool_leaves_events_in_memory() -> None:
