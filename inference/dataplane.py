@@ -7,7 +7,7 @@ of their own block. Next: `inference/batching/batcher.py`, then a runtime.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -145,7 +145,7 @@ class DataPlane:
 
     async def generate_async(
         self, model: str, prompt: str, parameters: Mapping[str, Any], version: str | None = None, terms: Terms = USUAL
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """Have a model that makes text answer piece by piece. Raises, at the first piece, what `infer` raises.
 
         Closed or cancelled, the model stops after the piece that it is at. A reader who is slow holds it up.

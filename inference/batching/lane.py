@@ -159,6 +159,8 @@ class Lane:
         return False
 
     def _share(self, calls: int, idle: int) -> int:
-        if idle and calls * self.rows_per_call * self.seconds_per_row > _WORTH_SPLITTING_S:
+        # Threads that would have to wait for their turn at the model are no help.
+        idle = min(idle, self.parallel - self.running - 1)
+        if idle > 0 and calls * self.rows_per_call * self.seconds_per_row > _WORTH_SPLITTING_S:
             return math.ceil(calls / (1 + idle))
         return calls

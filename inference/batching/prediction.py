@@ -48,10 +48,19 @@ class Prediction:
             return read
         lease = first.lease
         assert lease is not None  # noqa: S101 - a call that runs holds its model
-        if len(together) == 1 or not self._joined(lease, together, rows):
-            for call in together:
-                self._single(lease, call)
+        if len(together) > 1:
+            if self._joined(lease, together, rows):
+                return left
+            self._apart(lease, together)
+        else:
+            self._single(lease, first)
         return left
+
+    def _apart(self, lease: Lease, calls: Sequence[Call]) -> None:
+        for call in calls:
+            self._single(lease, call)
+        # Where one call fails by itself, too, it was that one's rows and not the joining.
+        self._lane.joined(well=any(call.error is not None for call in calls))
 
     def _read(self, call: Call) -> bool:
         if call.alone is not None:
@@ -76,7 +85,6 @@ class Prediction:
             self._lane.never_join()
             return False
         except BaseException:  # noqa: BLE001 - each call finds its own error
-            self._lane.joined(well=False)
             return False
         self._lane.joined(well=True)
         for call, outputs in zip(calls, parts, strict=True):

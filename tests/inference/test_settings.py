@@ -10,7 +10,7 @@ import pytest
 from inference.directory import open_model
 from inference.errors import ModelLoadFailed
 from inference.runtime import RUNTIMES, Runtime
-from inference.settings import SETTINGS_FILE, ModelSettings, Trust, read_model_settings
+from inference.settings import SETTINGS_FILE, ModelSettings, QueueLimit, Trust, read_model_settings
 
 
 def _with(directory: Path, text: str, runtime: str = "sklearn") -> Runtime:
@@ -31,6 +31,17 @@ def _with(directory: Path, text: str, runtime: str = "sklearn") -> Runtime:
         ('{"output": 3}', "output: expected a text, got 3"),
         ('{"datatype": "INT8"}', "datatype: expected FP32 or FP64, got 'INT8'"),
         ('{"version": ""}', "version: expected a text"),
+        ('{"max_batch": 0}', "max_batch: expected a whole number from 1 up, got 0"),
+        ('{"max_batch": true}', "max_batch: expected a whole number from 1 up, got True"),
+        ('{"max_latency_ms": -1}', "max_latency_ms: expected milliseconds from 0 to 10000, got -1"),
+        ('{"pad_to": []}', "pad_to: expected an ascending list of whole numbers from 1 up, got []"),
+        ('{"pad_to": [4, 2]}', "pad_to: expected an ascending list"),
+        ('{"pad_to": ["4"]}', "pad_to: expected an ascending list"),
+        ('{"pad_to": [1, 4], "max_batch": 8}', "max_batch: expected at most 4, the last of pad_to, got 8"),
+        ('{"parallel": 1.5}', "parallel: expected a whole number from 1 up, got 1.5"),
+        ('{"queue": 5}', "queue: expected an object, got 5"),
+        ('{"queue": {"rows": 5}}', "queue: unknown key 'rows'; known: calls, bytes"),
+        ('{"queue": {"calls": -1}}', "queue: calls and bytes: expected a whole number from 0 up"),
         ('{"options": []}', "options: expected an object, got []"),
     ],
 )
@@ -122,3 +133,14 @@ def test_version_acts(tmp_path: Path) -> None:
     (tmp_path / SETTINGS_FILE).write_text('{"version": "2024-05"}')
 
     assert read_model_settings(tmp_path).version == "2024-05"
+
+
+def test_batching_settings_are_read(tmp_path: Path) -> None:
+    """What they do is shown in tests/inference/batching."""
+    (tmp_path / SETTINGS_FILE).write_text(
+        '{"max_batch": 8, "max_latency_ms": 1.5, "pad_to": [1, 4, 8], "parallel": 2, "queue": {"calls": 10}}'
+    )
+
+    assert read_model_settings(tmp_path) == ModelSettings(
+        max_batch=8, max_latency_ms=1.5, pad_to=(1, 4, 8), parallel=2, queue=QueueLimit(calls=10)
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import orjson
 import pytest
 
-from inference.errors import BodyTooLarge, InferenceError, ModelNotReady, Overloaded
+from inference.errors import BodyTooLarge, InferenceError, ModelNotReady, Overloaded, Postponed
 from inference.protocol.errors import ProtocolError
 from inference.rest import answers
 from streams.errors import MissingExtra, UnknownPlugin
@@ -46,7 +46,10 @@ def test_bugs_are_told_apart() -> None:
 def test_retry_later_is_said() -> None:
     """Errors that pass by themselves carry Retry-After."""
     assert answers.refusal(Overloaded(3)).headers["retry-after"] == "1"
+    assert answers.refusal(Overloaded(3, retry_after_s=7)).headers["retry-after"] == "7"
     assert answers.refusal(ModelNotReady("m")).headers["retry-after"] == "1"
+    postponed = answers.refusal(Postponed(3, retry_after_s=2))
+    assert (postponed.status_code, postponed.headers["retry-after"]) == (429, "2")
 
 
 def test_unread_bodies_close_the_connection() -> None:
