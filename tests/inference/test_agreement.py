@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from inference.dataplane import DataPlane
 from inference.directory import open_model
 from inference.metrics import PredictorMetrics
-from inference.protocol import v1, v2
+from inference.protocol import grpc_codec, v1, v2
 from inference.protocol.tensors import Tensor
 from inference.repository import Loaded, Repository
 from inference.runtime import RUNTIMES
@@ -61,10 +61,18 @@ def _by_v2(served: Served, rows: np.ndarray[tuple[int, int], np.dtype[np.float64
     return v2.decode_response(body, length).outputs[0].data.tolist()
 
 
+def _by_grpc(served: Served, rows: np.ndarray[tuple[int, int], np.dtype[np.float64]], *, raw: bool) -> object:
+    request = v2.InferRequest(inputs=(Tensor.of("input-0", rows),))
+    decoded = grpc_codec.Received(grpc_codec.encode_request(served.name, request, raw=raw)).request()
+    answer = grpc_codec.encode_response(served.plane.infer(served.name, decoded), raw=raw)
+    return grpc_codec.decode_response(answer).outputs[0].data.tolist()
+
+
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=_ROWS)
 def test_protocols_agree(served: Served, rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> None:
-    """V1, V2 JSON and V2 binary give the same predictions to the last bit."""
+    """V1, V2 JSON, V2 binary and gRPC, raw and typed, give the same predictions to the last bit."""
     one = _by_v1(served, rows)
 
     assert one == _by_v2(served, rows, binary=False) == _by_v2(served, rows, binary=True)
+    assert one == _by_grpc(served, rows, raw=True) == _by_grpc(served, rows, raw=False)
