@@ -17,6 +17,7 @@ from inference.errors import ModelLoadFailed, ModelNotFound
 from inference.rollout import ROLLOUT_FILES, UNNUMBERED, Rollout, parse
 from inference.runtime import Runtime
 from inference.settings import SETTINGS_FILE, ModelSettings, Trust, read_model_settings
+from inference.storage.cache import Storage
 
 Fingerprint: TypeAlias = tuple[tuple[str, int, int, int], ...]
 """Name, size, time of change and inode of every file, which a replaced or half-copied folder does not keep."""
@@ -41,6 +42,8 @@ class ModelFolder:
     path: str
     trust: Trust
     runtime: str | None = None
+    storage: Storage | None = None
+    """Fetches what the settings name by `storage_uri`."""
 
     def versions(self) -> tuple[str, ...]:
         """List the versions, the highest first; one without a number when there are no numbered folders.
@@ -78,7 +81,7 @@ class ModelFolder:
         # What all versions share may stand once, beside them.
         shared = version and not (directory / SETTINGS_FILE).exists()
         settings = read_model_settings(Path(self.path) if shared else directory)
-        runtime = open_model(directory, self.trust, self.runtime, settings)
+        runtime = open_model(self._fetched(directory, settings), self.trust, self.runtime, settings)
         if self.fingerprint(version) != before:
             runtime.unload()
             raise ModelLoadFailed(f"{directory}: was changed while it was read")
@@ -94,12 +97,54 @@ class ModelFolder:
         """Describe all files."""
         return self.fingerprint(UNNUMBERED)
 
+    def _fetched(self, directory: Path, settings: ModelSettings) -> Path:
+        if not settings.storage_uri:
+            return directory
+        if self.storage is None:
+            raise ModelLoadFailed(f"{directory}: storage_uri needs a cache folder, and there is none")
+        return self.storage.folder(settings.storage_uri, settings.digest)
+
     def _entries(self) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(self.path) as entries:
                 return list(entries)
         except OSError as exc:
             raise ModelNotFound(Path(self.path).name) from exc
+
+
+class Stored:
+    """A model whose folder is fetched when it is loaded first, and looked for anew by each load call."""
+
+    def __init__(self, storage: Storage, uri: str, digest: str, trust: Trust, runtime: str | None) -> None:
+        self._storage, self._uri, self._digest = storage, uri, digest
+        self._trust, self._runtime = trust, runtime
+        self._folder: ModelFolder | None = None
+
+    def versions(self) -> tuple[str, ...]:
+        """Fetch the folder unless it is there, and list its versions."""
+        self._folder = self._found()
+        return self._folder.versions()
+
+    def rollout(self) -> Rollout | None:
+        """Read its rollout file."""
+        return self._fetched().rollout()
+
+    def load(self, version: str) -> Loaded:
+        """Load one version of what was fetched."""
+        return self._fetched().load(version)
+
+    def fingerprint(self, version: str) -> Fingerprint:
+        """Describe one version's files."""
+        return self._fetched().fingerprint(version)
+
+    def _fetched(self) -> ModelFolder:
+        if self._folder is None:
+            self._folder = self._found()
+        return self._folder
+
+    def _found(self) -> ModelFolder:
+        path = self._storage.folder(self._uri, self._digest)
+        return ModelFolder(str(path), self._trust, self._runtime, self._storage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +154,7 @@ class Shelf:
     path: Path
     trust: Trust
     runtime: str | None = None
+    storage: Storage | None = None
 
     def names(self) -> list[str]:
         """List the models without looking into their folders, so that thousands cost one look.
@@ -125,7 +171,9 @@ class Shelf:
     def folder(self, name: str) -> ModelFolder | None:
         """Give a model's folder; None when there is none."""
         path = os.path.join(self.path, name)  # noqa: PTH118 - called for thousands
-        return ModelFolder(path, self.trust, self.runtime) if _is_name(name) and os.path.isdir(path) else None  # noqa: PTH112 - as above
+        if not (_is_name(name) and os.path.isdir(path)):  # noqa: PTH112 - as above
+            return None
+        return ModelFolder(path, self.trust, self.runtime, self.storage)
 
 
 def _is_name(name: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 
 from inference.errors import ModelLoadFailed
+from inference.protocol.cloudevents import EventSettings
 
 SETTINGS_FILE: Final = "sidelight.json"
 """Ours alone: `model.json` is XGBoost's, `model-settings.json` is MLServer's."""
@@ -55,6 +56,10 @@ class ModelSettings:
     """Most batches that run at once. None: as many as there are threads, or one where the model is not thread-safe."""
     queue: QueueLimit = QueueLimit()
     """How much may wait. Full: 503 (429 for calls that yield) with Retry-After."""
+    storage_uri: str = ""
+    """Where the model's files lie, if not beside the settings; fetched when the model is loaded. docs/predictor.md."""
+    digest: str = ""
+    """SHA-256 of what `storage_uri` names; anything else is not loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +126,8 @@ class ServerSettings:
     """How long to keep accepting, not ready, after SIGTERM: until load balancers have noticed."""
     docs: bool = False
     """Serve the interactive API documentation under /docs."""
+    events: EventSettings = EventSettings()
+    """What answers to CloudEvents say of themselves."""
     grpc_port: int | None = None
     """None: no gRPC; 0 takes a free port, named in the log."""
     grpc_required: bool = False
