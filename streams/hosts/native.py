@@ -24,6 +24,8 @@ from streams.stage import Publisher, Record, StageFactory, StateStore
 log = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.05
+_LOOK_S: Final = 0.5
+"""How often the ends of the partitions are noted, for the lag that the metrics page shows."""
 _NEVER: Final = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 
 
@@ -43,6 +45,8 @@ class NativeHost:
         # Not an Event: `stop` runs inside signal handlers, where a lock may be held by the thread that is interrupted.
         self._asked = False
         self._lanes: dict[int, Lane] = {}
+        self._ends: dict[int, tuple[int, int]] = {}
+        self._look_at = 0.0
         self._consumer = Consumer({**_client(settings), "on_commit": self._on_commit})
 
     def run(self) -> None:
@@ -87,7 +91,7 @@ class NativeHost:
         """Give, for each assigned partition whose end is known, how many records are not done yet."""
         found = {}
         for partition, lane in list(self._lanes.items()):
-            low, high = self._ends(partition)
+            low, high = self._ends.get(partition, (-1, -1))
             if high >= 0:
                 found[partition] = max(
                     0, high - (max(low, 0) if lane.runner.position is None else lane.runner.position)
@@ -97,6 +101,7 @@ class NativeHost:
     def _turn(self) -> None:
         self._hand_over(self._read(self._room()))
         now = time.monotonic()
+        self._look(now)
         for lane in list(self._lanes.values()):
             if lane.failure is not None:
                 raise StreamError(f"partition {lane.partition}: {lane.failure}") from lane.failure
@@ -160,7 +165,13 @@ class NativeHost:
             lane.quiet_since = now
             lane.tell_idle(int((time.time() - self._settings.idle_grace_s) * 1000))
 
-    def _ends(self, partition: int) -> tuple[int, int]:
+    def _look(self, now: float) -> None:
+        """Note where the partitions end. The consumer's own thread does: any other would wait while that reads."""
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_S
+            self._ends = {partition: self._bounds(partition) for partition in list(self._lanes)}
+
+    def _bounds(self, partition: int) -> tuple[int, int]:
         try:
             place = TopicPartition(self._settings.topic, partition)
             low, high = self._consumer.get_watermark_offsets(place, cached=True)
