@@ -128,6 +128,8 @@ class ServerSettings:
     """Serve the interactive API documentation under /docs."""
     events: EventSettings = EventSettings()
     """What answers to CloudEvents say of themselves."""
+    events: EventSettings = field(default_factory=EventSettings)
+    """What answers to CloudEvents say of themselves."""
     grpc_port: int | None = None
     """None: no gRPC; 0 takes a free port, named in the log."""
     grpc_required: bool = False

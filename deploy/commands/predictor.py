@@ -6,12 +6,15 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from deploy import environment
 from deploy.errors import UserError
 from inference.directory import open_model
 from inference.errors import ModelLoadFailed
+from inference.protocol.cloudevents import EventSettings
 from inference.repository import Loaded, Repository
 from inference.server import PredictorServer
 from inference.settings import ServerSettings, Trust, read_model_settings
@@ -148,11 +151,20 @@ def _settings(arguments: argparse.Namespace) -> ServerSettings:
         drain_s=arguments.drain_timeout,
         drain_delay_s=arguments.drain_delay,
         docs=arguments.enable_docs_url,
+        events=_events(),
         grpc_port=_grpc_port(arguments),
         grpc_required=arguments.grpc_port is not None,
         grpc_max_receive=arguments.grpc_max_receive_message_length or arguments.max_body,
         grpc_max_send=arguments.grpc_max_send_message_length or _DEFAULTS.grpc_max_send,
     )
+
+
+def _events() -> EventSettings:
+    """Take what KServe's servers read from the environment."""
+    merge = environment.text("CE_MERGE", "false").lower() == "true"
+    settings = EventSettings(source=environment.text("CE_SOURCE"), merge=merge)
+    kind = environment.text("CE_TYPE")
+    return replace(settings, type=kind) if kind else settings
 
 
 def _grpc_port(arguments: argparse.Namespace) -> int | None:

@@ -10,12 +10,13 @@ from grpc import StatusCode
 from inference import errors
 from inference.protocol.errors import ProtocolError
 from inference.protocol.grpc_schema import Messages, Schema
-from streams.errors import MissingExtra, UnknownPlugin
+from streams.errors import InvalidEvent, MissingExtra, UnknownPlugin
 
 log = logging.getLogger(__name__)
 
 STATUSES: Final[dict[type[Exception], StatusCode]] = {
     ProtocolError: StatusCode.INVALID_ARGUMENT,
+    InvalidEvent: StatusCode.INVALID_ARGUMENT,
     errors.InvalidInput: StatusCode.INVALID_ARGUMENT,
     errors.ModelNotFound: StatusCode.NOT_FOUND,
     errors.ModelNotReady: StatusCode.UNAVAILABLE,

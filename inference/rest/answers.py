@@ -10,11 +10,12 @@ from starlette.responses import Response
 
 from inference import errors
 from inference.protocol.errors import ProtocolError
-from streams.errors import MissingExtra, UnknownPlugin
+from streams.errors import InvalidEvent, MissingExtra, UnknownPlugin
 from streams.events import MODEL_VERSION_HEADER
 
 STATUSES: Final[dict[type[Exception], int]] = {
     ProtocolError: 400,
+    InvalidEvent: 400,
     errors.InvalidInput: 400,
     errors.ModelNotFound: 404,
     errors.BodyTooSlow: 408,

@@ -13,8 +13,10 @@ from starlette.responses import Response
 from inference.batching.terms import Terms
 from inference.dataplane import DataPlane, Gone
 from inference.pool import ComputePool
+from inference.protocol import cloudevents
 from inference.rest import answers, bodies
 from inference.rest.callers import synthetic, terms_of
+from inference.rest.events import Exchange
 from inference.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,12 @@ class Calls:
         try:
             sent = await self._body(request)
             plain = partial(bodies.plain, sent, request.headers.get("content-encoding"), self._settings.max_body)
-            response = await answer(request, plain, terms_of(request, protocol, len(sent)), partial(_gone, request))
+            terms = terms_of(request, protocol, len(sent))
+            if cloudevents.is_event(request.scope["headers"]):
+                exchange = Exchange(request, plain, self._settings.events)
+                response = exchange.answered(await answer(request, exchange.data, terms, partial(_gone, request)))
+            else:
+                response = await answer(request, plain, terms, partial(_gone, request))
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
             self._plane.metrics.failed(label, type(exc).__name__)
             response = self._refused(request, exc)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,15 +56,19 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 
 @contextmanager
-def predictor(model: Path, log_folder: Path, *words: str) -> Iterator[Server]:
-    """Serve a model directory until the block ends."""
+def predictor(
+    model: Path, log_folder: Path, *words: str, variables: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Serve a model directory until the block ends; with another environment, if one is given."""
     log = log_folder / "predictor.log"
     command = [
         sys.executable, "-m", "deploy.cli", "predictor", "--model_name", "m", "--model_dir", str(model),
         "--host", "127.0.0.1", "--http_port", "0", *words,
     ]  # fmt: skip
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=variables
+        )
     try:
         eventually(lambda: process.poll() is not None or _url(log) != "", "the ready line")
         if process.poll() is not None:
