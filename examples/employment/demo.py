@@ -7,6 +7,7 @@ conservation laws; the exit code is 1 when an event was lost, by the processes' 
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import signal
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +35,8 @@ from streams.topics import FAMILIES, Topics
 HERE = Path(__file__).resolve().parent
 ROWS_PER_CALL = 16
 CLIENTS = 3
-PLANTED = slice(100_000, 100_400)
-"""Rows whose ages arrive in months."""
+PLANTED_AT, PLANTED = 100_000, 400
+"""Of which row on, or of the middle of fewer, the ages of how many people arrive in months."""
 SETTLE_S = 45.0
 UP_S = 180.0
 
@@ -51,8 +52,11 @@ class Seen:
         return [alert for alert in self.alerts if alert["family"] == family and alert["state"] == state]
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run the demo."""
+    parser = argparse.ArgumentParser(description="Serve a real model, replay real data, watch the alerts.")
+    parser.add_argument("--people", type=int, default=sys.maxsize, help="only the first so many (default: all)")
+    most = parser.parse_args(words).people
     console = Console()
     began = time.monotonic()
     train.train()
@@ -60,7 +64,7 @@ def main() -> int:
         seen, stop = Seen(), threading.Event()
         watcher = threading.Thread(target=watch, args=(run, seen, stop, console), daemon=True)
         watcher.start()
-        rate, calls = replay(run, console)
+        rate, calls = replay(run, most, console)
         book = settle(run)
         stop.set()
         watcher.join()
@@ -114,11 +118,12 @@ def lost(book: ledger.Ledger, calls: int) -> list[str]:
     return broken + [f"dropped by the logger, {reason}: {count:,}" for reason, count in book.dropped.items() if count]
 
 
-def replay(run: runfile.Run, console: Console) -> tuple[float, int]:
+def replay(run: runfile.Run, most: int, console: Console) -> tuple[float, int]:
     """Send the later years through the logger, as several clients; give people per second, and the calls made."""
-    people = arrivals()
-    ages = people[PLANTED, 0]
-    people[PLANTED, 0] = np.where(ages > 0, ages * 12, ages)
+    people = arrivals()[:most]
+    begin = min(PLANTED_AT, len(people) // 2)
+    ages = people[begin : begin + PLANTED, 0]
+    ages[:] = np.where(ages > 0, ages * 12, ages)
     url = urlsplit(run.services["default/employment"])
     console.print(f"replaying {len(people):,} people of 2016 to 2018 through {url.geturl()}, {ROWS_PER_CALL} per call")
     starts = range(0, len(people), ROWS_PER_CALL)
