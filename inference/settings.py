@@ -126,8 +126,6 @@ class ServerSettings:
     """How long to keep accepting, not ready, after SIGTERM: until load balancers have noticed."""
     docs: bool = False
     """Serve the interactive API documentation under /docs."""
-    events: EventSettings = EventSettings()
-    """What answers to CloudEvents say of themselves."""
     events: EventSettings = field(default_factory=EventSettings)
     """What answers to CloudEvents say of themselves."""
     grpc_port: int | None = None
