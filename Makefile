@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench fuzz lock clean
+.PHONY: help setup demo test check bench bench-gpu fuzz lock clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install everything that the other commands need into .venv
 
@@ -38,6 +38,9 @@ check: $(STAMP) ## lint, format, types, import contracts
 
 bench: $(STAMP) ## measure against the named baselines and print the tables
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-gpu: $(STAMP) ## measure PyTorch models on a CUDA device, and write docs/gpu.md
+	$(BIN)/python benchmarks/bench_gpu.py --cuda-graphs --write docs/gpu.md
 
 fuzz: $(STAMP) ## draw streams of bytes for the logger's proxy, ten minutes for each promise
 	$(BIN)/python -m tests.logger.fuzz --seconds 600
