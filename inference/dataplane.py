@@ -31,6 +31,7 @@ from inference.protocol.v2 import InferRequest, InferResponse
 from inference.repository import IndexEntry, Loaded, Repository
 from inference.runtime import Answer, Asked, Runtime, TensorSpec
 from inference.settings import ServerSettings
+from inference.siblings import Siblings
 
 T = TypeVar("T")
 Gone = Callable[[], Awaitable[None]]
@@ -48,6 +49,7 @@ class DataPlane:
         metrics: PredictorMetrics,
         settings: ServerSettings = _DEFAULTS,
         enter: Callable[[], None] | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         """Begin.
 
@@ -56,7 +58,9 @@ class DataPlane:
             metrics: the process's.
             settings: how many threads there are, and how much may wait for them.
             enter: called in each worker thread before its first call, which is after the models were loaded.
+            siblings: the other processes that serve the same models on the same ports.
         """
+        self.siblings = siblings
         self._repository = repository
         self.metrics = metrics
         self.batcher = Batcher(
@@ -195,13 +199,17 @@ class DataPlane:
             "outputs": [_described(spec) for spec in loaded.runtime.outputs],
         }
 
-    def load(self, model: str) -> None:
-        """Load a model, or load it anew; see `Repository.load`."""
+    def load(self, model: str, *, everywhere: bool = True) -> None:
+        """Load a model, or load it anew, in all processes; see `Repository.load`."""
         self._repository.load(model)
+        if everywhere and self.siblings is not None:
+            self.siblings.tell(model, "load")
 
-    def unload(self, model: str) -> None:
-        """Unload a model; see `Repository.unload`."""
+    def unload(self, model: str, *, everywhere: bool = True) -> None:
+        """Unload a model in all processes; see `Repository.unload`."""
         self._repository.unload(model)
+        if everywhere and self.siblings is not None:
+            self.siblings.tell(model, "unload")
 
     def label(self, model: str) -> str:
         """Give the metrics label for a name that a client sent."""

@@ -6,8 +6,10 @@ no request is in progress, or the grace is over, the process ends with code 0. N
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import signal
 import socket
 import time
 from types import FrameType
@@ -21,6 +23,7 @@ from inference.metrics import PredictorMetrics
 from inference.repository import Repository
 from inference.rest.app import application
 from inference.settings import ServerSettings
+from inference.siblings import Siblings
 from streams.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -34,10 +37,11 @@ _COLLECT: Final = (50_000, 20, 100)
 class PredictorServer(uvicorn.Server):
     """One process that serves a repository. `run()` blocks until a signal ends it."""
 
-    def __init__(self, repository: Repository, settings: ServerSettings) -> None:
+    def __init__(self, repository: Repository, settings: ServerSettings, siblings: Siblings | None = None) -> None:
+        """Begin; with siblings, ports are shared with them, and must be named."""
         metrics = PredictorMetrics(lambda: self._plane.batcher.in_progress)
-        self._plane = DataPlane(repository, metrics, settings, enter=_one_native_thread)
-        self._settings = settings
+        self._plane = DataPlane(repository, metrics, settings, _one_native_thread, siblings)
+        self._settings, self._siblings = settings, siblings
         self._asked: float | None = None
         self._grpc: GrpcServer | None = None
         config = uvicorn.Config(
@@ -48,6 +52,12 @@ class PredictorServer(uvicorn.Server):
         )  # fmt: skip
         super().__init__(config)
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal ends it."""
+        if self._siblings is not None:
+            sockets = [bound(self._settings.host, self._settings.port, shared=True)]
+        super().run(sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say where."""
         await super().startup(sockets)
@@ -57,6 +67,8 @@ class PredictorServer(uvicorn.Server):
         gc.set_threshold(*_COLLECT)
         if self._settings.grpc_port is not None:
             await self._start_grpc()
+        if self._siblings is not None:
+            await self._answer_siblings(self._siblings)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         log.info("predictor ready on http://%s:%d, models: %s", host, port, ", ".join(self._plane.models()))
 
@@ -68,7 +80,10 @@ class PredictorServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the drain; a second signal ends it. Called by the interpreter in the main thread."""
-        del sig, frame
+        del frame
+        if sig == signal.SIGINT and self._siblings is not None:
+            # Ctrl-C reaches the parent, too, which then says so to all.
+            return
         if self._asked is not None:
             self.should_exit = self.force_exit = True
             return
@@ -87,7 +102,7 @@ class PredictorServer(uvicorn.Server):
     async def _start_grpc(self) -> None:
         try:
             server = _grpc_server(self._plane, self._settings)
-            port = await server.start()
+            port = await server.start(shared=self._siblings is not None)
         except (MissingExtra, OSError) as exc:
             if self._settings.grpc_required:
                 raise
@@ -96,9 +111,44 @@ class PredictorServer(uvicorn.Server):
         self._grpc = server
         log.info("gRPC on %s:%d", self._settings.host, port)
 
+    async def _answer_siblings(self, siblings: Siblings) -> None:
+        siblings.socket.unlink(missing_ok=True)
+        loop = asyncio.get_running_loop()
+        config = self.config
+
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg] # as uvicorn itself does
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        self.servers.append(await loop.create_unix_server(protocol, str(siblings.socket)))
+
     def _left_s(self) -> float:
         waited = 0.0 if self._asked is None else time.monotonic() - self._asked
         return max(0.0, self._settings.drain_s - waited)
+
+
+def bound(host: str, port: int, *, shared: bool) -> socket.socket:
+    """Give a socket bound to an address, which others may share if they ask for it, too. It does not listen.
+
+    Raises:
+        OSError: the address is taken.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    made.setblocking(False)  # noqa: FBT003 - the library names no parameter
+    return made
 
 
 def _grpc_server(plane: DataPlane, settings: ServerSettings) -> GrpcServer:

@@ -7,10 +7,11 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from deploy import environment
+from deploy import environment, siblings
 from deploy.errors import UserError
 from inference.directory import open_model
 from inference.errors import ModelLoadFailed
@@ -18,6 +19,7 @@ from inference.protocol.cloudevents import EventSettings
 from inference.repository import Loaded, Repository
 from inference.server import PredictorServer
 from inference.settings import ServerSettings, Trust, read_model_settings
+from inference.siblings import Siblings
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server = parser.add_argument_group("server")
     server.add_argument("--host", default=_DEFAULTS.host, help="address to listen on (default: %(default)s)")
     server.add_argument("--http_port", type=_at_least(0), default=_DEFAULTS.port, help="default: %(default)s; 0: any")
-    server.add_argument("--workers", type=_at_least(1), default=1, help="processes; only 1 in this version")
+    server.add_argument("--workers", type=_at_least(1), default=1, help="processes (default: %(default)s)")
     server.add_argument(
         "--max_threads", type=_at_least(1), default=_DEFAULTS.threads, help="predictions at once (default: %(default)s)"
     )
@@ -107,20 +109,23 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Load the model, then serve until SIGTERM or SIGINT."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    if arguments.workers != 1:
-        raise UserError(
-            f"--workers: this version runs 1 process, got {arguments.workers}; start several behind a proxy"
-        )
     for name, reason in _WITHOUT_EFFECT.items():
         if getattr(arguments, name) is not None:
             log.info("--%s has no effect: %s", name, reason)
+    settings = _settings(arguments)
+    if arguments.workers > 1:
+        return siblings.run(arguments.workers, settings, partial(_serve, arguments))
+    return _serve(arguments, settings)
+
+
+def _serve(arguments: argparse.Namespace, settings: ServerSettings, others: Siblings | None = None) -> int:
     repository = Repository({arguments.model_name: _loader(arguments)})
     log.info("loading model %s from %s", arguments.model_name, arguments.model_dir)
     try:
         repository.load(arguments.model_name)
     except ModelLoadFailed as exc:
         raise UserError(str(exc)) from exc
-    PredictorServer(repository, _settings(arguments)).run()
+    PredictorServer(repository, settings, others).run()
     repository.close()
     log.info("stopped")
     return 0

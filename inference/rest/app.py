@@ -14,7 +14,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from inference.dataplane import DataPlane
-from inference.pool import ComputePool
 from inference.rest import answers
 from inference.rest.calls import Calls
 from inference.rest.management import Management
@@ -23,19 +22,16 @@ from inference.rest.v1 import V1
 from inference.rest.v2 import V2
 from inference.settings import ServerSettings
 
-_MANAGE_TIMEOUT_S = 600.0
-_MANAGE_QUEUE = 16
-
 
 def application(plane: DataPlane, settings: ServerSettings) -> ASGIApp:
     """Build the application. It closes the data plane at its end."""
-    manage = ComputePool(threads=1, queue=_MANAGE_QUEUE, timeout_s=_MANAGE_TIMEOUT_S)
+    calls = Calls(plane, settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         plane.close()
-        manage.close()
+        calls.close()
 
     app = FastAPI(
         title="Sidelight predictor",
@@ -45,7 +41,6 @@ def application(plane: DataPlane, settings: ServerSettings) -> ASGIApp:
         redoc_url=None,
         exception_handlers={HTTPException: _no_such_path},
     )
-    calls = Calls(plane, settings, manage)
     v1, v2 = V1(plane, calls), V2(plane, calls)
     for part in (v2, v1, Management(plane, calls)):
         app.routes.extend(part.router().routes)

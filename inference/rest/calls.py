@@ -18,11 +18,14 @@ from inference.rest import answers, bodies
 from inference.rest.callers import synthetic, terms_of
 from inference.rest.events import Exchange
 from inference.settings import ServerSettings
+from inference.siblings import RELAYED
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID: Final = "x-request-id"
 _DISCONNECT: Final = "http.disconnect"
+_MANAGE_TIMEOUT_S: Final = 600.0
+_MANAGE_QUEUE: Final = 16
 
 Body = Callable[[], bytes]
 """Gives a request's body, with its content encoding undone: work for a thread, not for the event loop."""
@@ -33,10 +36,13 @@ Work = Callable[[Request, bytes], Response]
 class Calls:
     """What every endpoint goes through."""
 
-    def __init__(self, plane: DataPlane, settings: ServerSettings, manage: ComputePool) -> None:
+    def __init__(self, plane: DataPlane, settings: ServerSettings) -> None:
         self._plane = plane
         self._settings = settings
-        self._manage_pool = manage
+        self._manage_pool, self._relayed_pool, self._gather_pool = (
+            ComputePool(threads=1, queue=_MANAGE_QUEUE, timeout_s=_MANAGE_TIMEOUT_S) for _ in range(3)
+        )
+        # Were what another process asks to wait for what this one is doing, two could wait for each other.
 
     async def infer(self, request: Request, protocol: str, answer: Inference) -> Response:
         """Run a prediction. Its answer is counted, whatever it is."""
@@ -59,9 +65,23 @@ class Calls:
 
     async def manage(self, request: Request, work: Work) -> Response:
         """Run something slow that predicts nothing, such as loading a model, one at a time."""
+        pool = self._relayed_pool if is_relayed(request) else self._manage_pool
         try:
             sent = await self._body(request)
-            answer = await self._manage_pool.run(partial(_worked, request, sent, work, self._settings.max_body))
+            answer = await pool.run(partial(_worked, request, sent, work, self._settings.max_body))
+        except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
+            answer = self._refused(request, exc)
+        return self._tagged(request, answer)
+
+    def close(self) -> None:
+        """Give what is being loaded a moment."""
+        for pool in (self._manage_pool, self._relayed_pool, self._gather_pool):
+            pool.close()
+
+    async def gather(self, request: Request, work: Callable[[Request], Response]) -> Response:
+        """Ask the other processes, on a thread; loads of models are not waited for."""
+        try:
+            answer = await self._gather_pool.run(partial(work, request))
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
             answer = self._refused(request, exc)
         return self._tagged(request, answer)
@@ -87,6 +107,11 @@ class Calls:
         if identity is not None:
             answer.headers[REQUEST_ID] = identity
         return answer
+
+
+def is_relayed(request: Request) -> bool:
+    """Say whether another process of this predictor asks."""
+    return RELAYED in request.headers
 
 
 def _worked(request: Request, sent: bytes, work: Work, limit: int) -> Response:

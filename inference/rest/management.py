@@ -15,7 +15,7 @@ from inference.errors import Unsupported
 from inference.protocol.errors import MalformedBody
 from inference.repository import State
 from inference.rest import answers
-from inference.rest.calls import Calls
+from inference.rest.calls import Calls, is_relayed
 from inference.rest.routes import add
 
 
@@ -48,8 +48,11 @@ class Management:
         return await self._calls.manage(request, self._unloaded)
 
     async def metrics(self, request: Request) -> Response:
-        """Give the metrics in Prometheus' text format."""
-        return self._calls.look(request, lambda _: Response(self._plane.metrics.page(), media_type=CONTENT_TYPE_LATEST))
+        """Give the metrics in Prometheus' text format, of all processes."""
+        siblings = self._plane.siblings
+        if siblings is None or is_relayed(request):
+            return self._calls.look(request, lambda _: _page(self._plane.metrics.page()))
+        return await self._calls.gather(request, lambda _: _page(siblings.pages(self._plane.metrics.page())))
 
     def _listed(self, _request: Request, body: bytes) -> Response:
         only_ready = _fields(body).get("ready", False)
@@ -62,13 +65,17 @@ class Management:
         if _fields(body).get("parameters"):
             raise Unsupported("load: parameters (a configuration or files in the request) are not offered")
         model = request.path_params["model"]
-        self._plane.load(model)
+        self._plane.load(model, everywhere=not is_relayed(request))
         return answers.json({"name": model, "load": True})
 
     def _unloaded(self, request: Request, _body: bytes) -> Response:
         model = request.path_params["model"]
-        self._plane.unload(model)
+        self._plane.unload(model, everywhere=not is_relayed(request))
         return answers.json({"name": model, "unload": True})
+
+
+def _page(page: bytes) -> Response:
+    return Response(page, media_type=CONTENT_TYPE_LATEST)
 
 
 def _fields(body: bytes) -> dict[str, Any]:

@@ -1,0 +1,153 @@
+"""What the processes of one predictor say to each other, so that together they look like one.
+
+They share the ports; a client speaks to any of them. Each also answers on a unix socket in a folder of their own, by
+the same paths: whoever is asked for the metrics asks the others, and a model that one is told to load or unload is
+loaded or unloaded by all. Used by `inference/dataplane.py` and `inference/rest/management.py`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import orjson
+
+from inference.errors import ModelLoadFailed
+
+RELAYED: Final = "x-sidelight-relayed"
+"""On what one process asks another: it asks nobody else."""
+_LOAD_S: Final = 600.0
+_PAGE_S: Final = 5.0
+_UP: Final = (
+    b"# HELP sidelight_predictor_process_up Whether a process answers.\n# TYPE sidelight_predictor_process_up gauge\n"
+)
+
+
+class _Local(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Open the socket."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Siblings:
+    """One process's view of all of them."""
+
+    folder: Path
+    """Of the sockets; nobody else may look into it."""
+    index: int
+    count: int
+
+    @property
+    def socket(self) -> Path:
+        """Where this process answers the others."""
+        return self._socket(self.index)
+
+    def tell(self, model: str, verb: str) -> None:
+        """Have all others load or unload a model. Blocks.
+
+        Raises:
+            ModelLoadFailed: one of them could not, or does not answer; says which.
+        """
+        failures = []
+        for index in self._others():
+            try:
+                status, body = self._ask(
+                    index, "POST", f"/v2/repository/models/{quote(model, safe='')}/{verb}", _LOAD_S
+                )
+            except (OSError, http.client.HTTPException) as exc:
+                # It is being started again, and loads what is to be loaded then.
+                failures.append(f"process {index} does not answer: {exc}")
+                continue
+            if status != http.HTTPStatus.OK:
+                failures.append(f"process {index}: {_text(body)}")
+        if failures:
+            raise ModelLoadFailed("; ".join(failures))
+
+    def pages(self, own: bytes) -> bytes:
+        """Give one metrics page of all processes, told apart by the label `process`. Blocks.
+
+        Not summed: when one process starts again, the sum of its counters and the others' would seem to start again.
+        """
+        pages = {self.index: own}
+        for index in self._others():
+            try:
+                status, page = self._ask(index, "GET", "/metrics", _PAGE_S)
+            except (OSError, http.client.HTTPException):
+                continue
+            if status == http.HTTPStatus.OK:
+                pages[index] = page
+        up = b"".join(
+            b'sidelight_predictor_process_up{process="%d"} %d\n' % (index, index in pages)
+            for index in range(self.count)
+        )
+        return merged(dict(sorted(pages.items()))) + _UP + up
+
+    def _ask(self, index: int, method: str, path: str, timeout_s: float) -> tuple[int, bytes]:
+        connection = _Local(self._socket(index), timeout_s)
+        try:
+            connection.request(method, path, headers={RELAYED: str(self.index)})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def _others(self) -> list[int]:
+        return [index for index in range(self.count) if index != self.index]
+
+    def _socket(self, index: int) -> Path:
+        return self.folder / f"{index}.sock"
+
+
+def merged(pages: Mapping[int, bytes]) -> bytes:
+    """Put pages in Prometheus' text format together: each family once, every sample with its process."""
+    families: dict[bytes, list[bytes]] = {}
+    for process, page in pages.items():
+        label = b'process="%d"' % process
+        for name, comments, samples in _families(page):
+            lines = families.setdefault(name, comments)
+            lines += [_labelled(sample, label) for sample in samples]
+    return b"".join(line + b"\n" for lines in families.values() for line in lines)
+
+
+def _families(page: bytes) -> Iterator[tuple[bytes, list[bytes], list[bytes]]]:
+    name, comments, samples = b"", list[bytes](), list[bytes]()
+    for line in page.splitlines():
+        if line.startswith(b"# HELP ") and (comments or samples):
+            yield name, comments, samples
+            comments, samples = [], []
+        if line.startswith(b"#"):
+            name = line.split(b" ", 3)[2]
+            comments.append(line)
+        elif line:
+            samples.append(line)
+    if comments or samples:
+        yield name, comments, samples
+
+
+def _labelled(sample: bytes, label: bytes) -> bytes:
+    name, brace, rest = sample.partition(b"{")
+    if brace:
+        return b"%s{%s,%s" % (name, label, rest)
+    name, _, value = sample.partition(b" ")
+    return b"%s{%s} %s" % (name, label, value)
+
+
+def _text(body: bytes) -> str:
+    try:
+        return str(orjson.loads(body)["error"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return body.decode("utf-8", "replace")

@@ -1,0 +1,181 @@
+"""Several processes behind one port: they look like one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from inference.siblings import merged
+from tests.inference.serving import GATED, Server, eventually, predictor
+
+PREDICT = "/v1/models/m:predict"
+ONE = {"instances": [[1.0, 2.0]]}
+PROCESSES = 3
+
+
+@pytest.fixture(name="server", scope="module")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serve an open gate from several processes; each test leaves them as they were."""
+    folder = tmp_path_factory.mktemp("siblings")
+    gate = folder / "gate"
+    gate.mkdir()
+    (gate / "open").touch()
+    with _several(gate, folder) as server:
+        yield server
+
+
+@contextmanager
+def _several(gate: Path, folder: Path) -> Iterator[Server]:
+    with predictor(gate, folder, "--runtime", GATED, "--workers", str(PROCESSES), "--enable_grpc", "false") as server:
+        eventually(lambda: _up(server) == PROCESSES, "all processes answer")
+        yield server
+
+
+def _children(server: Server) -> list[int]:
+    return [
+        int(found.group(1))
+        for path in Path("/proc").glob("[0-9]*/stat")
+        if (found := re.match(rf"(\d+) \(.*\) \S {server.process.pid} ", _read(path)))
+    ]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _get(server: Server, path: str) -> httpx.Response:
+    # A connection of its own: whichever process takes it.
+    with server.client() as client:
+        return client.get(path)
+
+
+def _page(server: Server) -> str:
+    return _get(server, "/metrics").text
+
+
+def _up(server: Server) -> int:
+    return sum(f'sidelight_predictor_process_up{{process="{index}"}} 1' in _page(server) for index in range(PROCESSES))
+
+
+def _post(server: Server, path: str = PREDICT, body: object = ONE) -> httpx.Response:
+    with server.client() as client:
+        return client.post(path, json=body)
+
+
+def _in_progress(server: Server) -> float:
+    return sum(_samples(_page(server), "sidelight_predictor_in_progress").values())
+
+
+def _samples(page: str, name: str) -> dict[str, float]:
+    return {
+        sample.labels["process"]: sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def test_one_page_shows_all_processes(server: Server) -> None:
+    """Whoever is asked gives the metrics of all, told apart by a label, and together they count every call."""
+    before = _samples(_page(server), "request_predict_seconds_count")
+    statuses = {_post(server).status_code for _ in range(60)}
+    pages = [_page(server) for _ in range(3)]
+    counts = [_samples(page, "request_predict_seconds_count") for page in pages]
+
+    assert statuses == {200}
+    assert counts[0] == counts[1] == counts[2]
+    assert sum(counts[0].values()) - sum(before.values()) == 60
+    # The kernel spreads connections: that one process got all sixty has no chance worth naming.
+    assert len(counts[0]) > 1
+
+
+def test_models_are_loaded_and_unloaded_everywhere(server: Server) -> None:
+    """What one process is told, all do."""
+    unloaded = _post(server, "/v2/repository/models/m/unload", {})
+    refused = {_post(server).status_code for _ in range(20)}
+    loaded = _post(server, "/v2/repository/models/m/load", {})
+    answered = {_post(server).status_code for _ in range(20)}
+
+    assert (unloaded.status_code, loaded.status_code) == (200, 200)
+    assert refused == {503}
+    assert answered == {200}
+
+
+def test_killed_processes_are_started_again(server: Server) -> None:
+    """One process's death leaves the others serving, and it comes back."""
+    children = _children(server)
+    os.kill(children[0], signal.SIGKILL)
+    eventually(lambda: children[0] not in _children(server), "the killed one is gone")
+    meanwhile = [_post(server).status_code for _ in range(20)]
+    eventually(lambda: _up(server) == PROCESSES, "all processes answer again")
+
+    assert len(children) == PROCESSES
+    assert set(meanwhile) == {200}
+    assert len(_children(server)) == PROCESSES
+
+
+def test_drain_answers_what_is_in_progress_everywhere(tmp_path: Path) -> None:
+    """After SIGTERM every process ends its requests, then all end, with code 0."""
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    with _several(gate, tmp_path) as server, ThreadPoolExecutor(9) as threads:
+        waiting: list[Future[httpx.Response]] = [threads.submit(_post, server) for _ in range(9)]
+        eventually(lambda: _in_progress(server) == 9, "nine calls in progress")
+        server.terminate()
+        (gate / "open").touch()
+        answers = [call.result() for call in waiting]
+        code = server.process.wait(30)
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert code == 0
+
+
+def test_a_model_that_cannot_be_loaded_ends_all(tmp_path: Path) -> None:
+    """A mistake of the operator's is told, not tried again for ever."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with (
+        pytest.raises(AssertionError, match=r"ended with 2:[\s\S]*expected a model file"),
+        predictor(empty, tmp_path, "--workers", "2", "--enable_grpc", "false"),
+    ):
+        raise NotImplementedError("it must not start")
+
+
+def test_a_port_is_not_shared_with_strangers(server: Server, tmp_path: Path) -> None:
+    """Two predictors on one port would take each other's calls; the second is refused."""
+    port = server.url.rpartition(":")[2]
+    words = ("--runtime", GATED, "--workers", "2", "--http_port", port)
+    with (
+        pytest.raises(AssertionError, match=rf"ended with 2:[\s\S]*cannot listen on 127.0.0.1:{port}"),
+        predictor(tmp_path, tmp_path, *words),
+    ):
+        raise NotImplementedError("it must not start")
+
+
+def test_pages_are_put_together_by_family() -> None:
+    """Each family stands once, with its comments, and its samples carry their process."""
+    one = b'# HELP a Text.\n# TYPE a counter\na_total 1.0\n# HELP b Text.\n# TYPE b gauge\nb{x="y z"} 2.0\n'
+    two = b'# HELP b Text.\n# TYPE b gauge\nb{x="y z"} 3.0\nb{x="{"} 4.0\n'
+
+    assert merged({0: one, 2: two}).decode().splitlines() == [
+        "# HELP a Text.",
+        "# TYPE a counter",
+        'a_total{process="0"} 1.0',
+        "# HELP b Text.",
+        "# TYPE b gauge",
+        'b{process="0",x="y z"} 2.0',
+        'b{process="2",x="y z"} 3.0',
+        'b{process="2",x="{"} 4.0',
+    ]
