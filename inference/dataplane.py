@@ -7,7 +7,7 @@ of their own block. Next: `inference/batching/batcher.py`, then a runtime.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -148,16 +148,28 @@ class DataPlane:
         return explained
 
     async def generate_async(
-        self, model: str, prompt: str, parameters: Mapping[str, Any], version: str | None = None, terms: Terms = USUAL
+        self,
+        model: str,
+        prompt: str,
+        parameters: Mapping[str, Any],
+        version: str | None = None,
+        terms: Terms = USUAL,
+        chosen: Callable[[str], None] = lambda _version: None,
     ) -> AsyncGenerator[str, None]:
         """Have a model that makes text answer piece by piece. Raises, at the first piece, what `infer` raises.
 
-        Closed or cancelled, the model stops after the piece that it is at. A reader who is slow holds it up.
+        Closed or cancelled, the model stops after the piece that it is at. A reader who is slow holds it up. `chosen`
+        is told which version makes the text, before the first piece, on another thread.
 
         Raises:
             Unsupported: the model makes no text.
         """
-        stream = Stream(lambda loaded: loaded.runtime.generate(prompt, parameters))
+
+        def begin(loaded: Loaded) -> Iterator[str]:
+            chosen(loaded.version)
+            return loaded.runtime.generate(prompt, parameters)
+
+        stream = Stream(begin)
         call = self._call(model, terms, alone=stream.produce)
         version = self._version(model, version, terms)
         async with contextlib.aclosing(stream.pieces(self.batcher.run(call, version))) as pieces:

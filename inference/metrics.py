@@ -87,6 +87,10 @@ class PredictorMetrics(Collector):
             "sidelight_predictor_shadow_errors", "Copies of requests that a shadow version failed on.",
             ("model_name", "version", "error"), registry=self._registry,
         )  # fmt: skip
+        self._pieces = Counter(
+            "sidelight_predictor_text_pieces", "Pieces of generated text, for most models tokens.",
+            ("model_name",), registry=self._registry,
+        )  # fmt: skip
         gauge = Gauge("sidelight_predictor_in_progress", "Calls that run or wait.", registry=self._registry)
         gauge.set_function(in_progress)
         self._registry.register(self)
@@ -132,6 +136,12 @@ class PredictorMetrics(Collector):
         with self._lock:
             label = self._label(model)
         self._shadows.labels(label, version, error).inc()
+
+    def generated(self, model: str) -> None:
+        """Count a piece of text that a model made: for most models a token."""
+        with self._lock:
+            label = self._label(model)
+        self._pieces.labels(label).inc()
 
     def page(self) -> bytes:
         """Write the page in Prometheus' text format."""

@@ -55,12 +55,14 @@ def versioned(answer: Response, version: str) -> Response:
     return answer
 
 
+def text_of(error: Exception) -> str:
+    """Give the text for an error: the domain's own message, or type and text of what nobody expected."""
+    return str(error) if status_of(error) is not None else f"{type(error).__name__} : {error}"
+
+
 def refusal(error: Exception) -> Response:
-    """Answer with an error: the domain's own message, or type and text of what nobody expected."""
-    status = status_of(error)
-    if status is None:
-        return json({"error": f"{type(error).__name__} : {error}"}, 500)
-    answer = json({"error": str(error)}, status)
+    """Answer with an error."""
+    answer = json({"error": text_of(error)}, status_of(error) or 500)
     if isinstance(error, _RETRY_LATER):
         answer.headers["retry-after"] = str(getattr(error, "retry_after_s", 1))
     if isinstance(error, _CLOSE):
