@@ -13,6 +13,19 @@ def text(name: str, default: str = "") -> str:
     return _environ.get(name, default)
 
 
+def traces() -> bool:
+    """Say whether OpenTelemetry's own variables want traces exported, and how we can: over OTLP/HTTP.
+
+    An endpoint is enough, or the exporter by its name; what else they say is read by OpenTelemetry's SDK.
+    """
+    if text("OTEL_SDK_DISABLED").lower() == "true":
+        return False
+    exporters = [name.strip() for name in text("OTEL_TRACES_EXPORTER").split(",") if name.strip()]
+    if exporters:
+        return "otlp" in exporters
+    return bool(text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or text("OTEL_EXPORTER_OTLP_ENDPOINT"))
+
+
 def home() -> Path:
     """Give the folder for what outlives a run (Kafka's jars and data, run files): SIDELIGHT_HOME or ~/.sidelight."""
     return Path(text("SIDELIGHT_HOME") or Path.home() / ".sidelight").absolute()

@@ -32,6 +32,7 @@ from inference.repository import IndexEntry, Loaded, Repository
 from inference.runtime import Answer, Asked, Runtime, TensorSpec
 from inference.settings import ServerSettings
 from inference.siblings import Siblings
+from inference.tracing import Tracing
 
 T = TypeVar("T")
 Gone = Callable[[], Awaitable[None]]
@@ -61,6 +62,8 @@ class DataPlane:
             siblings: the other processes that serve the same models on the same ports.
         """
         self.siblings = siblings
+        self.tracing: Tracing | None = None
+        """Where calls are recorded, if anywhere."""
         self._repository = repository
         self.metrics = metrics
         self.batcher = Batcher(
@@ -83,7 +86,7 @@ class DataPlane:
             DeadlineExceeded: not done in time.
         """
         call, version = self._v2(model, lambda: request, lambda response, _: response, version, terms)
-        response: InferResponse = self.batcher.run_blocking(call, version)
+        response: InferResponse = self._blocking(call, version)
         return response
 
     async def infer_async(
@@ -112,13 +115,13 @@ class DataPlane:
             gone: returns when the client has gone away, for transports that do not cancel.
         """
         call, version = self._v2(model, decode, encode, version, terms)
-        answer: T = await self.batcher.run(call, version, gone)
+        answer: T = await self._awaited(call, version, gone)
         return answer
 
     def predict_v1(self, model: str, request: V1Request, terms: Terms = USUAL) -> list[Any]:
         """Answer a V1 request with one prediction per instance. Raises what `infer` raises."""
         call, version = self._v1(model, lambda: request, lambda predictions, _version: predictions, terms)
-        predictions: list[Any] = self.batcher.run_blocking(call, version)
+        predictions: list[Any] = self._blocking(call, version)
         return predictions
 
     async def answer_v1_async(
@@ -131,7 +134,7 @@ class DataPlane:
     ) -> T:
         """Answer a V1 request; `encode` takes the predictions and the version that made them. See `answer_async`."""
         call, version = self._v1(model, decode, encode, terms)
-        answer: T = await self.batcher.run(call, version, gone)
+        answer: T = await self._awaited(call, version, gone)
         return answer
 
     async def explain_v1_async(
@@ -144,7 +147,7 @@ class DataPlane:
         """
         version = self._version(model, None, terms)
         call = self._call(model, terms, alone=lambda loaded: _explained(loaded.runtime, body))
-        explained: Mapping[str, Any] = await self.batcher.run(call, version, gone)
+        explained: Mapping[str, Any] = await self._awaited(call, version, gone)
         return explained
 
     async def generate_async(
@@ -172,13 +175,15 @@ class DataPlane:
         stream = Stream(begin)
         call = self._call(model, terms, alone=stream.produce)
         version = self._version(model, version, terms)
-        async with contextlib.aclosing(stream.pieces(self.batcher.run(call, version))) as pieces:
+        async with contextlib.aclosing(stream.pieces(self._awaited(call, version, None))) as pieces:
             async for piece in pieces:
                 yield piece
 
     def close(self) -> None:
         """Drop what waits. Called once nobody asks any more."""
         self.batcher.close()
+        if self.tracing is not None:
+            self.tracing.close()
 
     def ready(self) -> bool:
         """Say whether new clients should be sent here."""
@@ -226,6 +231,28 @@ class DataPlane:
     def label(self, model: str) -> str:
         """Give the metrics label for a name that a client sent."""
         return model if model in self._repository else "unknown"
+
+    async def _awaited(self, call: Call, version: str | None, gone: Gone | None) -> Any:  # noqa: ANN401 - see `_v2`
+        if self.tracing is None:
+            return await self.batcher.run(call, version, gone)
+        try:
+            answer = await self.batcher.run(call, version, gone)
+        except BaseException as exc:
+            self.tracing.record(call, exc)
+            raise
+        self.tracing.record(call)
+        return answer
+
+    def _blocking(self, call: Call, version: str | None) -> Any:  # noqa: ANN401 - see `_v2`
+        if self.tracing is None:
+            return self.batcher.run_blocking(call, version)
+        try:
+            answer = self.batcher.run_blocking(call, version)
+        except BaseException as exc:
+            self.tracing.record(call, exc)
+            raise
+        self.tracing.record(call)
+        return answer
 
     def _v2(
         self,

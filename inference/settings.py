@@ -110,6 +110,8 @@ class ServerSettings:
     """Requests that may wait for a thread. Full: 503 with Retry-After at once, because a late answer helps nobody."""
     queue_bytes: int = 256 * 1024 * 1024
     """Bytes of bodies that may wait. Full: the same, unless nothing else waits."""
+    traces: bool = False
+    """Record every call as OpenTelemetry spans; where they go is said by OpenTelemetry's own variables."""
     yielding_every: int = 8
     """Every so many-th turn goes to calls that yield, while users' calls wait, too: they come slowly, but they come."""
     timeout_s: float = 60.0

@@ -51,9 +51,9 @@ class Call:
     """
 
     __slots__ = (
-        "alone", "answer", "arrived", "asked", "compute_s", "deadline", "decode", "decode_s", "error", "failed",
-        "finish", "finish_s", "gate", "inputs", "lane", "lease", "loop", "model", "result", "rows", "shape", "size",
-        "started", "state", "terms", "together", "urgency",
+        "alone", "answer", "arrived", "asked", "compute_s", "computed", "deadline", "decode", "decode_s", "error",
+        "failed", "finish", "finish_s", "gate", "inputs", "lane", "lease", "loop", "model", "result", "rows", "shape",
+        "size", "started", "state", "terms", "together", "urgency",
     )  # fmt: skip
 
     def __init__(
@@ -91,7 +91,7 @@ class Call:
         """Calls of equal shape can be joined."""
         self.result: Any = None
         self.error: BaseException | None = None
-        self.started = self.decode_s = self.compute_s = self.finish_s = 0.0
+        self.started = self.computed = self.decode_s = self.compute_s = self.finish_s = 0.0
         self.together = 1
         """How many calls its prediction was for."""
 
@@ -121,10 +121,10 @@ class Call:
         if joins_asked:
             self.shape = (*self.shape, self.asked)
 
-    def complete(self, answer: Answer, loaded: Loaded, compute_s: float) -> None:
-        """Encode the answer; what goes wrong is this call's own error."""
+    def complete(self, answer: Answer, loaded: Loaded, compute_s: float, computed: float) -> None:
+        """Encode the answer, which was ready at `computed`; what goes wrong is this call's own error."""
         assert self.finish is not None  # noqa: S101 - calls with `alone` do not come here
-        self.compute_s = compute_s
+        self.compute_s, self.computed = compute_s, computed
         start = time.monotonic()
         try:
             self.result = self.finish(answer, loaded)

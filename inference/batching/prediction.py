@@ -79,6 +79,7 @@ class Prediction:
         inputs = joining.join([call.inputs for call in calls if call.inputs is not None])
         try:
             answer, compute_s = self._predict(lease, inputs, calls[0].asked, rows)
+            computed = time.monotonic()
             parts = joining.split(answer.outputs, counts)
         except joining.NotByRows as exc:
             log.warning("model %s: calls are no longer joined: %s", calls[0].model, exc)
@@ -90,7 +91,7 @@ class Prediction:
         for call, outputs in zip(calls, parts, strict=True):
             call.together = len(calls)
             own = Answer(outputs=outputs, parameters=answer.parameters, output_parameters=answer.output_parameters)
-            call.complete(own, lease.loaded, compute_s)
+            call.complete(own, lease.loaded, compute_s, computed)
         self._noted(calls, rows, compute_s)
         return True
 
@@ -105,7 +106,7 @@ class Prediction:
         except BaseException as exc:  # noqa: BLE001 - whatever a model does, the thread must live on
             call.error = self._translated(call, exc)
             return
-        call.complete(answer, lease.loaded, compute_s)
+        call.complete(answer, lease.loaded, compute_s, time.monotonic())
         self._noted([call], call.rows or row_count(answer.outputs), compute_s)
 
     def _predict(self, lease: Lease, inputs: Arrays, asked: Asked, rows: int) -> tuple[Answer, float]:

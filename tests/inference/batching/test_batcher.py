@@ -459,13 +459,13 @@ def test_latency_is_traded_for_company_only_if_asked() -> None:
             assert model.batches == [4]
 
         model = Sums()
-        async with serving(model, ModelSettings(max_latency_ms=30.0)) as plane:
+        async with serving(model, ModelSettings(max_latency_ms=300.0)) as plane:
             start = time.monotonic()
             answers = [
                 sums(each) for each in await asyncio.gather(*(plane.infer_async("m", rows(1.0)) for _ in range(3)))
             ]
 
-            assert time.monotonic() - start >= 0.03
+            assert time.monotonic() - start >= 0.3
             assert answers == [[2.0]] * 3
             assert model.batches == [3]
 

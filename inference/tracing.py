@@ -1,0 +1,85 @@
+"""OpenTelemetry traces: each call as a span that continues its caller's trace, with its wait and its computation below.
+
+Spans are made when a call is over, from the times that it carries anyway, so that a predictor without traces pays
+nothing and one with them little. Where they go is said by OpenTelemetry's own environment variables, which its SDK
+reads; `deploy/commands/predictor.py` decides by them whether there are traces. Used by `inference/dataplane.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from inference.batching.call import Call
+from inference.runtime import library
+
+_EXTRA: Final = "otel"
+_SERVICE: Final = "sidelight-predictor"
+_UNNAMED: Final = "unknown_service"
+
+
+class Tracing:
+    """Records calls and exports them over OTLP/HTTP in the background. Thread-safe."""
+
+    def __init__(self) -> None:
+        """Begin to export.
+
+        Raises:
+            MissingExtra: the SDK is not installed.
+        """
+        self._api = library("opentelemetry.trace", _EXTRA)
+        self._context = library("opentelemetry.context", _EXTRA).Context
+        sdk = library("opentelemetry.sdk.trace", _EXTRA)
+        resources = library("opentelemetry.sdk.resources", _EXTRA)
+        exporter = library("opentelemetry.exporter.otlp.proto.http.trace_exporter", _EXTRA)
+        propagation = library("opentelemetry.trace.propagation.tracecontext", _EXTRA)
+        self._propagator = propagation.TraceContextTextMapPropagator()
+        resource = resources.Resource.create()
+        if str(resource.attributes["service.name"]).startswith(_UNNAMED):
+            resource = resource.merge(resources.Resource({"service.name": _SERVICE}))
+        self._provider = sdk.TracerProvider(resource=resource)
+        processor = library("opentelemetry.sdk.trace.export", _EXTRA).BatchSpanProcessor(exporter.OTLPSpanExporter())
+        self._provider.add_span_processor(processor)
+        self._tracer = self._provider.get_tracer("sidelight.inference")
+
+    def record(self, call: Call, error: BaseException | None = None) -> None:
+        """Make the spans of a call that is over; `error` is what its caller was told."""
+        now = time.monotonic()
+        # The wall clock is asked once: it may be set back between two looks.
+        offset = time.time_ns() - round(now * 1e9)
+        carrier = {"traceparent": call.terms.traceparent} if call.terms.traceparent else {}
+        context = self._propagator.extract(carrier, self._context())
+        span = self._tracer.start_span(
+            f"infer {call.model}",
+            context=context,
+            kind=self._api.SpanKind.SERVER,
+            start_time=_at(call.arrived, offset),
+            attributes={
+                "sidelight.model": call.model,
+                "sidelight.protocol": call.terms.protocol,
+                "sidelight.yielding": call.terms.yielding,
+            },
+        )
+        below = self._api.set_span_in_context(span, context)
+        queue = self._tracer.start_span("queue", context=below, start_time=_at(call.arrived, offset))
+        queue.end(_at(call.started or now, offset))
+        if call.computed:
+            compute = self._tracer.start_span(
+                "compute",
+                context=below,
+                start_time=_at(call.computed - call.compute_s, offset),
+                attributes={"sidelight.rows": call.rows, "sidelight.batch.calls": call.together},
+            )
+            compute.end(_at(call.computed, offset))
+        if error is not None:
+            span.set_attribute("error.type", type(error).__name__)
+            span.set_status(self._api.StatusCode.ERROR, str(error))
+        span.end(_at(now, offset))
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._provider.shutdown()
+
+
+def _at(moment: float, offset: int) -> int:
+    return round(moment * 1e9) + offset
