@@ -24,6 +24,7 @@ from inference.repository import Repository
 from inference.rest.app import application
 from inference.settings import ServerSettings
 from inference.siblings import Siblings
+from inference.tracing import Tracing
 from streams.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class PredictorServer(uvicorn.Server):
         """Begin; with siblings, ports are shared with them, and must be named."""
         metrics = PredictorMetrics(lambda: self._plane.batcher.in_progress)
         self._plane = DataPlane(repository, metrics, settings, _one_native_thread, siblings)
+        if settings.traces:
+            self._plane.tracing = Tracing()
         self._settings, self._siblings = settings, siblings
         self._asked: float | None = None
         self._grpc: GrpcServer | None = None

@@ -156,6 +156,7 @@ def _settings(arguments: argparse.Namespace) -> ServerSettings:
         drain_s=arguments.drain_timeout,
         drain_delay_s=arguments.drain_delay,
         docs=arguments.enable_docs_url,
+        traces=environment.traces(),
         events=_events(),
         grpc_port=_grpc_port(arguments),
         grpc_required=arguments.grpc_port is not None,
