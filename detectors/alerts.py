@@ -93,6 +93,25 @@ class AlertBook:
         """Take what `state` gave."""
         self._tracks = {key: _Track(*fields) for key, fields in state.items()}
 
+    def withdraw(self, origins: Mapping[str, Origin], reason: str, at_us: int) -> list[tuple[Origin, Event]]:
+        """Resolve what is open of a monitor that is no more, for this reason; gives the same events however often.
+
+        Args:
+            origins: of each detector by its name; what is open of others cannot be told to anybody.
+            reason: in plain words.
+            at_us: event time by which it ended; none ends before it began.
+        """
+        found = []
+        for place, track in self._tracks.items():
+            detector, _, key = place.partition("\x1f")
+            if track.alert and detector in origins:
+                origin, end_us = origins[detector], max(at_us, track.opened_us)
+                nothing = {"window": None, "statistic": None, "threshold": None, "p_value": None, "alpha": None}
+                told = nothing | {"message": reason, "evidence": {"reason": reason}}
+                found.append((origin, _event(origin, key, track, "resolved", end_us, told)))
+        self._tracks = {}
+        return found
+
     def _open(self, origin: Origin, finding: Finding, track: _Track) -> Event:
         first = finding.first
         # The place in the log as well as the correlation id: a client may use one id for every call.
@@ -102,41 +121,46 @@ class AlertBook:
         return self._event(origin, finding, track, "opened")
 
     def _event(self, origin: Origin, finding: Finding, track: _Track, kind: str) -> Event:
-        track.sequence += 1
-        namespace, _, service = origin.service.partition("/")
-        return Event(
-            id=stable_id(track.alert, kind, track.sequence),
-            source=f"/sidelight/monitors/{namespace}/{origin.monitor}",
-            type=_TYPES[kind],
-            time=format_time(int(finding.last["time_us"])),
-            datacontenttype="application/json",
-            subject=track.alert,
-            extensions={
-                "namespace": namespace,
-                "inferenceservicename": service,
-                "monitor": origin.monitor,
-                "detector": origin.detector,
-            },
-            data=orjson.dumps(_body(origin, finding, track, kind)),
-        )
+        told = {
+            "message": finding.message,
+            "window": {"rows": finding.rows, "first": dict(finding.first), "last": dict(finding.last)},
+            "statistic": finding.statistic,
+            "threshold": finding.threshold,
+            "p_value": finding.p_value,
+            "alpha": finding.alpha,
+            "evidence": dict(finding.evidence),
+        }
+        return _event(origin, finding.key, track, kind, int(finding.last["time_us"]), told)
 
 
-def _body(origin: Origin, finding: Finding, track: _Track, kind: str) -> dict[str, Any]:
-    return {
+def _event(origin: Origin, key: str, track: _Track, kind: str, at_us: int, told: Mapping[str, Any]) -> Event:
+    track.sequence += 1
+    namespace, _, service = origin.service.partition("/")
+    body = {
         "alert": track.alert,
         "state": kind,
         "sequence": track.sequence,
         "alarming_windows": track.alarms,
         "service": origin.service,
         "monitor": origin.monitor,
-        "detector": {"name": origin.detector, "type": origin.type, "key": finding.key},
+        "detector": {"name": origin.detector, "type": origin.type, "key": key},
         "family": origin.family,
-        "message": finding.message,
+        "message": told["message"],
         "opened": format_time(track.opened_us),
-        "window": {"rows": finding.rows, "first": dict(finding.first), "last": dict(finding.last)},
-        "statistic": finding.statistic,
-        "threshold": finding.threshold,
-        "p_value": finding.p_value,
-        "alpha": finding.alpha,
-        "evidence": dict(finding.evidence),
+        **told,
     }
+    return Event(
+        id=stable_id(track.alert, kind, track.sequence),
+        source=f"/sidelight/monitors/{namespace}/{origin.monitor}",
+        type=_TYPES[kind],
+        time=format_time(at_us),
+        datacontenttype="application/json",
+        subject=track.alert,
+        extensions={
+            "namespace": namespace,
+            "inferenceservicename": service,
+            "monitor": origin.monitor,
+            "detector": origin.detector,
+        },
+        data=orjson.dumps(body),
+    )

@@ -73,10 +73,11 @@ class MonitorSettings:
         return f"{self.namespace}/{self.service}"
 
 
-def whole(where: str, value: object, least: int) -> int:
-    """Give a whole number from `least` up; refuse all else, naming `where`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidMonitor(where, f"expected a whole number from {least} up, got {value!r}")
+def whole(where: str, value: object, least: int, most: int | None = None) -> int:
+    """Give a whole number from `least` up, to `most` if there is one; refuse all else, naming `where`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        bounds = f"from {least} up" if most is None else f"from {least} to {most}"
+        raise InvalidMonitor(where, f"expected a whole number {bounds}, got {value!r}")
     return value
 
 

@@ -21,7 +21,7 @@ from detectors.errors import InvalidRows
 from detectors.frames import Framer
 from detectors.intake import read
 from detectors.merge import Merge, Watermarks
-from detectors.settings import MonitorSettings
+from detectors.settings import AlertSettings, MonitorSettings
 from inference.protocol.errors import ProtocolError
 from streams.bindings import to_kafka
 from streams.deadletter import dead_letter
@@ -61,11 +61,14 @@ class DetectorStage:
         self._kept: dict[str, Any] = {}
         self._counts = dict.fromkeys(_COUNTED, 0)
         self._told: list[str] = []
+        self._stale: list[dict[str, Any]] = []
+        """Books of monitors that are no more, with what is needed to say so."""
         self._fitted: dict[str, pa.Schema] = {}
 
     def process(self, batch: Batch) -> Effects:
         """Merge, detect and keep the book; see `streams.stage.Stage`."""
-        outputs = [output for record in batch.records for output in self._take(record)]
+        outputs = self._withdraw()
+        outputs += [output for record in batch.records for output in self._take(record)]
         below = self._watermarks.least()
         for service, merge in self._merges.items():
             outputs += self._release(service, merge, below)
@@ -81,11 +84,15 @@ class DetectorStage:
             "merges": {service: merge.state() for service, merge in self._merges.items()},
             "benches": self._kept | benches,
             "told": self._told,
+            "stale": self._stale,
         }
         return json.dumps(state, separators=(",", ":")).encode()
 
     def restore(self, state: bytes) -> None:
-        """Take what `snapshot` gave. A monitor whose settings or reference changed starts its windows anew."""
+        """Take what `snapshot` gave. A monitor whose settings or reference changed starts its windows anew.
+
+        What was open of it, or of one that is not there any more, is resolved with the next batch.
+        """
         fields = json.loads(state)
         self._counts = dict.fromkeys(_COUNTED, 0) | fields["counts"]
         self._watermarks.restore(fields["watermarks"])
@@ -95,6 +102,7 @@ class DetectorStage:
             self._merges[service].restore(kept)
         self._kept, self._benches = fields["benches"], {}
         self._told, self._fitted = fields.get("told", []), {}
+        self._stale = [*fields.get("stale", []), *self._left_behind()]
         # Now and not with the next rows: the counters say at once how many alerts are open.
         for watch in self._watches:
             if _name(watch) in self._kept:
@@ -110,6 +118,33 @@ class DetectorStage:
             "forced": sum(merge.forced for merge in merges),
             "open": sum(bench.book.open_alerts() for group in self._benches.values() for bench in group),
         }
+
+    def _left_behind(self) -> list[dict[str, Any]]:
+        """Take the books off monitors that were removed or changed; windows of one that comes back go on."""
+        known, found = {_name(watch): watch.fingerprint for watch in self._watches}, []
+        for name, kept in self._kept.items():
+            if kept["book"] and known.get(name) != kept["fingerprint"]:
+                reason = "monitor changed" if name in known else "monitor removed"
+                found.append({"monitor": name, "reason": reason, "book": kept["book"], "kinds": kept.get("kinds", {})})
+                kept["book"] = {}
+        return found
+
+    def _withdraw(self) -> list[Output]:
+        """Resolve what was open of monitors that are no more."""
+        stale, self._stale = self._stale, []
+        outputs = []
+        for item in stale:
+            service, _, monitor = item["monitor"].rpartition("/")
+            origins = {
+                name: Origin(service=service, monitor=monitor, detector=name, type=kind, family=family)
+                for name, (kind, family) in item["kinds"].items()
+            }
+            book = AlertBook(AlertSettings())
+            book.restore(item["book"])
+            for origin, event in book.withdraw(origins, item["reason"], self._watermarks.least() * 1_000):
+                self._counts["resolved"] += 1
+                outputs.append(self._output(service, origin.family, event))
+        return outputs
 
     def _take(self, record: Record) -> list[Output]:
         self._counts["records"] += 1
@@ -208,7 +243,11 @@ class _Bench:
     def state(self) -> dict[str, Any]:
         """Give everything as JSON-able values."""
         detectors = {name: base64.b64encode(item.snapshot()).decode() for name, item in self._detectors.items()}
-        return {"fingerprint": self._watch.fingerprint, "detectors": detectors, "book": self.book.state()}
+        settings = {item.name: item.type for item in self._watch.monitor.detectors}
+        kinds = {name: [settings[name], item.family] for name, item in self._detectors.items()}
+        return {
+            "fingerprint": self._watch.fingerprint, "detectors": detectors, "book": self.book.state(), "kinds": kinds,
+        }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any] | None) -> bool:
         """Take what `state` gave; False when it is of other settings, so that windows of two kinds never mix."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from detectors.arrays import pack, unpack
 from detectors.base import Detector, Finding, Rows, Setup
 from detectors.settings import whole
+
+MOST: Final = 100_000
+"""Rows of the largest window: an open one is part of every checkpoint, and a checkpoint has 64 MiB at most."""
 
 
 class Windowed(Detector):
@@ -18,7 +21,7 @@ class Windowed(Detector):
     def __init__(self, setup: Setup, *, window: int) -> None:
         super().__init__(setup)
         # 20: the smallest sample with any power. The check is here because settings are YAML, which may say anything.
-        self.window = whole("params.window", window, 20)
+        self.window = whole("params.window", window, 20, MOST)
         self._open: list[Rows] = []
         self._rows = 0
         self._last_end_us: int | None = None

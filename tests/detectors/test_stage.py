@@ -254,7 +254,7 @@ def good() -> Output:
 def with_header(name: str, value: bytes | None) -> Output:
     """Give a good record with a header changed, or left out."""
     kept = tuple((key, old) for key, old in good().headers if key != name)
-    return replace(good(), headers=kept if value is None else (*kept, (name, value)))
+    return good()._replace(headers=kept if value is None else (*kept, (name, value)))
 
 
 def with_column(name: str, values_: pa.Array | None) -> Output:
@@ -262,7 +262,7 @@ def with_column(name: str, values_: pa.Array | None) -> Output:
     found = decode_rows(good().value or b"")
     at = found.column_names.index(name)
     changed = found.append_column(name, found[name]) if values_ is None else found.set_column(at, name, values_)
-    return replace(good(), value=stream(changed))
+    return good()._replace(value=stream(changed))
 
 
 def nulls(kind: pa.DataType) -> pa.Array:
@@ -273,16 +273,16 @@ def nulls(kind: pa.DataType) -> pa.Array:
 @pytest.mark.parametrize(
     ("bad", "detail"),
     [
-        (lambda: replace(good(), headers=()), "no ce_ headers"),
+        (lambda: good()._replace(headers=()), "no ce_ headers"),
         (lambda: with_header("ce_type", b"x"), "type 'x': expected dev.sidelight.observations"),
         (lambda: with_header("ce_watermark", None), "extension 'watermark': expected a whole number, got ''"),
         (lambda: with_header("ce_partition", b"-1"), "extension 'partition': expected a whole number, got '-1'"),
         (lambda: with_header("ce_partitions", b"9" * 30), "extension 'partitions': expected a whole number"),
         (lambda: with_header("ce_partitions", b"0"), "extension 'partition': expected less than 0, got 0"),
-        (lambda: replace(good(), key=None), "key: expected the service as namespace/name"),
-        (lambda: replace(good(), key=b"\xff"), "expected UTF-8"),
-        (lambda: replace(good(), value=b"hello"), "no Arrow IPC stream"),
-        (lambda: replace(good(), value=(good().value or b"")[:-400]), "no Arrow IPC stream"),
+        (lambda: good()._replace(key=None), "key: expected the service as namespace/name"),
+        (lambda: good()._replace(key=b"\xff"), "expected UTF-8"),
+        (lambda: good()._replace(value=b"hello"), "no Arrow IPC stream"),
+        (lambda: good()._replace(value=(good().value or b"")[:-400]), "no Arrow IPC stream"),
         (lambda: with_column("_order", pa.array(["x"] * ROWS)), "column '_order': expected int64, got string"),
         (lambda: with_column("_order", nulls(pa.int64())), "column '_order': expected a value in every row, got null"),
         (lambda: with_column("_partition", pa.array([7] * ROWS, pa.int32())), "expected 0 as in the event, got 7"),
@@ -313,7 +313,7 @@ def test_no_broken_table_stops_the_stage(changes: list[tuple[int, int]]) -> None
         value[at % len(value)] = byte
     under = _shared()
     before = under.counters()
-    taken(under, [replace(output, value=bytes(value))])
+    taken(under, [output._replace(value=bytes(value))])
     counters = under.counters()
 
     assert counters["records"] == before["records"] + 1
@@ -396,3 +396,56 @@ def test_changed_settings_start_the_windows_anew() -> None:
     assert changed.counters()["restarted"] == 1
     assert changed.counters()["open"] == 0
     assert benches["n/s/m"]["fingerprint"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("watches", "reason"),
+    [
+        ((watch(monitor(), fingerprint="2"),), "monitor changed"),
+        ((watch(monitor(name="other")),), "monitor removed"),
+    ],
+)
+def test_no_alert_outlives_its_monitor(watches: tuple[Watch, ...], reason: str) -> None:
+    """What is open of a monitor that was changed or removed is resolved with the next batch, even an empty one, once.
+
+    A worker that dies before its checkpoint says the same again, with the same ids.
+    """
+    under = stage()
+    before = taken(under, [output for lane in lanes() for output in lane[: len(lane) // 2]])
+    state = under.snapshot()
+    first, again = stage(*watches), stage(*watches)
+    first.restore(state)
+    again.restore(first.snapshot())
+    ends = list(first.process(Batch(0, ())).outputs)
+    subjects = Counter(
+        (dict(output.headers)["ce_subject"], output.topic) for output in before if b"resolved" not in _type(output)
+    ) - Counter((dict(output.headers)["ce_subject"], output.topic) for output in before if b"resolved" in _type(output))
+    bodies = [json.loads(output.value or b"") for output in ends]
+
+    assert len(ends) == under.counters()["open"] > 0
+    assert {(dict(output.headers)["ce_subject"], output.topic) for output in ends} <= set(subjects)
+    assert {(body["state"], body["message"]) for body in bodies} == {("resolved", reason)}
+    assert all(_type(output).endswith(b"resolved") and output.key == b"n/s" for output in ends)
+    assert list(again.process(Batch(0, ())).outputs) == ends
+    assert first.process(Batch(0, ())).outputs == ()
+    counts = first.counters()
+    assert counts["opened"] == counts["resolved"]
+    third = stage(*watches)
+    third.restore(first.snapshot())
+    assert third.process(Batch(0, ())).outputs == ()
+
+
+def _type(output: Output) -> bytes:
+    return dict(output.headers)["ce_type"] or b""
+
+
+def test_a_monitor_that_stays_keeps_its_alerts() -> None:
+    """Another one beside it comes and goes: nothing is resolved for that."""
+    under = stage(watch(monitor()), watch(monitor(name="other")))
+    taken(under, [output for lane in lanes() for output in lane[: len(lane) // 2]])
+    alone = stage()
+    alone.restore(under.snapshot())
+    ends = list(alone.process(Batch(0, ())).outputs)
+
+    assert {json.loads(output.value or b"")["monitor"] for output in ends} == {"other"}
+    assert alone.counters()["open"] == len(ends) == under.counters()["open"] / 2

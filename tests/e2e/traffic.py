@@ -6,7 +6,6 @@ The events are written to Kafka in one order by one producer, so that every run 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +77,7 @@ def closing(topic: str, calls: int, partitions: int) -> Iterator[Output]:
     """Give an event to each partition that is far later than all calls: what waits for the time to move on, moves."""
     for partition in range(partitions):
         at = START_US + calls * 20_000 + 60_000_000
-        yield replace(_output(topic, calls + partition, REQUEST_TYPE, at, b"{}"), partition=partition)
+        yield _output(topic, calls + partition, REQUEST_TYPE, at, b"{}")._replace(partition=partition)
 
 
 def _output(topic: str, index: int, kind: str, at_us: int, body: bytes) -> Output:
