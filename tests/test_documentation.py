@@ -50,7 +50,7 @@ def test_command_lines_can_be_typed(path: Path) -> None:
     text = path.read_text()
     for block in blocks(text):
         for words in ours(block):
-            assert parse(words), words
+            parse(words)
     for words in inline(text):
         if words[0] in {"COMMAND", "..."}:
             continue
@@ -61,9 +61,11 @@ def test_command_lines_can_be_typed(path: Path) -> None:
 @pytest.mark.parametrize("name", names())
 def test_examples_of_the_help_can_be_typed(name: str) -> None:
     """So can every example that a command's own help shows."""
-    found = [words for words in ours(load(name).EXAMPLES) if parse(words)]
+    found = list(ours(load(name).EXAMPLES))
 
     assert found
+    for words in found:
+        parse(words)
 
 
 def test_the_documents_hold_command_lines() -> None:

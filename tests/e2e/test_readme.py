@@ -67,7 +67,7 @@ def test_the_readme_from_the_first_line_to_the_last(terminal: Terminal, tmp_path
     """Train, bring up, ask, look on, explain, Ctrl-C: as the README has it, but for the port, which may be taken."""
     port, log = free_port(), tmp_path / "up.log"
     terminal(readme("python examples/employment/train.py"))
-    line = readme("sidelight up")
+    line = readme("sidelight up examples/employment/service.yaml --port")
     assert " --port 8080" in line
     process = terminal.start(line.replace("8080", str(port)), log)
     try:
