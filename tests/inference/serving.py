@@ -65,13 +65,13 @@ def predictor(
         sys.executable, "-m", "deploy.cli", "predictor", "--model_name", "m", "--model_dir", str(model),
         "--host", "127.0.0.1", "--http_port", "0", *words,
     ]  # fmt: skip
-    with served(command, log) as server:
+    with served(command, log, variables) as server:
         yield server
 
 
 @contextmanager
-def served(command: list[str], log: Path) -> Iterator[Server]:
-    """Run a command that serves until the block ends."""
+def served(command: list[str], log: Path, variables: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Run a command that serves until the block ends; with another environment, if one is given."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=variables

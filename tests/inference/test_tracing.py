@@ -81,7 +81,7 @@ def _attributes(span: Any) -> dict[str, Any]:  # noqa: ANN401 - protobuf's class
 def test_callers_traces_are_continued(tmp_path: Path, model: Path, receiver: Receiver) -> None:
     """A call is a span below its caller's, with its wait and its computation below; an error is told."""
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-    with predictor(model, tmp_path, variables=variables) as server, server.client() as client:
+    with predictor(model, tmp_path, variables=environment.inherited() | variables) as server, server.client() as client:
         client.post("/v1/models/m:predict", json=BODY, headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
         client.post("/v1/models/m:predict", json={"instances": [[1.0]]})
         eventually(lambda: len(receiver.spans) == 5, "five spans")
@@ -110,7 +110,7 @@ def test_nothing_is_lost_at_the_end(tmp_path: Path, model: Path, receiver: Recei
         "OTEL_BSP_SCHEDULE_DELAY": "600000",
         "OTEL_SERVICE_NAME": "income",
     }
-    with predictor(model, tmp_path, variables=variables) as server, server.client() as client:
+    with predictor(model, tmp_path, variables=environment.inherited() | variables) as server, server.client() as client:
         client.post("/v1/models/m:predict", json=BODY)
 
     assert {span.name for span in receiver.spans} == {"infer m", "queue", "compute"}
