@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.categories import Categories
 from inference.errors import InvalidInput, ModelLoadFailed, PredictionFailed
 from inference.runtime import ANY, Arrays, Runtime, TensorSpec
 from inference.settings import ModelSettings
@@ -95,7 +96,9 @@ class TabularRuntime(Runtime):
     """A runtime whose models map a table to an array with one entry per row."""
 
     text: bool = False
-    """Whether columns of text are taken."""
+    """Whether columns of text are taken as they are."""
+    categories: Categories | None = None
+    """What names of categories stand for; set before `__init__` of this class, which predicts."""
     max_batch: int = 256
 
     def __init__(self, settings: ModelSettings, *, width: int | None, features: tuple[str, ...]) -> None:
@@ -110,7 +113,9 @@ class TabularRuntime(Runtime):
     def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Predict on one matrix or on named columns."""
         table = self._table.matrix(inputs)
-        if table.dtype == object and not self.text:
+        if self.categories is not None:
+            table = self.categories.coded(table, self._table.dtype)
+        elif table.dtype == object and not self.text:
             raise InvalidInput("inputs: expected numbers, got text")
         predicted = np.asarray(self.predict_table(table))
         if len(predicted) != len(table):

@@ -6,16 +6,26 @@ Predictions are the booster's own: probabilities for classifiers, sums of leaves
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import lightgbm_text, openmp
+from inference import lightgbm_text, openmp, options
+from inference.categories import Categories
 from inference.errors import ModelLoadFailed
 from inference.runtime import Source, head, iris, library
 from inference.tabular import TabularRuntime, chosen_output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the file may not say."""
+
+    categories: dict[str, Any] = field(default_factory=dict)
+    """Column → names of its categories in the order of their codes; a model trained on a frame brings them."""
 
 
 class LightGBM(TabularRuntime):
@@ -23,13 +33,19 @@ class LightGBM(TabularRuntime):
 
     suffixes: ClassVar[tuple[str, ...]] = (".bst", ".lgb", ".txt")
     platform: ClassVar[str] = "lightgbm_booster"
+    options: ClassVar[type[Any]] = Options
 
     def __init__(self, booster: Any, source: Source) -> None:  # noqa: ANN401 - the library is imported late
         self._booster = booster
         self._raw = chosen_output(source.settings, ("predict", "raw"), source.path) == "raw"
         names = tuple(booster.feature_name())
         numbered = names == tuple(f"Column_{index}" for index in range(len(names)))
-        super().__init__(source.settings, width=booster.num_feature(), features=() if numbered else names)
+        features = () if numbered else names
+        if given := options.read(Options, source).categories:
+            self.categories = Categories.read(given, source.settings.features or features, source.path)
+        elif own := _categories(booster, names):
+            self.categories = Categories(own, names)
+        super().__init__(source.settings, width=booster.num_feature(), features=features)
 
     @classmethod
     def claims(cls, path: Path) -> bool:
@@ -63,6 +79,17 @@ class LightGBM(TabularRuntime):
         booster = lightgbm.train(parameters, lightgbm.Dataset(rows, labels), num_boost_round=5)
         booster.save_model(directory / "model.txt")
         return {"input-0": rows}
+
+
+def _categories(booster: Any, names: tuple[str, ...]) -> dict[int, list[Any]]:  # noqa: ANN401 - imported late
+    """Give the categories of the frame that a booster was trained on, by column."""
+    # A column of one category is none to the booster: it does not even say that it is categorical.
+    lists = [each for each in booster.pandas_categorical or () if len(each) > 1]
+    if not lists:
+        return {}
+    described = booster.dump_model(num_iteration=1)["feature_infos"]
+    columns = [at for at, name in enumerate(names) if described.get(name, {}).get("values")]
+    return dict(zip(columns, lists, strict=True)) if len(columns) == len(lists) else {}
 
 
 def _library() -> Any:  # noqa: ANN401 - a module has no narrower type

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.errors import InvalidInput, ModelLoadFailed, UnsafeFormat
+from inference.errors import InvalidInput, ModelLoadFailed, PredictionFailed, UnsafeFormat
 from inference.runtime import Source, iris, library
 from inference.tabular import TabularRuntime, chosen_output
 
@@ -50,7 +50,7 @@ class SKLearn(TabularRuntime):
         # Fitted on a frame: needs its columns by name again, some steps choose by them.
         rows = library("pandas").DataFrame(table, columns=self._columns).infer_objects() if self._columns else table
         try:
-            return np.asarray(self._predict(rows))
+            return _array(self._predict(rows))
         except (ValueError, TypeError) as exc:
             raise InvalidInput(f"inputs: {exc}") from exc
 
@@ -63,6 +63,18 @@ class SKLearn(TabularRuntime):
         pipeline = library("sklearn.pipeline").make_pipeline(scaler, model).fit(rows, labels)
         library("skops.io").dump(pipeline, directory / "model.skops")
         return {"input-0": rows}
+
+
+def _array(predicted: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever the estimator gives
+    if isinstance(predicted, list) and all(isinstance(each, np.ndarray) for each in predicted):
+        # Probabilities of several targets: one array of [rows, classes] for each.
+        if len({each.shape for each in predicted}) != 1:
+            shapes = [list(each.shape) for each in predicted]
+            raise PredictionFailed(
+                f"predict_proba: targets of different numbers of classes have no one tensor: {shapes}"
+            )
+        return np.stack(predicted, axis=1)
+    return np.asarray(predicted.toarray() if hasattr(predicted, "toarray") else predicted)
 
 
 def _skops(source: Source) -> Any:  # noqa: ANN401 - any estimator

@@ -6,6 +6,7 @@ Predictions are the booster's own, as KServe's server gives them: probabilities 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,9 +14,19 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from inference import options
+from inference.categories import Categories
 from inference.errors import ModelLoadFailed
 from inference.runtime import Source, head, iris, library
 from inference.tabular import TabularRuntime, chosen_output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the file does not say."""
+
+    categories: dict[str, Any] = field(default_factory=dict)
+    """Column → names of its categories in the order of their codes, for callers that send names."""
 
 
 class XGBoost(TabularRuntime):
@@ -23,6 +34,7 @@ class XGBoost(TabularRuntime):
 
     suffixes: ClassVar[tuple[str, ...]] = (".bst", ".json", ".ubj")
     platform: ClassVar[str] = "xgboost_booster"
+    options: ClassVar[type[Any]] = Options
 
     def __init__(self, booster: Any, source: Source) -> None:  # noqa: ANN401 - the library is imported late
         self._booster = booster
@@ -30,7 +42,10 @@ class XGBoost(TabularRuntime):
         # Only trees can be predicted in place, and only that is safe from several threads.
         config = orjson.loads(booster.save_config())
         self.thread_safe = config["learner"]["gradient_booster"]["name"] != "gblinear"
-        super().__init__(source.settings, width=booster.num_features(), features=tuple(booster.feature_names or ()))
+        features = tuple(booster.feature_names or ())
+        if given := options.read(Options, source).categories:
+            self.categories = Categories.read(given, source.settings.features or features, source.path)
+        super().__init__(source.settings, width=booster.num_features(), features=features)
 
     @classmethod
     def claims(cls, path: Path) -> bool:

@@ -11,19 +11,22 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import skops.io
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier, VotingClassifier
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import MultinomialNB
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
 from inference.directory import open_model
-from inference.errors import InvalidInput, ModelLoadFailed, UnsafeFormat
+from inference.errors import InvalidInput, ModelLoadFailed, PredictionFailed, UnsafeFormat
 from inference.runtime import iris
-from inference.settings import Trust
+from inference.settings import SETTINGS_FILE, Trust
 
 
 class _Planted:
@@ -131,3 +134,34 @@ def test_text_is_refused_by_numeric_models(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidInput, match="could not convert string"):
         open_model(tmp_path, Trust()).predict({"x": np.array([["a"] * 4], object)})
+
+
+def test_several_targets_give_one_tensor(tmp_path: Path) -> None:
+    """Probabilities of several targets come as [rows, targets, classes]; of unequal numbers of classes, not at all."""
+    rows, labels = iris()
+    for second, fits in ((labels[::-1], True), (labels > 0, False)):
+        model = KNeighborsClassifier(3).fit(rows, np.column_stack([labels, second]))
+        skops.io.dump(model, tmp_path / "model.skops")
+        (tmp_path / SETTINGS_FILE).write_text('{"output": "predict_proba"}')
+        types = tuple(skops.io.get_untrusted_types(file=tmp_path / "model.skops"))
+        runtime = open_model(tmp_path, Trust(types=types))
+        if fits:
+            got = runtime.predict({"x": rows})["output-0"]
+            np.testing.assert_array_equal(got, np.stack(model.predict_proba(rows), axis=1))
+            assert runtime.outputs[0].shape == (-1, 2, 3)
+        else:
+            with pytest.raises(PredictionFailed, match=r"different numbers of classes .*\[1, 3\], \[1, 2\]"):
+                runtime.predict({"x": rows[:1]})
+
+
+def test_sparse_answers_are_filled(tmp_path: Path) -> None:
+    """An estimator of several labels that answers with a sparse matrix is served its numbers."""
+    rows, labels = iris()
+    targets = scipy.sparse.csr_matrix(np.eye(3, dtype=int)[labels])
+    model = OneVsRestClassifier(LogisticRegression()).fit(rows, targets)
+    skops.io.dump(model, tmp_path / "model.skops")
+    types = tuple(skops.io.get_untrusted_types(file=tmp_path / "model.skops"))
+
+    np.testing.assert_array_equal(
+        open_model(tmp_path, Trust(types=types)).predict({"x": rows})["output-0"], model.predict(rows).toarray()
+    )

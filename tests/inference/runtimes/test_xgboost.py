@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xgboost
 
 from inference.directory import open_model
-from inference.errors import InvalidInput
+from inference.errors import InvalidInput, ModelLoadFailed
 from inference.runtime import iris
-from inference.settings import Trust
+from inference.settings import SETTINGS_FILE, Trust
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.ubj"])
@@ -68,3 +69,38 @@ def test_text_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidInput, match="expected numbers, got text"):
         open_model(tmp_path, Trust()).predict({"x": np.array([["a"] * 4], object)})
+
+
+def test_categories_come_by_code_or_by_name(tmp_path: Path) -> None:
+    """A booster of categories predicts from codes, and from names once the settings say them."""
+    frame = pd.DataFrame({"size": np.arange(90.0), "colour": pd.Categorical(["red", "blue", "green"] * 30)})
+    model = xgboost.XGBClassifier(n_estimators=4, n_jobs=1, enable_categorical=True, tree_method="hist")
+    model.fit(frame, frame["colour"] == "red")
+    model.save_model(tmp_path / "model.ubj")
+    codes = np.column_stack([frame["size"], frame["colour"].cat.codes])
+    expected = model.predict_proba(frame)[:, 1]
+    by_name = {"colour": frame["colour"].to_numpy(object), "size": frame["size"].to_numpy()}
+
+    np.testing.assert_array_equal(open_model(tmp_path, Trust()).predict({"x": codes})["output-0"], expected)
+    with pytest.raises(InvalidInput, match="expected numbers, got text"):
+        open_model(tmp_path, Trust()).predict(by_name)
+    (tmp_path / SETTINGS_FILE).write_text('{"options": {"categories": {"colour": ["blue", "green", "red"]}}}')
+    np.testing.assert_array_equal(open_model(tmp_path, Trust()).predict(by_name)["output-0"], expected)
+    (tmp_path / SETTINGS_FILE).write_text('{"options": {"categories": {"colour": "blue"}}}')
+    with pytest.raises(ModelLoadFailed, match="categories: colour: expected a list of different texts"):
+        open_model(tmp_path, Trust())
+
+
+@pytest.mark.parametrize("objective", ["multi:softmax", "multi:softprob", "count:poisson", "rank:pairwise"])
+def test_every_objective_gives_what_the_library_gives(tmp_path: Path, objective: str) -> None:
+    """Classes, probabilities, counts and ranks come as the booster's own prediction of a matrix."""
+    rows, labels = iris()
+    classes = {"num_class": 3} if objective.startswith("multi") else {}
+    booster = xgboost.train({"objective": objective, "nthread": 1, **classes}, xgboost.DMatrix(rows, labels), 3)
+    booster.save_model(tmp_path / "model.json")
+
+    np.testing.assert_allclose(
+        open_model(tmp_path, Trust()).predict({"x": rows})["output-0"],
+        booster.predict(xgboost.DMatrix(rows)),
+        rtol=1e-6,
+    )
