@@ -11,7 +11,8 @@ from typing import Final
 from streams.errors import Refused, Unavailable
 from streams.stage import Output, Publisher
 
-_SLICE_S: Final = 0.05
+_SLICE_S: Final = 0.002
+"""Short, because a host's other thread polls, too: what it has taken in wakes nobody who waits for it here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from streams.topics import Topics, request_topics
 from tests.inference.kafka import asking
 from tests.inference.kafka.asking import KINDS, Told
 from tests.inference.kafka.summing import SUMMING
+
+log = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.kafka, pytest.mark.e2e, pytest.mark.timeout(1_200)]
 
@@ -127,10 +130,10 @@ def workers(kafka: str, topics: Topics, folder: Path, count: int, *words: str) -
     """Run workers over a slow model."""
     model = folder / "model"
     model.mkdir()
-    (model / "slow").write_text("0.5")
+    (model / "slow").write_text("2")
     common = [
         "stream", "--model_name", "m", "--model_dir", str(model), "--runtime", SUMMING, "--kafka", kafka,
-        "--prefix", topics.prefix, "--batch_records", "40", *words,
+        "--prefix", topics.prefix, "--batch_records", "8", *words,
     ]  # fmt: skip
     found = [Worker([*common, "--instance", f"s{place}"], folder / f"s{place}.log") for place in range(count)]
     try:
@@ -176,6 +179,7 @@ def test_kill_loses_no_answer_and_no_order(
         first = by_id.setdefault(answer.event.id, answer)
 
         assert (first.event.data, first.status, first.key) == (answer.event.data, answer.status, answer.key)
+    log.info("%d answers to %d requests came again", len(client.answers) - len(by_id), len(client.asked))
     assert len(by_id) == len(client.asked)
     for answer in by_id.values():
         _, expected = client.asked[answer.event.correlation()]
