@@ -80,19 +80,14 @@ def test_v1_and_v2_share_a_batch() -> None:
         async with serving(model, threads=1) as plane:
             held = await hold(plane, model)
             asked = v1.decode_request(b'{"instances": [[1.0, 2.0], [3.0, 4.0]]}')
-            waiting = [
-                asyncio.ensure_future(plane.infer_async("m", rows(7.0, name="instances"))),
-                asyncio.ensure_future(
-                    plane.answer_v1_async("m", lambda: asked, lambda found, version: (found, version))
-                ),
-            ]
+            over_v2 = asyncio.ensure_future(plane.infer_async("m", rows(7.0, name="instances")))
+            over_v1 = asyncio.ensure_future(plane.answer_v1_async("m", lambda: asked, lambda *answer: answer))
             await until(lambda: plane.batcher.waiting == 2)
             model.gate.set()
-            second, first = await asyncio.gather(*waiting)
-            await asyncio.gather(*held)
+            await asyncio.gather(over_v2, over_v1, *held)
 
-            assert sums(second) == [14.0]
-            assert first == ([3.0, 7.0], "1")
+            assert sums(over_v2.result()) == [14.0]
+            assert over_v1.result() == ([3.0, 7.0], "1")
             assert model.batches == [1, 3]
 
     _run(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,9 +31,9 @@ def _in_progress(client: httpx.Client) -> int:
     return int(float(line.rpartition(" ")[2]))
 
 
-def _post(server: Server, body: object = ONE) -> httpx.Response:
+def _post(server: Server, body: object = ONE, headers: Mapping[str, str] | None = None) -> httpx.Response:
     with server.client() as client:
-        return client.post(PREDICT, json=body)
+        return client.post(PREDICT, json=body, headers=headers)
 
 
 def test_each_caller_gets_its_own_answer(tmp_path: Path, gate: Path) -> None:
@@ -158,3 +159,54 @@ def test_clients_that_leave_do_no_harm(tmp_path: Path, gate: Path) -> None:
 
     assert after.status_code == 200
     assert "Traceback" not in log
+
+
+def test_clients_that_leave_while_they_wait_are_taken_out(tmp_path: Path, gate: Path) -> None:
+    """A client that gives up before its turn costs the model nothing: its call leaves the queue."""
+    words = ("--runtime", GATED, "--max_threads", "1")
+    with predictor(gate, tmp_path, *words) as server, server.client() as client, ThreadPoolExecutor(1) as threads:
+        running = threads.submit(_post, server)
+        eventually(lambda: _in_progress(client) == 1, "one call in progress")
+        address = urlsplit(server.url)
+        body = b'{"instances": [[7.0, 7.0]]}'
+        with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+            connection.sendall(
+                f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+            )
+            eventually(lambda: _in_progress(client) == 2, "the second waits")
+        eventually(lambda: _in_progress(client) == 1, "it has left")
+        (gate / "open").touch()
+        answer = running.result()
+        page = client.get("/metrics").text
+
+    assert answer.status_code == 200
+    assert 'sidelight_predictor_errors_total{error="ClientGone",model_name="m"} 1.0' in page
+    assert 'request_predict_seconds_count{model_name="m"} 1.0' in page
+
+
+def test_callers_say_how_urgent_they_are(tmp_path: Path, gate: Path) -> None:
+    """A caller's own time limit ends its wait; calls that no user made are the first to be refused, with 429."""
+    words = ("--runtime", GATED, "--max_threads", "1", "--max-queue", "2")
+    synthetic = {"x-sidelight-synthetic": "true"}
+    with predictor(gate, tmp_path, *words) as server, server.client() as client, ThreadPoolExecutor(3) as threads:
+        accepted = [threads.submit(_post, server)]
+        eventually(lambda: _in_progress(client) == 1, "one call in progress")
+        late = client.post(PREDICT, json=ONE, headers={"x-sidelight-timeout-ms": "50"})
+        envoy = client.post(PREDICT, json=ONE, headers={"x-envoy-expected-rq-timeout-ms": "50"})
+        wrong = client.post(PREDICT, json=ONE, headers={"x-sidelight-timeout-ms": "soon"})
+        accepted.append(threads.submit(_post, server, ONE, synthetic))
+        eventually(lambda: _in_progress(client) == 2, "a synthetic call waits")
+        postponed = client.post(PREDICT, json=ONE, headers=synthetic)
+        accepted.append(threads.submit(_post, server))
+        eventually(lambda: _in_progress(client) == 3, "a user's call waits")
+        (gate / "open").touch()
+        answers = [call.result().status_code for call in accepted]
+
+    assert (late.status_code, late.json()) == (503, {"error": "no answer within 0.05 s; retry later"})
+    assert envoy.status_code == 503
+    assert (wrong.status_code, wrong.json()["error"]) == (
+        400,
+        "x-sidelight-timeout-ms: expected milliseconds, got 'soon'",
+    )
+    assert (postponed.status_code, int(postponed.headers["retry-after"])) == (429, 1)
+    assert answers == [200, 200, 200]
