@@ -1,0 +1,122 @@
+"""A stage as a process: what its metrics page says, and that it says it while records come."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import scrape
+from deploy.kafka.ports import free_port
+from deploy.kafka.topics import ensure_topics
+from deploy.scrape import Samples
+from streams.events import RESPONSE_TYPE
+from streams.topics import Topics
+from tests.deploy.commands.calling import Sidelight
+from tests.deploy.laying import Laid, event, lay
+from tests.inference.serving import eventually
+
+PAIRS = 200
+
+
+class Worker:
+    """An assembler with its page."""
+
+    def __init__(self, folder: Path, kafka: str, topics: Topics) -> None:
+        self.port, self.log = free_port(), folder / "worker.log"
+        words = ("--kafka", kafka, "--prefix", topics.prefix, "--metrics-port", str(self.port))
+        command = Sidelight(folder).command("assembler", *words)
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output)
+
+    def page(self) -> Samples | None:
+        """Read the page; None when it does not answer in time."""
+        return scrape.read(f"http://127.0.0.1:{self.port}/metrics", 5.0)
+
+    def count(self, counter: str) -> float:
+        """Give a counter of the stage; 0 as long as nobody answers."""
+        return (self.page() or Samples()).total("sidelight_stage_total", counter=counter)
+
+    def stop(self) -> int:
+        """Drain it; give the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def worker(kafka: str, topics: Topics, tmp_path: Path) -> Iterator[Worker]:
+    """Give a worker that is ready, and end it."""
+    ensure_topics(kafka, topics.declared(1))
+    found = Worker(tmp_path, kafka, topics)
+    eventually(lambda: found.page() is not None or found.process.poll() is not None, "the page")
+    yield found
+    found.process.kill()
+    found.process.wait()
+
+
+def pairs(first: int, count: int) -> list[Laid]:
+    """Give requests, each with its response."""
+    return [
+        laid
+        for at in range(first, first + count)
+        for laid in (
+            Laid(event(f"q{at}", b'{"instances":[[1]]}', correlationid=f"c{at}", protocol="v1", statuscode=200)),
+            Laid(
+                event(
+                    f"r{at}",
+                    b'{"predictions":[1]}',
+                    RESPONSE_TYPE,
+                    correlationid=f"c{at}",
+                    protocol="v1",
+                    statuscode=200,
+                )
+            ),
+        )
+    ]
+
+
+@pytest.mark.kafka
+def test_the_page_answers_while_records_come(kafka: str, topics: Topics, worker: Worker) -> None:
+    """Whoever asks is answered amid the traffic, each time; in the end nothing is behind."""
+    ended, asked = threading.Event(), list[Samples | None]()
+
+    def ask() -> None:
+        while not ended.is_set():
+            asked.append(worker.page())
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    for at in range(10):
+        lay(kafka, topics.payloads, pairs(at * PAIRS, PAIRS))
+    eventually(lambda: worker.count("paired") == 20 * PAIRS, "all pairs")
+    ended.set()
+    asking.join()
+    eventually(lambda: (worker.page() or Samples()).by("sidelight_stage_lag", "partition") == {"0": 0.0}, "no lag")
+
+    assert len(asked) > 10
+    assert None not in asked
+    assert worker.stop() == 0
+
+
+@pytest.mark.kafka
+def test_a_worker_that_is_killed_counts_nothing_twice(
+    kafka: str, topics: Topics, worker: Worker, tmp_path: Path
+) -> None:
+    """Its successor's counters are the checkpoint's: the same sum as if nothing had happened."""
+    lay(kafka, topics.payloads, pairs(0, PAIRS))
+    eventually(lambda: worker.count("paired") > 0, "some pairs")
+    worker.process.kill()
+    worker.process.wait()
+    lay(kafka, topics.payloads, pairs(PAIRS, PAIRS))
+    successor = Worker(tmp_path, kafka, topics)
+    eventually(lambda: successor.count("paired") >= 4 * PAIRS, "the rest")
+    page = successor.page() or Samples()
+
+    assert page.total("sidelight_stage_total", counter="paired") == 4 * PAIRS
+    assert page.total("sidelight_stage_total", counter="rows") == 2 * PAIRS
+    assert successor.stop() == 0
+    assert "drained; 0 records were not acknowledged" in successor.log.read_text()
