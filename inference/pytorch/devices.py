@@ -41,7 +41,9 @@ class Place:
         plain = torch.from_numpy(np.empty(0, array.dtype)).dtype
         host = torch.empty(array.shape, dtype=plain, pin_memory=self._cuda)
         np.copyto(host.numpy(), array)
-        return host.to(self.device, dtype, non_blocking=True)
+        # Another type only once it is there: on its way, the copy would leave page-locked memory.
+        there = host.to(self.device, non_blocking=True)
+        return there if dtype is None else there.to(dtype)
 
     def get(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
         """Bring results back, and wait for them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from inference.directory import open_model
 from inference.errors import InvalidInput, ModelLoadFailed, PredictionFailed, Unsupported
 from inference.runtime import Asked, Runtime
 from inference.settings import SETTINGS_FILE, Trust
+from tests.inference.serving import predictor
 
 _ROWS = {"x": np.array([[1.0, 2.0], [3.0, 4.0]])}
 
@@ -233,3 +235,33 @@ def test_unload_lets_the_class_clean_up(tmp_path: Path) -> None:
     assert (tmp_path / "gone").exists()
     assert [thread.name for thread in during] == ["model-Model"]
     assert not during & set(threading.enumerate())
+
+
+def test_served_over_http(tmp_path: Path) -> None:
+    """Through the server: parameters reach the class, calls wait for each other, texts come whole and as a stream."""
+    _model(
+        tmp_path,
+        "def __init__(self):\n    self.waiting = 0\n    self.together = None\n"
+        "async def predict(self, inputs, parameters):\n"
+        "    self.together = self.together or asyncio.Event()\n"
+        "    self.waiting += 1\n"
+        "    if self.waiting == 3:\n        self.together.set()\n"
+        "    await self.together.wait()\n"
+        "    return inputs['x'] + parameters.get('add', 0)\n"
+        "async def generate(self, prompt, parameters):\n"
+        "    for at in range(parameters['n']):\n        yield f'{prompt}{at} '",
+    )
+    body = {"inputs": [{"name": "x", "shape": [1], "datatype": "INT64", "data": [1]}], "parameters": {"add": 5}}
+    text = {"text_input": "a", "parameters": {"n": 2}}
+    words = ("--runtime", "custom", "--trusted", "--max_threads", "3")
+    with predictor(tmp_path, tmp_path, *words) as server, server.client() as client, ThreadPoolExecutor(3) as threads:
+        answers = list(threads.map(lambda _: client.post("/v2/models/m/infer", json=body).json(), range(3)))
+        whole = client.post("/v2/models/m/generate", json=text).json()
+        streamed = client.post("/v2/models/m/generate_stream", json=text).text
+
+    assert [answer["outputs"][0]["data"] for answer in answers] == [[6]] * 3
+    assert whole["text_output"] == "a0 a1 "
+    assert [json.loads(line[5:])["text_output"] for line in streamed.splitlines() if line.startswith("data:")][:2] == [
+        "a0 ",
+        "a1 ",
+    ]
