@@ -106,5 +106,6 @@ class Predictions:
 
 async def _tag(context: Any, head: Mapping[str, str]) -> None:  # noqa: ANN401 - grpc has no types
     identity = head.get(REQUEST_ID)
-    if identity is not None:
+    # gRPC takes more from a peer than it lets us send: what is no printable ASCII would end the call.
+    if identity is not None and identity.isascii() and identity.isprintable():
         await context.send_initial_metadata(((REQUEST_ID, identity),))
