@@ -1,47 +1,119 @@
-"""The arguments that say which models a command works with, for commands without a server of their own."""
+"""The arguments that say which models a command works with, and the repository that they make."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import logging
+import re
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
+from deploy import environment
 from deploy.errors import UserError
-from inference.directory import open_model
+from inference.directory import holds_model
 from inference.errors import ModelLoadFailed
-from inference.repository import Loaded, Repository
-from inference.settings import Trust, read_model_settings
+from inference.folders import ModelFolder, Shelf, Stored
+from inference.repository import Repository
+from inference.residency import container_limit
+from inference.settings import RepositorySettings, Trust
+from inference.stock import Source
+from inference.storage.cache import Storage, StorageSettings
+
+log = logging.getLogger(__name__)
+
+_DEFAULTS: Final = RepositorySettings()
+_LOOKED_AT: Final = 20
+"""Folders in which a model is looked for, to tell a repository from a folder without a model."""
+_OF_CONTAINER: Final = 0.8
+_UNITS: Final = {
+    "": 1, "k": 1000, "K": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3,
+}  # fmt: skip
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments, spelt as the predictor's."""
+    """Declare the arguments that name models, and say where they come from."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model_name", default="model", help="its name (default: model)")
-    group.add_argument("--model_dir", type=Path, metavar="DIR", help="folder with one model file")
-    group.add_argument("--runtime", metavar="NAME", help="which runtime reads it (default: found from the file)")
-    group.add_argument("--trusted", action="store_true", help="load pickle and joblib: they run the code they hold")
+    group.add_argument(
+        "--model_name", action="append", default=[], metavar="NAME",
+        help="its name (default: model); with several models, once for each --model_dir",
+    )  # fmt: skip
+    group.add_argument(
+        "--model_dir", action="append", default=[], metavar="DIR",
+        help="folder with one model file, or with numbered folders of versions; or a storage URI: file, pvc, http,"
+        " https, s3, gs, az, also of a .zip or .tar.gz; ?sha256= is checked; repeatable",
+    )  # fmt: skip
+    group.add_argument("--model", action="append", default=[], metavar="NAME=DIR", help="one more model; repeatable")
+    group.add_argument(
+        "--runtime", metavar="NAME",
+        help="which runtime reads it, by our name or KServe's for the format (default: found from the file)",
+    )  # fmt: skip
+    group.add_argument("--trusted", action="store_true", help="load what runs code: pickle, joblib, Python classes")
     group.add_argument(
         "--trusted-types", type=_words, default=(), metavar="TYPE,...", help="types that a .skops file may build, too"
     )
+    storage = parser.add_argument_group("storage")
+    storage.add_argument(
+        "--volume", action="append", default=[], metavar="CLAIM=DIR", help="where pvc://CLAIM is mounted; repeatable"
+    )
+    storage.add_argument(
+        "--storage_cache",
+        type=Path,
+        metavar="DIR",
+        help="where fetched models lie (default: models/ in SIDELIGHT_HOME)",
+    )
 
 
-def add_further_models_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the argument that names several models."""
-    parser.add_argument(
-        "--model", action="append", default=[], metavar="NAME=DIR", help="one more model; repeatable"
+def add_repository_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of a folder of models, and of loading them on demand."""
+    group = parser.add_argument_group("model repository")
+    group.add_argument(
+        "--model_repository", "--model-repository", type=Path, metavar="DIR",
+        help="folder of models, one folder each by its name, loaded by the first request for them; a --model_dir"
+        " without a model but with such folders is one, too",
+    )  # fmt: skip
+    group.add_argument(
+        "--max_memory", type=_bytes, metavar="SIZE",
+        help="of the process, such as 4Gi; above it models that are not in use are unloaded, the least recently used"
+        " first (default: 80%% of the container's limit with a repository, else none)",
+    )  # fmt: skip
+    group.add_argument(
+        "--model_loads", type=_positive, default=_DEFAULTS.loads, metavar="N",
+        help="models loaded at the same time (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--repository_poll_s", type=_seconds, default=_DEFAULTS.poll_s, metavar="SECONDS",
+        help="how often the folders are looked at for new, changed and removed models; 0: never (default: %(default)g)",
     )  # fmt: skip
 
 
+def model_names(arguments: argparse.Namespace) -> list[str]:
+    """List the models that the arguments name, in order."""
+    return list(_addresses(arguments))
+
+
 def open_repository(arguments: argparse.Namespace) -> Repository:
-    """Load every model that the arguments name.
+    """Load every model that the arguments name; know those of a repository's folder.
 
     Raises:
         UserError: none is named, one is named twice, or one cannot be loaded.
     """
-    folders = _folders(arguments)
     trust = Trust(pickle=arguments.trusted, types=arguments.trusted_types)
-    repository = Repository({name: _loader(folder, trust, arguments.runtime) for name, folder in folders.items()})
-    for name in folders:
+    storage = _storage(arguments)
+    addresses, folder = _addresses(arguments), getattr(arguments, "model_repository", None)
+    if folder is None and (found := _repository_of_kserve(arguments)):
+        addresses, folder = {}, found
+        log.info("%s holds no model but folders of models: they are loaded by the first requests for them", folder)
+    if not addresses and folder is None:
+        raise UserError("no model: name one with --model_name NAME --model_dir DIR")
+    sources = {name: _source(address, storage, trust, arguments.runtime) for name, address in addresses.items()}
+    shelf = Shelf(folder, trust, arguments.runtime, storage) if folder is not None else None
+    try:
+        repository = Repository(sources, _settings(arguments, on_demand=shelf is not None), shelf)
+    except ModelLoadFailed as exc:
+        raise UserError(f"--model_repository: {exc}") from exc
+    for name, address in addresses.items():
+        log.info("loading model %s from %s", name, address)
         try:
             repository.load(name)
         except ModelLoadFailed as exc:
@@ -49,29 +121,96 @@ def open_repository(arguments: argparse.Namespace) -> Repository:
     return repository
 
 
-def _folders(arguments: argparse.Namespace) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    if arguments.model_dir is not None:
-        found[arguments.model_name] = arguments.model_dir
-    for text in getattr(arguments, "model", ()):
-        name, equals, folder = text.partition("=")
-        if not (name and equals and folder):
+def _addresses(arguments: argparse.Namespace) -> dict[str, str]:
+    names, places = list(arguments.model_name), list(arguments.model_dir)
+    if len(places) == 1 and not names:
+        names = ["model"]
+    if len(names) != len(places):
+        raise UserError(f"--model_name, --model_dir: expected one for each, got {len(names)} and {len(places)}")
+    pairs = list(zip(names, places, strict=True))
+    for text in arguments.model:
+        name, equals, place = text.partition("=")
+        if not (name and equals and place):
             raise UserError(f"--model: expected NAME=DIR, got {text!r}")
+        pairs.append((name, place))
+    found: dict[str, str] = {}
+    for name, place in pairs:
         if name in found:
             raise UserError(f"--model: {name!r} is named twice")
-        found[name] = Path(folder)
-    if not found:
-        raise UserError("no model: name one with --model_name NAME --model_dir DIR")
+        found[name] = place
     return found
 
 
-def _loader(folder: Path, trust: Trust, runtime: str | None) -> Callable[[], Loaded]:
-    def load() -> Loaded:
-        settings = read_model_settings(folder)
-        return Loaded(open_model(folder, trust, runtime), settings.version, settings)
+def _source(address: str, storage: Storage, trust: Trust, runtime: str | None) -> Source:
+    try:
+        if storage.is_local(address):
+            return ModelFolder(str(storage.folder(address)), trust, runtime, storage)
+    except ModelLoadFailed as exc:
+        raise UserError(str(exc)) from exc
+    return Stored(storage, address, "", trust, runtime)
 
-    return load
+
+def _storage(arguments: argparse.Namespace) -> Storage:
+    volumes: dict[str, Path] = {}
+    for text in arguments.volume:
+        claim, equals, place = text.partition("=")
+        if not (claim and equals and place):
+            raise UserError(f"--volume: expected CLAIM=DIR, got {text!r}")
+        volumes[claim] = Path(place)
+    cache = arguments.storage_cache or environment.home() / "models"
+    return Storage(StorageSettings(cache=cache, volumes=volumes))
+
+
+def _settings(arguments: argparse.Namespace, *, on_demand: bool) -> RepositorySettings:
+    if not hasattr(arguments, "max_memory"):
+        return RepositorySettings()
+    most = arguments.max_memory
+    if most is None and on_demand:
+        most = int(container_limit() * _OF_CONTAINER)
+    return RepositorySettings(
+        on_demand=on_demand, max_memory=most or 0, loads=arguments.model_loads, poll_s=arguments.repository_poll_s
+    )
+
+
+def _repository_of_kserve(arguments: argparse.Namespace) -> Path | None:
+    """Give the folder that KServe's servers would take for a repository: one without a model but with models below."""
+    if arguments.model_name or arguments.model or len(arguments.model_dir) != 1 or "://" in arguments.model_dir[0]:
+        return None
+    folder = Path(arguments.model_dir[0])
+    if not hasattr(arguments, "model_repository") or not folder.is_dir() or _holds(folder, arguments.runtime):
+        return None
+    below = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
+    return folder if any(_holds(path, arguments.runtime) for path in islice(below, _LOOKED_AT)) else None
+
+
+def _holds(folder: Path, runtime: str | None) -> bool:
+    versions = (path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+    return holds_model(folder, runtime) or any(holds_model(path, runtime) for path in islice(versions, _LOOKED_AT))
 
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word for word in text.split(",") if word)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
+    return value
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(k|K|M|G|Ki|Mi|Gi|)(?:B)?", text)
+    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"expected bytes, such as 500Mi or 4Gi, got {text!r}")
+    return size

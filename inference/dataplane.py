@@ -6,6 +6,7 @@ of their own block. Next: `inference/batching/batcher.py`, then a runtime.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
@@ -20,7 +21,7 @@ from inference.batching.batcher import Batcher
 from inference.batching.call import NOTHING_ASKED, Call, Given
 from inference.batching.streaming import Stream
 from inference.batching.terms import USUAL, Terms
-from inference.errors import InvalidInput, PredictionFailed
+from inference.errors import InferenceError, InvalidInput, PredictionFailed
 from inference.metrics import PredictorMetrics
 from inference.protocol import v1
 from inference.protocol.datatypes import BYTES
@@ -28,7 +29,7 @@ from inference.protocol.errors import ProtocolError
 from inference.protocol.tensors import Tensor
 from inference.protocol.v1 import V1Request
 from inference.protocol.v2 import InferRequest, InferResponse
-from inference.repository import IndexEntry, Loaded, Repository
+from inference.repository import IndexEntry, Lease, Loaded, Repository
 from inference.runtime import Answer, Asked, Runtime, TensorSpec
 from inference.settings import ServerSettings
 from inference.siblings import Siblings
@@ -205,12 +206,34 @@ class DataPlane:
         """Describe the models' states."""
         return self._repository.index()
 
+    async def awaken(self, model: str, version: str | None = None) -> None:
+        """Have a model loaded that is about to be described, if a request may. Errors are left to the look."""
+        loop = asyncio.get_running_loop()
+        settled = asyncio.Event()
+
+        def done(outcome: Lease | Exception) -> None:
+            if isinstance(outcome, Lease):
+                outcome.release()
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(settled.set)
+
+        try:
+            lease = self._repository.lease(model, version)
+        except InferenceError:
+            return
+        if lease is not None:
+            lease.release()
+            return
+        self._repository.lease_later(model, version, done)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(settled.wait(), self.batcher.timeout_s)
+
     def model_metadata(self, model: str, version: str | None = None) -> dict[str, Any]:
         """Describe a loaded model, as V2's "Model Metadata Response"."""
         loaded = self._repository.loaded(model, version)
         return {
             "name": model,
-            "versions": [loaded.version],
+            "versions": self._repository.versions(model) or [loaded.version],
             "platform": loaded.runtime.platform,
             "inputs": [_described(spec) for spec in loaded.runtime.inputs],
             "outputs": [_described(spec) for spec in loaded.runtime.outputs],

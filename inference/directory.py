@@ -77,6 +77,13 @@ def open_model(
     return _loaded(kind, Source(path=path, settings=settings, trust=trust))
 
 
+def holds_model(directory: Path, runtime: str | None = None) -> bool:
+    """Tell whether a directory has a file that looks like a model."""
+    kinds = _kinds(runtime)
+    alone = len(kinds) == 1 and not kinds[0].suffixes
+    return alone or next(_claims(directory, kinds), None) is not None
+
+
 def _loaded(kind: type[Runtime], source: Source) -> Runtime:
     options.read(kind.options, source)
     try:

@@ -119,6 +119,14 @@ class Repository:
                 lines.append(IndexEntry(model.name, "", State.UNAVAILABLE, _absent(model)))
         return lines
 
+    def versions(self, name: str) -> list[str]:
+        """List a model's numbered versions, the highest first; nothing where there are none.
+
+        Raises:
+            ModelNotFound: no model of this name.
+        """
+        return [version for version in self._routes(self._model(name)).versions if version != UNNUMBERED]
+
     def choose(
         self, name: str, version: str | None = None, key: bytes = b"", headers: Mapping[str, str] = _NOTHING
     ) -> Choice:
@@ -276,6 +284,11 @@ class Repository:
     def resident(self) -> tuple[int, int]:
         """Give how many models are in memory, and what they weigh by estimate."""
         return len(self._stock.residents), self._stock.residents.total
+
+    @property
+    def bound(self) -> int:
+        """Give the bytes that the process is kept below; 0: no bound."""
+        return self._settings.max_memory
 
     @property
     def counts(self) -> Counts:

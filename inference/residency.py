@@ -22,6 +22,8 @@ K = TypeVar("K")
 
 _PAGE: Final = 4096
 _STATM: Final = Path("/proc/self/statm")
+_CGROUPS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_NO_LIMIT: Final = 1 << 60
 _MARGIN: Final = 0.03
 """Share of the bound that is kept free, so that a load that weighs more than was thought stays within it."""
 _STEER_S: Final = 0.5
@@ -35,6 +37,18 @@ def resident_bytes() -> int:
         return int(_STATM.read_bytes().split()[1]) * _PAGE
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def container_limit() -> int:
+    """Give the memory that the container may use; 0 where there is no limit, or none that can be seen."""
+    for path in _CGROUPS:
+        try:
+            given = int(path.read_text())
+        except (OSError, ValueError):
+            continue
+        # The first version of control groups says a huge number where there is no limit.
+        return given if given < _NO_LIMIT else 0
+    return 0
 
 
 def give_back() -> None:

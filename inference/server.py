@@ -19,6 +19,7 @@ import threadpoolctl
 import uvicorn
 
 from inference.dataplane import DataPlane
+from inference.inventory import Inventory
 from inference.metrics import PredictorMetrics
 from inference.repository import Repository
 from inference.rest.app import application
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _COLLECT: Final = (50_000, 20, 100)
+_SHOWN: Final = 20
 
 
 class PredictorServer(uvicorn.Server):
@@ -41,6 +43,7 @@ class PredictorServer(uvicorn.Server):
     def __init__(self, repository: Repository, settings: ServerSettings, siblings: Siblings | None = None) -> None:
         """Begin; with siblings, ports are shared with them, and must be named."""
         metrics = PredictorMetrics(lambda: self._plane.batcher.in_progress)
+        metrics.registry.register(Inventory(repository))
         self._plane = DataPlane(repository, metrics, settings, _one_native_thread, siblings)
         if settings.traces:
             self._plane.tracing = Tracing()
@@ -73,7 +76,7 @@ class PredictorServer(uvicorn.Server):
         if self._siblings is not None:
             await self._answer_siblings(self._siblings)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        log.info("predictor ready on http://%s:%d, models: %s", host, port, ", ".join(self._plane.models()))
+        log.info("predictor ready on http://%s:%d, models: %s", host, port, _listed(self._plane.models()))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more calls, let those in progress end, and stop."""
@@ -162,6 +165,11 @@ def _grpc_server(plane: DataPlane, settings: ServerSettings) -> GrpcServer:
             raise
         raise MissingExtra("gRPC", "inference", str(exc.name)) from exc
     return GrpcServer(plane, settings)
+
+
+def _listed(models: list[str]) -> str:
+    more = f" and {len(models) - _SHOWN} more" if len(models) > _SHOWN else ""
+    return ", ".join(models[:_SHOWN]) + more
 
 
 def _one_native_thread() -> None:

@@ -10,7 +10,8 @@ import logging
 import random
 import threading
 import time
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from inference.errors import InferenceError, ModelLoadFailed, ModelNotReady
@@ -30,6 +31,9 @@ _NOTICEABLE: Final = 4 * 1024 * 1024
 """Growth of the process by one load that is taken for the model's own weight."""
 
 
+LOAD_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
 @dataclass(slots=True)
 class Counts:
     """What the repository did so far."""
@@ -38,7 +42,9 @@ class Counts:
     failures: int = 0
     evictions: int = 0
     seconds: float = 0.0
-    """Spent loading, all loads together."""
+    """Spent on the loads that succeeded, together."""
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(LOAD_SECONDS) + 1))
+    """Those loads by how long they took."""
 
 
 class Source(Protocol):
@@ -243,7 +249,10 @@ class Stock:
             with self._lock:
                 self._ended += 1
                 alone = alone and self._begun == number
-                self.counts.seconds += time.monotonic() - start
+        taken = time.monotonic() - start
+        with self._lock:
+            self.counts.seconds += taken
+            self.counts.buckets[bisect_left(LOAD_SECONDS, taken)] += 1
         kind, grown = type(loaded.runtime), resident_bytes() - before
         # Small ones are lost in the noise, and the first of a kind brings its library along.
         if alone and kind in self._kinds and grown > _NOTICEABLE:

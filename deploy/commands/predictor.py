@@ -8,24 +8,24 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from deploy import environment, siblings
 from deploy.errors import UserError
-from inference.directory import open_model
-from inference.errors import ModelLoadFailed
+from deploy.models import add_model_arguments, add_repository_arguments, open_repository
 from inference.protocol.cloudevents import EventSettings
-from inference.repository import Loaded, Repository
 from inference.server import PredictorServer
-from inference.settings import ServerSettings, Trust, read_model_settings
+from inference.settings import ServerSettings
 from inference.siblings import Siblings
+from streams.errors import MissingExtra
 
 log = logging.getLogger(__name__)
 
 HELP = "serve a model over HTTP and gRPC: KServe V1 and V2 (Open Inference Protocol)"
 EXAMPLES = """\
   sidelight predictor --model_name income --model_dir model/ --http_port 8080
+  sidelight predictor --model_name a --model_dir models/a --model_name b --model_dir s3://bucket/models/b.tar.gz
+  sidelight predictor --model_repository models/ --max_memory 4Gi --repository_poll_s 10
   curl -d '{"instances": [[39, 13, 1]]}' localhost:8080/v1/models/income:predict
 """
 _DEFAULTS: Final = ServerSettings()
@@ -53,17 +53,8 @@ _WITHOUT_EFFECT: Final = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; those with underscores are KServe's."""
-    model = parser.add_argument_group("model")
-    model.add_argument("--model_name", default="model", help="name in the paths (default: model)")
-    model.add_argument(
-        "--model_dir", required=True, type=Path, metavar="DIR",
-        help="folder with one model file: *.skops, *.bst, *.json, *.ubj, *.txt, *.lgb (*.joblib, *.pkl with --trusted)",
-    )  # fmt: skip
-    model.add_argument("--runtime", metavar="NAME", help="which runtime reads it (default: found from the file)")
-    model.add_argument("--trusted", action="store_true", help="load pickle and joblib: they run the code they hold")
-    model.add_argument(
-        "--trusted-types", type=_words, default=(), metavar="TYPE,...", help="types that a .skops file may build, too"
-    )
+    add_model_arguments(parser)
+    add_repository_arguments(parser)
     server = parser.add_argument_group("server")
     server.add_argument("--host", default=_DEFAULTS.host, help="address to listen on (default: %(default)s)")
     server.add_argument("--http_port", type=_at_least(0), default=_DEFAULTS.port, help="default: %(default)s; 0: any")
@@ -119,28 +110,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace, settings: ServerSettings, others: Siblings | None = None) -> int:
-    repository = Repository({arguments.model_name: _loader(arguments)})
-    log.info("loading model %s from %s", arguments.model_name, arguments.model_dir)
+    repository = open_repository(arguments)
     try:
-        repository.load(arguments.model_name)
-    except ModelLoadFailed as exc:
+        server = PredictorServer(repository, settings, others)
+    except MissingExtra as exc:
         raise UserError(str(exc)) from exc
-    PredictorServer(repository, settings, others).run()
+    repository.watch()
+    server.run()
     repository.close()
     log.info("stopped")
     return 0
-
-
-def _loader(arguments: argparse.Namespace) -> Callable[[], Loaded]:
-    directory: Path = arguments.model_dir
-    trust = Trust(pickle=arguments.trusted, types=arguments.trusted_types)
-
-    def load() -> Loaded:
-        runtime = open_model(directory, trust, arguments.runtime)
-        settings = read_model_settings(directory)
-        return Loaded(runtime, settings.version, settings)
-
-    return load
 
 
 def _settings(arguments: argparse.Namespace) -> ServerSettings:
@@ -179,10 +158,6 @@ def _grpc_port(arguments: argparse.Namespace) -> int | None:
     if arguments.grpc_port is not None:
         return int(arguments.grpc_port)
     return _GRPC_PORT if arguments.http_port else 0
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in text.split(",") if word)
 
 
 def _boolean(text: str) -> bool:

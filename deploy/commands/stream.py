@@ -11,7 +11,7 @@ import threadpoolctl
 
 from deploy.errors import UserError
 from deploy.kafka.topics import ensured_partitions
-from deploy.models import add_further_models_argument, add_model_arguments, open_repository
+from deploy.models import add_model_arguments, model_names, open_repository
 from deploy.security import kafka_security
 from deploy.workers import Tuning, add_worker_arguments, run_stage
 from inference.dataplane import DataPlane
@@ -43,7 +43,6 @@ _BATCH_MS: Final = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_model_arguments(parser)
-    add_further_models_argument(parser)
     group = parser.add_argument_group("topics")
     group.add_argument("--request_topic", default="", metavar="TOPIC", help="default: PREFIX.requests")
     group.add_argument("--reply_topic", default="", metavar="TOPIC", help="default: PREFIX.responses")
@@ -137,13 +136,12 @@ def _one_native_thread() -> None:
 
 
 def _settings(arguments: argparse.Namespace, topics: Topics) -> StreamSettings:
-    named = [arguments.model_name] if arguments.model_dir is not None else []
-    named += [text.partition("=")[0] for text in arguments.model]
+    named = model_names(arguments)
     return StreamSettings(
         responses=arguments.reply_topic or topics.responses,
         deadletter=topics.deadletter,
         # Several models, and none of them is the one of --model_name: a request has to say which.
-        model=named[0] if named and (arguments.model_dir is not None or len(named) == 1) else "",
+        model=named[0] if named and (arguments.model_dir or len(named) == 1) else "",
         reply_topics=tuple(arguments.allow_reply_topic),
         payloads=topics.payloads if arguments.log_payloads else "",
         service=arguments.inference_service,

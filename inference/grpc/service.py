@@ -47,7 +47,6 @@ class Service:
             "ServerReady": lambda _: {"ready": self._plane.ready()},
             "ModelReady": self._model_ready,
             "ServerMetadata": lambda _: self._server,
-            "ModelMetadata": self._model_metadata,
         }
         slow: dict[str, Look] = {
             "RepositoryModelLoad": self._load,
@@ -57,6 +56,7 @@ class Service:
         unary: dict[str, Handler] = {"ModelInfer": self._predictions.unary}
         unary |= {name: _method(name, work, None) for name, work in looks.items()}
         unary |= {name: _method(name, work, self._manage) for name, work in slow.items()}
+        unary["ModelMetadata"] = _method("ModelMetadata", self._model_metadata, None, self._awaken)
         methods = {name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in unary.items()}
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._predictions.stream)
         return grpc.method_handlers_generic_handler(SERVICE, methods)
@@ -66,6 +66,9 @@ class Service:
 
     def _model_metadata(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
         return self._plane.model_metadata(message.name, message.version or None)
+
+    async def _awaken(self, message: Any) -> None:  # noqa: ANN401 - messages are made at run time
+        await self._plane.awaken(message.name, message.version or None)
 
     def _load(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
         if message.parameters:
@@ -95,8 +98,10 @@ def _named(message: Any) -> str:  # noqa: ANN401 - messages are made at run time
     return name
 
 
-def _method(name: str, work: Look, pool: ComputePool | None) -> Handler:
-    """Make a unary method of a function; with a pool, of one that takes its time."""
+def _method(
+    name: str, work: Look, pool: ComputePool | None, first: Callable[[Any], Awaitable[None]] | None = None
+) -> Handler:
+    """Make a unary method of a function; with a pool, of one that takes its time; with what is to be awaited first."""
     asked, answered = MESSAGES.of(f"{name}Request"), MESSAGES.of(f"{name}Response")
 
     async def handle(data: bytes, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
@@ -105,6 +110,8 @@ def _method(name: str, work: Look, pool: ComputePool | None) -> Handler:
                 message = asked.FromString(data)
             except DecodeError as exc:
                 raise MalformedBody("message", f"no {name}Request: {exc}") from exc
+            if first is not None:
+                await first(message)
             fields = work(message) if pool is None else await pool.run(partial(work, message))
             answer: bytes = answered(**fields).SerializeToString()
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer

@@ -72,6 +72,7 @@ class V2:
 
     async def model(self, request: Request) -> Response:
         """Describe a model: its versions, platform and tensors."""
+        await self._plane.awaken(*_which(request))
         return self._calls.look(request, lambda _: answers.json(self._plane.model_metadata(*_which(request))))
 
     async def model_ready(self, request: Request) -> Response:

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from inference.errors import ModelLoadFailed
+from inference.errors import InferenceError, ModelLoadFailed
 from inference.storage.archives import Bounds
 from streams.errors import MissingExtra
 
@@ -241,6 +241,11 @@ def _retried(work: Callable[[], T], uri: str, patience: Patience) -> T:
             raise ModelLoadFailed(f"{uri}: {type(exc).__name__}: {exc}") from exc
         except (OSError, http.client.HTTPException, TimeoutError) as exc:
             failure = exc
+        except InferenceError:
+            raise
+        except Exception as exc:
+            # Each store has its own errors for credentials and the like; their texts are long.
+            raise ModelLoadFailed(f"{uri}: {type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}") from exc
         if pause is None:
             raise ModelLoadFailed(f"{uri}: given up after {patience.tries} tries: {failure}") from failure
         log.warning("fetching %s: %s; again in %.1f s", uri, failure, pause)

@@ -1,0 +1,37 @@
+"""What the repository holds and did, as Prometheus metrics of few lines, however many models there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from inference.repository import Repository
+from inference.residency import resident_bytes
+from inference.stock import LOAD_SECONDS
+
+
+class Inventory(Collector):
+    """Reads the repository when the page is asked for."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the metrics. Called by the registry."""
+        counts = self._repository.counts
+        loaded, weight = self._repository.resident
+        models = GaugeMetricFamily("sidelight_models", "Models by name, and versions in memory.", labels=("state",))
+        models.add_metric(("known",), len(self._repository.names()))
+        models.add_metric(("loaded",), loaded)
+        yield models
+        yield GaugeMetricFamily("sidelight_models_weight_bytes", "What the loaded ones weigh, by estimate.", weight)
+        yield GaugeMetricFamily("sidelight_resident_bytes", "The process's resident set.", resident_bytes())
+        yield GaugeMetricFamily("sidelight_memory_bound_bytes", "Kept below it; 0: no bound.", self._repository.bound)
+        yield CounterMetricFamily("sidelight_model_load_failures", "Loads that failed.", counts.failures)
+        yield CounterMetricFamily("sidelight_model_evictions", "Models unloaded to make room.", counts.evictions)
+        bounds = [*map(str, LOAD_SECONDS), "+Inf"]
+        buckets = list(zip(bounds, map(float, accumulate(counts.buckets)), strict=True))
+        yield HistogramMetricFamily("sidelight_model_load_seconds", "Loads that succeeded.", buckets, counts.seconds)
