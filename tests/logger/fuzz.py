@@ -8,6 +8,7 @@ import time
 
 from hypothesis import HealthCheck, settings
 
+from tests.logger.grpc import promises as grpc
 from tests.logger.promises import PROMISES
 
 _ROUND = 500
@@ -17,9 +18,12 @@ def main() -> None:
     """Give each promise its time; a broken one ends the run with the smallest bytes that break it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="for each promise (default: 600)")
+    parser.add_argument("--only", default="", metavar="PART", help="promises with this in their name (default: all)")
     arguments = parser.parse_args()
     rounds = settings(max_examples=_ROUND, deadline=None, suppress_health_check=list(HealthCheck))
-    for promise in PROMISES:
+    for promise in (*PROMISES, *grpc.PROMISES):
+        if arguments.only not in promise.__name__:
+            continue
         draw, drawn, end = rounds(promise), 0, time.monotonic() + arguments.seconds
         while time.monotonic() < end:
             draw()

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.logger.grpc import promises as grpc
 from tests.logger.promises import PROMISES
 
 
-@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
+@pytest.mark.parametrize("promise", [*PROMISES, *grpc.PROMISES], ids=lambda promise: promise.__name__)
 def test_promises_hold(promise: Callable[[], None]) -> None:
     """A few hundred draws each; `make fuzz` draws for as long as one likes."""
     settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))(promise)()
