@@ -104,6 +104,8 @@ class Runtime(ABC):
     """
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    features: tuple[str, ...] = ()
+    """Names of the columns of a model that takes one table, in its order; empty: it names none."""
 
     @classmethod
     def claims(cls, path: Path) -> bool:

@@ -103,6 +103,7 @@ class TabularRuntime(Runtime):
 
     def __init__(self, settings: ModelSettings, *, width: int | None, features: tuple[str, ...]) -> None:
         self._table = Table(width=width, features=settings.features or features, datatype=settings.datatype)
+        self.features = self._table.features
         self._output_name = settings.output_name
         self._describe(settings)
 
