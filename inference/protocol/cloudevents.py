@@ -5,12 +5,14 @@ A V1 or V2 call whose body travels as a CloudEvent, in binary or structured mode
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from streams.bindings.attributes import BATCH, STRUCTURED, media_type
-from streams.bindings.http import HttpHeaders, from_http, to_http, to_http_structured
+from streams.bindings.http import HttpHeaders, from_http, to_http
+from streams.bindings.json import encode_event, event_of, parse
 from streams.errors import InvalidEvent
 from streams.events import CORRELATION_ID, Event
 
@@ -19,6 +21,10 @@ Head = Iterable[tuple[bytes, bytes]]
 _SPECVERSION: Final = b"ce-specversion"
 _CONTENT_TYPE: Final = b"content-type"
 _MARK: Final = STRUCTURED.encode()
+_JSON_FORMAT: Final = "application/cloudevents+json"
+_PREFIX: Final = "ce-"
+_DATA: Final = ("data", "data_base64")
+_NAME: Final = re.compile("[a-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +48,9 @@ def is_event(head: Head) -> bool:
 def read(head: Head, body: bytes) -> tuple[Event, bool]:
     """Read the event of a request, and whether it came in structured mode.
 
+    Attributes whose names CloudEvents forbids are left out: KServe's SDK lets clients send them (`custom-extension`),
+    and no prediction should fail for them.
+
     Raises:
         InvalidEvent: no CloudEvent, or a batch of them.
     """
@@ -49,7 +58,13 @@ def read(head: Head, body: bytes) -> tuple[Event, bool]:
     media = next((media_type(value) for name, value in headers if name == "content-type"), "")
     if media.startswith(BATCH):
         raise InvalidEvent("batch", "expected one event, got a batch")
-    return from_http(headers, body)[0], media.startswith(STRUCTURED)
+    if media == _JSON_FORMAT:
+        fields = parse(body)
+        if isinstance(fields, dict):
+            fields = {name: value for name, value in fields.items() if name in _DATA or _NAME.fullmatch(name)}
+        return event_of(fields), True
+    allowed = [each for each in headers if not each[0].startswith(_PREFIX) or _NAME.fullmatch(each[0][len(_PREFIX) :])]
+    return from_http(allowed, body)[0], media.startswith(STRUCTURED)
 
 
 def reply(
@@ -72,4 +87,5 @@ def reply(
 
 def write(event: Event, *, structured: bool) -> tuple[HttpHeaders, bytes]:
     """Give headers and body."""
-    return to_http_structured(event) if structured else to_http(event)
+    # Without a charset, as KServe's: it is JSON, which has one, and clients compare the whole text.
+    return ([("content-type", _JSON_FORMAT)], encode_event(event)) if structured else to_http(event)

@@ -83,6 +83,17 @@ def test_events_without_time_or_content_type(served: httpx.Client) -> None:
     assert answer.json()["data"] == ANSWERS[V1]
 
 
+def test_attributes_without_a_valid_name(served: httpx.Client) -> None:
+    """An attribute that CloudEvents has no name for, and KServe's SDK sends, is left out; the call is answered."""
+    body = {"specversion": "1.0", "id": "1", "source": "s", "type": "t", "custom-extension": "x", "data": INSTANCES}
+    structured = served.post(V1, json=body, headers={"content-type": "application/cloudevents+json"})
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t", "ce-custom-extension": "x"}
+    binary = served.post(V1, json=INSTANCES, headers=headers)
+
+    assert structured.headers["content-type"] == "application/cloudevents+json"
+    assert structured.json()["data"] == binary.json() == ANSWERS[V1]
+
+
 def test_binary_tensors_in_an_event(served: httpx.Client) -> None:
     """A binary event may carry V2's binary tensors, and so may its answer."""
     raw = struct.pack("<2f", 1.0, 2.0)
