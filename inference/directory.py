@@ -14,6 +14,7 @@ from inference import options
 from inference.errors import ModelLoadFailed
 from inference.runtime import RUNTIMES, Runtime, Source
 from inference.settings import SETTINGS_FILE, ModelSettings, Trust, read_model_settings
+from streams.errors import UnknownPlugin
 
 _NOT_MODELS: Final = frozenset({SETTINGS_FILE, "model-settings.json", "rollout.json"})
 
@@ -61,7 +62,8 @@ def open_model(
     Args:
         directory: holds exactly one model file, and `sidelight.json` where the defaults do not do.
         trust: what the file is allowed to do.
-        runtime: a runtime's or a format's name, or `package.module:Class`; None finds it from the file.
+        runtime: a runtime's or a format's name, or `package.module:Class`; None takes what the settings name, or else
+            finds it from the file.
         settings: the model's; None reads them from the directory.
 
     Raises:
@@ -72,14 +74,18 @@ def open_model(
     """
     if not directory.is_dir():
         raise ModelLoadFailed(f"{directory}: no such directory")
-    kind, path = _only(directory, _kinds(runtime))
     settings = read_model_settings(directory) if settings is None else settings
+    kind, path = _only(directory, _kinds(runtime or settings.runtime or None))
     return _loaded(kind, Source(path=path, settings=settings, trust=trust))
 
 
 def holds_model(directory: Path, runtime: str | None = None) -> bool:
-    """Tell whether a directory has a file that looks like a model."""
-    kinds = _kinds(runtime)
+    """Tell whether a directory has a file that looks like a model, or settings that name its runtime."""
+    try:
+        kinds = _kinds(runtime or read_model_settings(directory).runtime or None)
+    except (ModelLoadFailed, UnknownPlugin):
+        # What is wrong with it is said when it is loaded.
+        return True
     alone = len(kinds) == 1 and not kinds[0].suffixes
     return alone or next(_claims(directory, kinds), None) is not None
 

@@ -34,6 +34,11 @@ class QueueLimit:
 class ModelSettings:
     """How one model is served. In the directory's `sidelight.json`, every key optional, unknown keys refused."""
 
+    runtime: str = ""
+    """Which of our runtimes reads the model, where its files do not tell: `custom` is never guessed.
+
+    What the operator names wins, and only the operator may name a class from outside: naming one runs its code.
+    """
     features: tuple[str, ...] = ()
     """The model's columns in its order, for callers that send them by name. Empty: as the model file says."""
     output: str = "predict"
@@ -180,6 +185,13 @@ def _text(value: object) -> str:
     return value
 
 
+def _runtime(value: object) -> str:
+    name = _text(value)
+    if ":" in name:
+        raise ValueError("expected a runtime's name; a class from outside is named by --runtime")
+    return name
+
+
 def _datatype(value: object) -> str:
     if value not in {"FP32", "FP64"}:
         raise ValueError("expected FP32 or FP64")
@@ -240,5 +252,6 @@ _READERS: Final[dict[str, Callable[[object], Any]]] = {
     "pad_to": _sizes,
     "parallel": _whole,
     "queue": _queue,
+    "runtime": _runtime,
 }
 """How each key is read; those that do not stand here are texts."""

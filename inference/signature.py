@@ -64,6 +64,10 @@ class Signature:
             raise InvalidInput("inputs: expected at least one row, got none")
         return fitted
 
+    def features(self) -> tuple[str, ...]:
+        """Name the columns of the one table that the model takes; nothing where they are not known."""
+        return () if self._table is None else self._table.features
+
     def joins(self) -> bool:
         """Say whether the model lets its callers choose the number of rows."""
         return bool(self._wanted) and all(self._free(name) for name in self._wanted)

@@ -7,7 +7,7 @@ what each method gets and gives. Nothing of it runs on the server's event loop.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from inference import options
 from inference.coroutines import LoopThread
-from inference.errors import InferenceError, InvalidInput, ModelLoadFailed, PredictionFailed
+from inference.errors import InferenceError, InvalidInput, ModelLoadFailed
 from inference.modelcode import ModelCode
 from inference.runtime import Answer, Arrays, Asked, Runtime, Source, iris
 from inference.signature import Signature, Wanted
+from inference.steps import arrays, checked, step, takes
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _EXAMPLE: Final = '''\
@@ -81,12 +82,12 @@ class Custom(Runtime):
         self._model = code.build(options.read(Options, source).arguments)
         self._loop = LoopThread(f"model-{code.kind.__name__}")
         self._output_name = source.settings.output_name
-        self._steps = [step for name in _STEPS if (step := _step(self._model, name, code.where)) is not None]
+        self._steps = [found for name in _STEPS if (found := step(self._model, name, code.where)) is not None]
         self._generate = getattr(self._model, "generate", None)
-        if not self._generate and not any(step.name == "predict" for step in self._steps):
+        if not self._generate and not any(each.name == "predict" for each in self._steps):
             raise ModelLoadFailed(f"{code.where}: expected a method predict(self, inputs), got none")
         self._describe(source)
-        asynchronous = any(step.name == "predict" and step.asynchronous for step in self._steps)
+        asynchronous = any(each.name == "predict" and each.asynchronous for each in self._steps)
         # Plain code was seldom written for several threads; coroutines were written to run beside each other.
         self.thread_safe = bool(getattr(self._model, "thread_safe", asynchronous))
         self.max_batch = int(getattr(self._model, "max_batch", 1))
@@ -141,7 +142,7 @@ class Custom(Runtime):
         if load is None:
             return
         where = f"{self._code.where}.load"
-        keywords = {"directory": self._code.directory} if _takes(load, 0, "directory", where) else {}
+        keywords = {"directory": self._code.directory} if takes(load, 0, "directory", where) else {}
         try:
             self._result(load(**keywords))
         except Exception as exc:
@@ -154,95 +155,25 @@ class Custom(Runtime):
         self.outputs = options.specs(tuple(getattr(self._model, "outputs", ())), f"{where}.outputs")
         wanted = [Wanted(spec.name, spec.datatype, spec.shape) for spec in self.inputs]
         self._signature = Signature(wanted, source.settings) if wanted else None
+        self.features = () if self._signature is None else self._signature.features()
 
     def _predicted(self, inputs: Arrays, parameters: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        value: Any = _checked(inputs) if self._signature is None else self._signature.fit(inputs)
-        for step in self._steps:
+        value: Any = checked(inputs) if self._signature is None else self._signature.fit(inputs)
+        for each in self._steps:
             try:
-                keywords = {"parameters": parameters} if step.parameters else {}
-                value = self._result(step.method(value, **keywords))
+                keywords = {"parameters": parameters} if each.parameters else {}
+                value = self._result(each.method(value, **keywords))
             except InferenceError:
                 raise
             except ValueError as exc:
-                if step.name != "preprocess":
+                if each.name != "preprocess":
                     raise
                 # What the class cannot make sense of before it predicts is the caller's mistake.
                 raise InvalidInput(f"inputs: {exc}") from exc
-        return _outputs(value, self._output_name)
+        return arrays(value, self._output_name)
 
     def _result(self, value: Any) -> Any:  # noqa: ANN401 - whatever the class gives
         return self._loop.run(value) if inspect.isawaitable(value) else value
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    name: str
-    method: Callable[..., Any]
-    asynchronous: bool
-    parameters: bool
-    """Whether it takes the request's parameters."""
-
-
 _STEPS: Final = ("preprocess", "predict", "postprocess")
-
-
-def _step(model: object, name: str, where: str) -> _Step | None:
-    method = getattr(model, name, None)
-    if method is None:
-        return None
-    if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
-        raise ModelLoadFailed(f"{where}.{name}: expected a method that returns, got one that yields")
-    return _Step(name, method, inspect.iscoroutinefunction(method), _takes(method, 1, "parameters", f"{where}.{name}"))
-
-
-def _takes(method: Any, count: int, extra: str, where: str) -> bool:  # noqa: ANN401 - the user's
-    """Say whether a method takes the argument `extra` after its first `count`; refuse one that cannot be called."""
-    if not callable(method):
-        raise ModelLoadFailed(f"{where}: expected a method, got {method!r}")
-    signature = inspect.signature(method)
-    # By name: another second argument, with a default of its own, is the class's affair.
-    takes = extra in signature.parameters
-    try:
-        signature.bind(*[None] * count, **({extra: None} if takes else {}))
-    except TypeError:
-        first = ["self", *["inputs"] * count]
-        name = where.rpartition(".")[2]
-        expected = f"{name}({', '.join(first)}) or {name}({', '.join([*first, extra])})"
-        raise ModelLoadFailed(f"{where}: expected {expected}, got {name}{signature}") from None
-    return takes
-
-
-def _checked(inputs: Arrays) -> dict[str, NDArray[Any]]:
-    if not inputs:
-        raise InvalidInput("inputs: expected at least one, got none")
-    if any(array.ndim and not len(array) for array in inputs.values()):
-        raise InvalidInput("inputs: expected at least one row, got none")
-    return dict(inputs)
-
-
-def _outputs(value: Any, name: str) -> dict[str, NDArray[Any]]:  # noqa: ANN401 - whatever the class gives
-    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-        # One object per row, as V1 shows predictions.
-        if any(row.keys() != value[0].keys() for row in value):
-            raise PredictionFailed(f"the model gave objects with different keys: expected {sorted(value[0])} in each")
-        value = {key: [row[key] for row in value] for key in value[0]}
-    if not isinstance(value, Mapping):
-        value = {name: value}
-    if not value:
-        raise PredictionFailed("the model gave no outputs")
-    return {str(key): _array(str(key), item) for key, item in value.items()}
-
-
-def _array(name: str, value: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever the class gives
-    try:
-        array = np.asarray(value)
-    except ValueError as exc:
-        raise PredictionFailed(f"output {name!r}: expected one shape for all rows: {exc}") from exc
-    if array.ndim == 0:
-        raise PredictionFailed(f"output {name!r}: expected one value per row, got {value!r}")
-    if array.dtype.kind in "US":
-        array = array.astype(object)
-    if array.dtype == object and not all(isinstance(item, (str, bytes)) for item in array.flat):
-        wrong = next(item for item in array.flat if not isinstance(item, (str, bytes)))
-        raise PredictionFailed(f"output {name!r}: expected numbers or text, got {type(wrong).__name__}")
-    return array

@@ -57,6 +57,7 @@ class ONNX(Runtime):
         self._names = chosen(given, source.settings, source.path)
         self._asked = list(self._names)
         self.inputs = self._signature.specs()
+        self.features = self._signature.features()
         described = {each.name: each for each in session.get_outputs()}
         self.outputs = tuple(_described(name, described[own], source.path) for own, name in self._names.items())
         if self._signature.joins() and all(spec.shape[:1] == (ANY,) for spec in self.outputs):

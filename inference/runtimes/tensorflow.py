@@ -56,6 +56,7 @@ class TensorFlow(Runtime):
         self._served = chosen(list(given), source.settings, source.path)
         described = [(own, name, _shape(given[own])) for own, name in self._served.items()]
         self.inputs = self._signature.specs()
+        self.features = self._signature.features()
         self.outputs = tuple(
             TensorSpec(
                 name, "FP32" if (datatype := _datatype(given[own], own, source.path)) == "BF16" else datatype, shape

@@ -83,6 +83,7 @@ class Torch(Runtime):
         self._served: dict[str, str] | None = None
         self._graphs: dict[int, Graph] = {}
         self.inputs = self._signature.specs()
+        self.features = self._signature.features()
 
     @classmethod
     def load(cls, source: Source) -> Self:

@@ -109,7 +109,7 @@ def test_the_class_answers_what_is_shown(tmp_path: Path) -> None:
     called = re.search(r"curl -d '([^']+)' localhost:8080(\S+)", _SECTIONS[title])
     assert called is not None
     (answer,) = (json.loads(block) for block in _blocks(title, "json") if "predictions" in block)
-    with predictor(tmp_path, tmp_path, "--runtime", "custom", "--trusted") as server, server.client() as client:
+    with predictor(tmp_path, tmp_path, "--trusted") as server, server.client() as client:
         given = client.post(called[2], json=json.loads(called[1]))
         refused = client.post(called[2], json={"instances": [{"age": -1, "name": "Ada"}]})
 

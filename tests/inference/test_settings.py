@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.directory import open_model
+from inference.directory import holds_model, open_model
 from inference.errors import ModelLoadFailed
 from inference.runtime import RUNTIMES, Runtime
 from inference.settings import SETTINGS_FILE, ModelSettings, QueueLimit, Trust, read_model_settings
@@ -24,7 +24,7 @@ def _with(directory: Path, text: str, runtime: str = "sklearn") -> Runtime:
     [
         ("{", "no valid JSON"),
         ("[]", "expected a JSON object, got list"),
-        ('{"outputs": "predict"}', "unknown key 'outputs'; known: features, output, output_name"),
+        ('{"outputs": "predict"}', "unknown key 'outputs'; known: runtime, features, output, output_name"),
         ('{"trusted": "yes"}', "unknown key 'trusted'"),
         ('{"features": "a,b"}', "features: expected a list of names"),
         ('{"features": [1]}', "features: expected a list of names"),
@@ -42,6 +42,7 @@ def _with(directory: Path, text: str, runtime: str = "sklearn") -> Runtime:
         ('{"queue": 5}', "queue: expected an object, got 5"),
         ('{"queue": {"rows": 5}}', "queue: unknown key 'rows'; known: calls, bytes"),
         ('{"queue": {"calls": -1}}', "queue: calls and bytes: expected a whole number from 0 up"),
+        ('{"runtime": "os:system"}', "runtime: expected a runtime's name; a class from outside is named by --runtime"),
         ('{"options": []}', "options: expected an object, got []"),
     ],
 )
@@ -58,6 +59,22 @@ def test_wrong_settings_are_refused(tmp_path: Path, text: str, says: str) -> Non
 def test_defaults_without_a_file(tmp_path: Path) -> None:
     """A directory without settings gets the defaults."""
     assert read_model_settings(tmp_path) == ModelSettings()
+
+
+def test_runtime_acts(tmp_path: Path) -> None:
+    """The settings name a runtime that is never guessed; what the operator names wins over it."""
+    directory = tmp_path / "model"
+    directory.mkdir()
+    inputs = RUNTIMES.find("custom").example(directory)
+
+    with pytest.raises(ModelLoadFailed, match="expected a model file"):
+        open_model(directory, Trust(pickle=True))
+    assert not holds_model(directory)
+    (directory / SETTINGS_FILE).write_text('{"runtime": "python"}')
+    assert holds_model(directory)
+    assert len(open_model(directory, Trust(pickle=True)).predict(inputs)["kind"]) == 150
+    with pytest.raises(ModelLoadFailed, match="expected a model file"):
+        open_model(directory, Trust(pickle=True), "sklearn")
 
 
 def test_output_name_acts(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ def test_columns_by_name_make_the_only_matrix() -> None:
 
     assert _fit([_MATRIX], {"b": [2, 4], "a": [1, 3]}, settings)["x"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert _fit([_MATRIX], {"instances": [[1, 2]]}, settings)["x"].tolist() == [[1.0, 2.0]]
+    assert Signature([_MATRIX], settings).features() == ("a", "b")
+    assert Signature([_MATRIX, Wanted("y")], settings).features() == ()
     with pytest.raises(InvalidInput, match=r"missing \['b'\], unknown \['c'\]"):
         _fit([_MATRIX], {"a": [1], "c": [2]}, settings)
     with pytest.raises(ModelLoadFailed, match="the model takes 2 columns, 3 are named"):
