@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+from urllib.request import urlopen
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -126,7 +128,9 @@ class Client:
 
 
 @contextmanager
-def workers(kafka: str, topics: Topics, folder: Path, count: int, *words: str) -> Iterator[list[Worker]]:
+def workers(
+    kafka: str, topics: Topics, folder: Path, count: int, *words: str, instances: bool = True
+) -> Iterator[list[Worker]]:
     """Run workers over a slow model."""
     model = folder / "model"
     model.mkdir()
@@ -135,7 +139,8 @@ def workers(kafka: str, topics: Topics, folder: Path, count: int, *words: str) -
         "stream", "--model_name", "m", "--model_dir", str(model), "--runtime", SUMMING, "--kafka", kafka,
         "--prefix", topics.prefix, "--batch_records", "8", *words,
     ]  # fmt: skip
-    found = [Worker([*common, "--instance", f"s{place}"], folder / f"s{place}.log") for place in range(count)]
+    own = [["--instance", f"s{place}"] if instances else [] for place in range(count)]
+    found = [Worker([*common, *own[place]], folder / f"s{place}.log") for place in range(count)]
     try:
         yield found
         for worker in found:
@@ -197,3 +202,65 @@ def await_one_at_work(running: list[Worker], generator: random.Random) -> Worker
         assert time.monotonic() < deadline, "it never got its partitions"
         time.sleep(0.05)
     return victim
+
+
+def test_faust_answers_as_well(kafka: str, topics: Topics, tmp_path: Path) -> None:
+    """The same stage as a Faust agent: every request answered, in order per key."""
+    client = Client(kafka, topics)
+    client.ask(200)
+    with workers(kafka, topics, tmp_path, 1, "--host", "faust", instances=False):
+        client.await_all()
+    client.close()
+    numbers = in_order(client.answers, client.asked)
+
+    assert sum(map(len, numbers.values())) == len(client.asked)
+    assert all(found == sorted(found) for found in numbers.values())
+
+
+def test_lag_and_counters_are_on_the_page(kafka: str, topics: Topics, tmp_path: Path) -> None:
+    """What is done, what is not, and what the model took is there to be scraped."""
+    client = Client(kafka, topics)
+    client.ask(100)
+    port = free_port()
+    with workers(kafka, topics, tmp_path, 1, "--metrics-port", str(port)):
+        client.await_all()
+        lags = until_done(port)
+        page = read(port)
+    client.close()
+
+    assert lags == [0.0] * PARTITIONS
+    assert total(page, "sidelight_stage_total", 'counter="in"') == len(client.asked)
+    unreadable = sum(expected is None for _, expected in client.asked.values())
+    assert total(page, "sidelight_stage_total", 'counter="unreadable"') == unreadable
+    assert total(page, "sidelight_predictor_rows_total", 'model_name="m"') > 0
+
+
+def until_done(port: int) -> list[float]:
+    """Wait until nothing is behind; give the lag of each partition."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        lags = [value for name, value in read(port).items() if name.startswith("sidelight_stage_lag")]
+        if len(lags) == PARTITIONS and not any(lags):
+            return lags
+
+        assert time.monotonic() < deadline, f"still behind: {lags}"
+        time.sleep(0.05)
+
+
+def read(port: int) -> dict[str, float]:
+    """Read the metrics page."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_S) as page:
+        lines = page.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
+
+
+def total(page: dict[str, float], name: str, label: str) -> float:
+    """Add up what has this name and label."""
+    return sum(value for key, value in page.items() if key.startswith(f"{name}{{") and label in key)
+
+
+def free_port() -> int:
+    """Give a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port

@@ -21,15 +21,18 @@ from inference.kafka.requests import Ask
 from inference.kafka.settings import StreamSettings
 from inference.kafka.stage import Call, InferenceStage, Side
 from inference.metrics import PredictorMetrics
+from inference.observations import ArrowCodec, decode_rows
 from inference.repository import Loaded, Repository
 from inference.runtime import Source
 from inference.runtimes.sklearn import SKLearn
+from streams.assembler import Assembler
 from streams.bindings import from_kafka, to_kafka
 from streams.errors import NotNow, StreamError
 from streams.hosts.memory import MemoryHost
 from streams.hosts.runner import Abandoned, RunnerSettings
 from streams.publishers.memory import MemoryLog, MemoryPublisher
-from streams.stage import Batch, Output, Record
+from streams.settings import AssemblerSettings
+from streams.stage import Batch, Output, Record, StageFactory
 from streams.state import MemoryStateStore
 from tests.inference.kafka import asking
 from tests.inference.kafka.asking import KINDS, Told
@@ -414,3 +417,38 @@ def test_requests_share_what_they_ask_for(summing: Noted) -> None:
     good, bad = answers_of(summing, asked)
 
     assert (good.sums, good.status, bad.status) == ([3.0], 200, 400)
+
+
+def test_detectors_see_what_was_asked_and_answered(summing: Noted) -> None:
+    """With a payload topic, requests and answers are a logger's events: the assembler pairs them, and reads rows."""
+    log = MemoryLog(dict.fromkeys(("requests", "answers", "dead", "payloads", "observations"), 1))
+    settings = replace(SETTINGS, payloads="payloads", service="credit", namespace="bank")
+    asked = [asking.request("requests", kind, ROWS, f"c{n}", b"k") for n, kind in enumerate(KINDS)]
+    for ask in [*asked, Output("requests", b"k", b"rubbish"), asking.request("requests", "v1", [[-1.0]], "bad", b"k")]:
+        log.append(ask, 1_760_000_000_500)
+    _hosted(log, "requests", lambda p: InferenceStage(p, settings, summing))
+    assembler = AssemblerSettings(
+        payloads="payloads", observations="observations", deadletter="dead", payload_partitions=1,
+        observation_partitions=1,
+    )  # fmt: skip
+    counters = _hosted(log, "payloads", lambda p: Assembler(p, assembler, ArrowCodec()))
+    rows = [row for record in log.records("observations") if record.value for row in _rows(record)]
+
+    assert (counters["exchanges"], counters["observed"], counters["failed"]) == (len(KINDS) + 1, len(KINDS), 1)
+    assert counters["waiting"] == counters["deadlettered"] == 0
+    assert {record.key for record in log.records("observations") if record.value} == {b"bank/credit"}
+    assert sorted(row["_id"] for row in rows) == sorted(f"c{n}" for n in range(len(KINDS)) for _ in ROWS)
+    assert {(row["_model"], row["_version"], row["_status"]) for row in rows} == {("m", "3", 200)}
+    assert sorted(row.get("out.sum", row.get("out.predictions")) for row in rows) == sorted([3.0, 7.0] * len(KINDS))
+
+
+def _hosted(log: MemoryLog, topic: str, factory: StageFactory) -> dict[str, int]:
+    runner = RunnerSettings(stage="stage", deadletter="dead")
+    host = MemoryHost(log, topic, factory, MemoryPublisher(log), MemoryStateStore(), runner)
+    host.run()
+    return host.counters()
+
+
+def _rows(record: Record) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = decode_rows(record.value or b"").to_pylist()
+    return found
