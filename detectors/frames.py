@@ -47,6 +47,11 @@ class Framer:
         )
 
 
+def of_version(table: pa.Table, version: str) -> pa.Table:
+    """Give the rows that a version of the model answered; all rows for no version."""
+    return table.filter(pc.equal(table["_version"], version)) if version else table
+
+
 def _columns(table: pa.Table, prefix: str, wanted: Sequence[ColumnSettings]) -> dict[str, Array]:
     positions = _positions(table, prefix)
     found = {}

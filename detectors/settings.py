@@ -66,6 +66,8 @@ class MonitorSettings:
     detectors: tuple[DetectorSettings, ...]
     budget: Budget
     alerts: AlertSettings
+    version: str = ""
+    """Only rows that this version of the model answered, as a predictor's rollout names it. Empty: all rows."""
 
     @property
     def key(self) -> str:
@@ -107,7 +109,8 @@ def monitor_from_mapping(document: Mapping[str, Any], base: Path) -> MonitorSett
         raise InvalidMonitor("apiVersion", f"expected {API_VERSION}, got {top.text('apiVersion')!r}")
     metadata = top.section("metadata", ("name", "namespace", "labels", "annotations"))
     spec = top.section(
-        "spec", ("inferenceService", "reference", "features", "outputs", "budget", "detectors", "alerts")
+        "spec",
+        ("inferenceService", "modelVersion", "reference", "features", "outputs", "budget", "detectors", "alerts"),
     )
     features = tuple(_column(item) for item in spec.sections("features", ("name", "type", "source")))
     outputs = tuple(_column(item) for item in spec.sections("outputs", ("name", "type", "source")))
@@ -129,6 +132,7 @@ def monitor_from_mapping(document: Mapping[str, Any], base: Path) -> MonitorSett
         detectors=detectors,
         budget=_budget(spec),
         alerts=_alerts(spec),
+        version=spec.text("modelVersion", ""),
     )
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from detectors.alerts import AlertBook, Origin
 from detectors.base import Detector
 from detectors.errors import InvalidRows
-from detectors.frames import Framer
+from detectors.frames import Framer, of_version
 from detectors.intake import read
 from detectors.merge import Merge, Watermarks
 from detectors.settings import AlertSettings, MonitorSettings
@@ -223,6 +223,9 @@ class _Bench:
 
     def run(self, table: pa.Table, counts: dict[str, int]) -> list[tuple[str, Event]]:
         """Show rows to every detector; give the alert events with their families."""
+        table = of_version(table, self._watch.monitor.version)
+        if not table.num_rows:
+            return []
         rows = self._frame(table)
         events = []
         kinds = {settings.name: settings.type for settings in self._watch.monitor.detectors}
@@ -267,6 +270,8 @@ def _name(watch: Watch) -> str:
 
 def _problem(watch: Watch, table: pa.Table) -> str:
     """Say why a monitor cannot read a table; empty when it can."""
+    if not of_version(table, watch.monitor.version).num_rows:
+        return ""
     try:
         Framer(watch.monitor)(table.slice(0, 0))
     except InvalidRows as exc:

@@ -165,6 +165,47 @@ def test_every_kind_of_alert_opens_and_resolves() -> None:
     assert counters["rows"] == counters["released"] > CALLS * ROWS
 
 
+def test_the_sides_of_a_rollout_are_told_apart() -> None:
+    """A monitor of one version sees that version's rows only, as if the others' did not exist."""
+    odd = range(QUIET.start, QUIET.stop)
+    sides = [
+        (
+            number,
+            *call(number, odd=number in odd and number % 2 == 0),
+            {"modelversion": "2" if number % 2 == 0 else "1"},
+        )
+        for number in range(CALLS)
+    ]
+    log = assembled(sides)
+    alone = assembled([side for side in sides if side[3]["modelversion"] == "2"])
+    canary, stable = (watch(monitor(name=name, modelVersion=version)) for name, version in (("c", "2"), ("s", "1")))
+    both, second = stage(canary, stable), stage(canary)
+    mixed, single = (
+        [orjson.loads(output.value or b"") for output in taken(*each)] for each in ((both, log), (second, alone))
+    )
+
+    assert {body["monitor"] for body in mixed if body["detector"]["name"] == "ks"} == {"c"}
+    assert [_told(body) for body in mixed if body["monitor"] == "c"] == [_told(body) for body in single]
+    assert single
+    assert both.counters()["unfit"] == both.counters()["deadlettered"] == 0
+
+
+def _told(body: dict[str, Any]) -> tuple[str, str, int]:
+    return body["detector"]["name"], body["state"], body["sequence"]
+
+
+def test_a_version_of_other_columns_is_no_fault_of_the_monitor() -> None:
+    """A canary with other inputs is not a monitor's concern that watches the stable version; without one it is."""
+    other = (1, b'{"instances":[[1.0,2.0,3.0]]}', b'{"predictions":[0.5]}', {"modelversion": "2"})
+    log = assembled([(0, *call(0), {"modelversion": "1"}), other])
+    of_one, of_all = stage(watch(monitor(modelVersion="1"))), stage()
+    taken(of_one, log)
+    taken(of_all, log)
+
+    assert (of_one.counters()["deadlettered"], of_one.counters()["unfit"]) == (0, 0)
+    assert (of_all.counters()["deadlettered"], of_all.counters()["unfit"]) == (1, 1)
+
+
 @st.composite
 def logs(draw: st.DrawFn) -> list[Output]:
     """Draw a log: the partitions take turns anyhow, each in its order, and some of each is sent twice."""
