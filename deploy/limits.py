@@ -1,4 +1,4 @@
-"""The logger's flags for limits and time-outs of its HTTP side: one table, from flag to setting."""
+"""The logger's flags for limits and time-outs of its proxy: one table, from flag to setting."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--component-socket", default="", metavar="PATH", help="the model's unix socket, in place of --component-port"
     )
-    group = parser.add_argument_group("limits and time-outs (docs/proxy.md)")
+    group = parser.add_argument_group("limits and time-outs (docs/proxy.md; for gRPC docs/grpc.md)")
     for flag, (name, text) in _FLAGS.items():
         default = _DEFAULTS[name]
         kind = int if isinstance(default, int) else float

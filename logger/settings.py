@@ -23,7 +23,8 @@ class ProxySettings:
     max_headers: int = 128
     """Header fields; more is 431, or 502 in an answer."""
     max_body: int = 2 << 30
-    """Bytes of a request's content that are passed on, whatever is captured of it; more is 413. 0 is no limit."""
+    """Bytes of a request's content that are passed on, whatever is captured of it; more is 413. 0 is no limit.
+    Over gRPC, of one message: a stream of them may be as long as it likes."""
     max_connections: int = 4_096
     """Open client connections; one more is answered 503 and closed."""
     max_per_address: int = 0
