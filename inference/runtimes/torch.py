@@ -175,9 +175,8 @@ class Torch(Runtime):
             module.to(self._half or self._torch.float32)
         floats = (each.dtype for each in module.parameters() if each.dtype.is_floating_point)
         self._floats: torch.dtype = next(floats, self._torch.float32)
-        if self._place.device.type == "cpu":
-            # The server already runs one prediction per core.
-            self._torch.set_num_threads(1)
+        # The server already runs one prediction per core; and what is compiled holds for this number alone.
+        self._torch.set_num_threads(1)
         if self._options.compile:
             if self._program.scripted:
                 raise ModelLoadFailed(f"{self._source.path}: options: compile: TorchScript is compiled already")
@@ -191,7 +190,9 @@ class Torch(Runtime):
         if len(self.inputs) != len(self._program.wanted):
             return
         seen = []
-        for rows, size in _TRIALS:
+        # The compiler makes a single row a case of its own, which no request should have to wait for.
+        trials = (*_TRIALS, (1, _TRIALS[0][1])) if self._options.compile else _TRIALS
+        for rows, size in trials:
             arrays = {spec.name: _zeros(spec, rows, size) for spec in self.inputs}
             try:
                 seen.append(self.predict(arrays))

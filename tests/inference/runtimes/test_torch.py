@@ -296,14 +296,24 @@ def test_models_that_work_in_place_keep_to_themselves(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, from inside its compiler
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_models_predict_the_same(tmp_path: Path) -> None:
-    """`compile` runs the model through torch.compile at load, for every number of rows."""
+    """`compile` runs the model through torch.compile at load; no request waits for it, whatever its number of rows."""
     state = _weights(tmp_path)
     inputs = [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
     runtime = _open(tmp_path, options={"model": "net:Network", "compile": "default", "inputs": inputs})
 
-    for rows in (1, 2, 6):
-        got = runtime.predict({"x": _ROWS[:rows]})["output-0"]
-        np.testing.assert_allclose(got, _expected(state)[:rows], rtol=1e-4)
+    compiled = _compiled()
+    counts = (1, 2, 5, 6)
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(lambda count: runtime.predict({"x": _ROWS[:count]})["output-0"], counts))
+
+    for count, got in zip(counts, answers, strict=True):
+        np.testing.assert_allclose(got, _expected(state)[:count], rtol=1e-4)
+    assert compiled > 0
+    assert _compiled() == compiled
+
+
+def _compiled() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
 @pytest.mark.parametrize(
