@@ -37,13 +37,14 @@ def decode(body: bytes) -> tuple[Tensor, ...]:
         with pa.ipc.open_stream(body) as reader:
             table = reader.read_all()
         table.validate(full=True)
+        names = table.column_names
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise MalformedBody("body", f"no Arrow IPC stream: {exc}") from exc
     if not 0 < table.num_rows <= MAX_STREAM_ROWS or not table.num_columns:
         shape = f"{table.num_columns} columns and {table.num_rows} rows"
         raise MalformedBody("body", f"expected columns with 1 to {MAX_STREAM_ROWS} rows, got {shape}")
-    if len(set(table.column_names)) != table.num_columns:
-        raise MalformedBody("body", f"expected columns of different names, got {table.column_names[:32]}")
+    if len(set(names)) != len(names):
+        raise MalformedBody("body", f"expected columns of different names, got {names[:32]}")
     return tuple(tensor_of(field, column) for field, column in zip(table.schema, table.columns, strict=True))
 
 
