@@ -62,8 +62,9 @@ def test_connections_have_limits(limit: str, status: int, reason: str) -> None:
                 refused = ended(lambda: other.unary_unary(INFER)(b"2", timeout=TIMEOUT))
             again = channel.unary_unary(INFER)(b"3", timeout=TIMEOUT)
             counted = bench.proxy.tally.refusals()
+        eventually(lambda: not bench.proxy.connections, "no open connection")
         with bench.channel() as channel:
-            later = channel.unary_unary(INFER)(b"4", timeout=TIMEOUT, wait_for_ready=True)
+            later = channel.unary_unary(INFER)(b"4", timeout=TIMEOUT)
 
     assert (first, again, later) == (b"1", b"3", b"4")
     assert refused == (grpc.StatusCode.UNAVAILABLE, reason)
