@@ -77,9 +77,7 @@ def a_rebuilt_head_is_one_request(
 def agrees(outcome: Outcome) -> None:
     """Check that the model saw what was logged: every call, and nothing else that is to be logged."""
     whole = [item for item in outcome.logged if not item.aborted]
-    seen = [
-        call for call in outcome.seen if is_logged(call.method, call.target.partition(b"?")[0].decode("latin-1"))
-    ]
+    seen = [call for call in outcome.seen if is_logged(call.method, call.target.partition(b"?")[0].decode("latin-1"))]
     told = [(item.method.encode(), item.path.encode("latin-1"), b"".join(item.request.chunks)) for item in whole]
     saw = [(call.method, call.target.partition(b"?")[0], call.body) for call in seen]
 
