@@ -9,8 +9,8 @@ from confluent_kafka.admin._resource import ResourceType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.kafka.topics import ensure_topics
-from streams.topics import FAMILIES, Topics, state_topic
+from deploy.kafka.topics import ensure_topics, ensured_partitions
+from streams.topics import FAMILIES, Topics, request_topics, state_topic
 
 
 def test_the_names_that_consumers_subscribe_to() -> None:
@@ -59,3 +59,22 @@ def test_a_broker_takes_the_settings(kafka: str, topics: Topics) -> None:
         assert {key: found[topic.name][key].value for key in topic.config} == dict(topic.config)
     assert found[topics.state("g")]["cleanup.policy"].value == "compact"
     assert found[topics.payloads]["cleanup.policy"].value == "delete"
+
+
+def test_requests_and_answers_have_names_of_their_own() -> None:
+    """Clients write and read them, so the names do not change; the broker leaves their compression to the sender."""
+    topics = Topics("team")
+    declared = request_topics((topics.requests, topics.responses), 3)
+
+    assert [(topic.name, topic.partitions) for topic in declared] == [("team.requests", 3), ("team.responses", 3)]
+    assert all("compression.type" not in topic.config for topic in declared)
+
+
+@pytest.mark.kafka
+def test_a_topic_that_is_there_keeps_its_partitions(kafka: str, topics: Topics) -> None:
+    """Only a missing topic is created; one that somebody else made is used as it is."""
+    (made,) = request_topics((topics.requests,), 2)
+    (other,) = request_topics((topics.requests,), 5)
+
+    assert ensured_partitions(kafka, made) == 2
+    assert ensured_partitions(kafka, other) == 2

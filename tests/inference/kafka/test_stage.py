@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inference import arrow
 from inference.dataplane import DataPlane
 from inference.errors import ModelNotReady
 from inference.kafka.batches import Answered
@@ -322,6 +323,44 @@ def test_every_request_has_one_answer(summing: Noted, drawn: list[tuple[str, int
         assert answer.status == (400 if kind == "rubbish" or value < 0 else 200)
         assert answer.sums == ([] if answer.status == 400 else [value + 1.0] * rows)
     assert counts["in"] == len(drawn) == counts["answered"] + counts["refused"] + counts["failed"]
+
+
+NAMES = st.sampled_from([
+    "content-type", "x-request-id", "modelname", "modelversion", "path", "inference-header-content-length", "ce_id",
+    "content-encoding", "reply-topic", "ce_specversion", "ce_source", "ce_type", "ce_time", "ce_inferenceheaderlength",
+    "ce_correlationid", "ce_subject", "ce_data", "traceparent", "namespace",
+])  # fmt: skip
+VALUES = st.sampled_from([
+    b"application/json", b"application/octet-stream", arrow.STREAM.encode(), b"application/cloudevents+json", b"m",
+    b"1.0", b"gzip", b"30", b"9" * 30, b"2026-01-31T12:00:00Z", b"/v2/models/m/infer", b"\xff\xfe", b"", b"a\x00b", None,
+]) | st.binary(max_size=8)  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from([
+            "instances", "inputs", "name", "shape", "datatype", "data", "parameters", "outputs", "specversion", "id",
+            "source", "type", "data_base64", "binary_data_size",
+        ]),
+        inner, max_size=4,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(
+    st.lists(st.tuples(NAMES, VALUES), max_size=6),
+    st.none() | st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()),
+)
+def test_nothing_that_comes_breaks_the_stage(
+    summing: Noted, headers: list[tuple[str, bytes | None]], value: bytes | None
+) -> None:
+    """Whatever a record is, it is answered, and a letter is kept of what could not be read; nothing raises."""
+    outputs = outputs_of(summing, [Output("requests", b"k", value, tuple(headers))])
+    (answer,) = [output for output in outputs if output.topic == "answers"]
+
+    assert asking.told(answer).status in {200, 400, 404, 500}
+    assert all(output.topic in {"answers", "dead"} for output in outputs)
 
 
 def test_text_beside_numbers_is_joined_and_answered() -> None:
