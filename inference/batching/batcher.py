@@ -370,8 +370,8 @@ class Batcher:
         if turn.over:
             lane.rate.add(len(turn.over), now)
             self._rate.add(len(turn.over), now)
-        for urgency in Urgency:
-            self._list(lane, urgency)
+        self._list(lane, Urgency.USER)
+        self._list(lane, Urgency.YIELDING)
 
     # On a worker thread.
 

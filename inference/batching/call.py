@@ -99,12 +99,8 @@ class Call:
         """Say whether nobody waits for the answer any more."""
         return self.answer is not None and self.answer.done()
 
-    def read(self, *, joins_asked: bool) -> None:
-        """Decode, once.
-
-        Args:
-            joins_asked: the runtime looks at what else the call says, so that belongs to its shape.
-        """
+    def read(self) -> None:
+        """Decode, once."""
         if self.inputs is not None or self.decode is None:
             return
         start = time.monotonic()
@@ -114,12 +110,24 @@ class Call:
             self.decode_s = time.monotonic() - start
         # The body goes now, not when the answer does.
         self.decode = None
-        if self.asked.parameters.get(SYNTHETIC) is True:
+        if self.asked is not NOTHING_ASKED and self.asked.parameters.get(SYNTHETIC) is True:
             self.urgency = Urgency.YIELDING
         self.rows = rows_of(self.inputs)
-        self.shape = shape_of(self.inputs)
-        if joins_asked:
-            self.shape = (*self.shape, self.asked)
+
+    def goes_with(self, other: Call, *, asks: bool) -> bool:
+        """Say whether two calls that were read can be joined.
+
+        Args:
+            other: another call.
+            asks: the runtime looks at what else the calls say, so that must be the same.
+        """
+        return bool(self.rows and other.rows) and self._shaped(asks=asks) == other._shaped(asks=asks)
+
+    def _shaped(self, *, asks: bool) -> tuple[object, ...]:
+        if self.shape is None:
+            shape = shape_of(self.inputs or {})
+            self.shape = (*shape, self.asked) if asks else shape
+        return self.shape
 
     def complete(self, answer: Answer, loaded: Loaded, compute_s: float, computed: float) -> None:
         """Encode the answer, which was ready at `computed`; what goes wrong is this call's own error."""

@@ -24,6 +24,9 @@ class NotByRows(Exception):
 
 def rows_of(inputs: Arrays) -> int:
     """Count a call's rows; 0 when its inputs do not agree on them, or have none: such a call stays alone."""
+    if len(inputs) == 1:
+        (only,) = inputs.values()
+        return len(only) if only.ndim else 0
     lengths = {len(array) if array.ndim else 0 for array in inputs.values()}
     return lengths.pop() if len(lengths) == 1 else 0
 

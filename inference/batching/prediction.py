@@ -14,7 +14,7 @@ from inference.batching.lane import Lane
 from inference.errors import PredictionFailed
 from inference.instances import row_count
 from inference.repository import Lease
-from inference.runtime import Answer, Asked, Runtime
+from inference.runtime import Answer, Asked
 
 if TYPE_CHECKING:
     from inference.batching.batcher import Observer
@@ -37,8 +37,8 @@ class Prediction:
         together, left = [first], []
         rows = first.rows
         for call in others:
-            fits = rows and call.rows and call.shape == first.shape and rows + call.rows <= self._lane.max_batch
-            if fits and call.urgency is first.urgency:
+            fits = rows + call.rows <= self._lane.max_batch and call.urgency is first.urgency
+            if fits and call.goes_with(first, asks=self._lane.asks):
                 together.append(call)
                 rows += call.rows
             else:
@@ -66,7 +66,7 @@ class Prediction:
         if call.alone is not None:
             return True
         try:
-            call.read(joins_asked=self._lane.asks)
+            call.read()
         except BaseException as exc:  # noqa: BLE001 - whatever happens, the thread must live on
             call.error = exc
             self._observer.unread(call)
@@ -114,7 +114,8 @@ class Prediction:
         given = joining.pad(inputs, rows, size) if size > rows else inputs
         with lease.turn:
             start = time.monotonic()
-            answer = _asked(lease.loaded.runtime, given, asked)
+            runtime = lease.loaded.runtime
+            answer = runtime.answer(given, asked) if self._lane.asks else Answer(outputs=runtime.predict(given))
             compute_s = time.monotonic() - start
         if size > rows:
             try:
@@ -137,9 +138,3 @@ class Prediction:
         if rows:
             self._lane.learn(rows, len(calls), compute_s)
         self._observer.predicted(calls, rows)
-
-
-def _asked(runtime: Runtime, inputs: Arrays, asked: Asked) -> Answer:
-    if type(runtime).answer is Runtime.answer:
-        return Answer(outputs=runtime.predict(inputs))
-    return runtime.answer(inputs, asked)

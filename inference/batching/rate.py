@@ -8,6 +8,7 @@ from typing import Final
 
 _MEMORY_S: Final = 5.0
 _LONGEST_S: Final = 60
+_GRAIN_S: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -17,21 +18,26 @@ class Rate:
     _weight: float = 0.0
     _since: float = 0.0
     _at: float = 0.0
+    _new: int = 0
+    """Counted since then."""
 
     def add(self, calls: int, now: float) -> None:
         """Count calls that were done."""
-        if not self._weight:
+        if not self._at:
             # Nothing is known of the time before the first.
             self._since = self._at = now
-        self._weight = self._weight * math.exp((self._at - now) / _MEMORY_S) + calls
-        self._at = now
+        self._new += calls
+        if now - self._at > _GRAIN_S:
+            self._weight = self._weight * math.exp((self._at - now) / _MEMORY_S) + self._new
+            self._at, self._new = now, 0
 
     def per_second(self, now: float) -> float:
         """Give the rate; 0 when nothing was done so far."""
-        if not self._weight:
+        weight = self._weight + self._new
+        if not weight:
             return 0.0
         watched = -math.expm1((self._since - now) / _MEMORY_S)
-        return self._weight * math.exp((self._at - now) / _MEMORY_S) / (_MEMORY_S * max(watched, 0.02))
+        return weight * math.exp((self._at - now) / _MEMORY_S) / (_MEMORY_S * max(watched, 0.02))
 
     def retry_after_s(self, waiting: int, now: float) -> int:
         """Give the whole seconds after which what waits now should be done, from 1 to 60; 1 when nothing is known."""

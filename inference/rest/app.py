@@ -40,6 +40,7 @@ def application(plane: DataPlane, settings: ServerSettings) -> ASGIApp:
         docs_url="/docs" if settings.docs else None,
         openapi_url="/openapi.json" if settings.docs else None,
         redoc_url=None,
+        redirect_slashes=False,
         exception_handlers={HTTPException: _no_such_path},
     )
     v1, v2 = V1(plane, calls), V2(plane, calls)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Final
-
-from starlette.requests import Request
 
 from inference.batching.terms import Terms
 from inference.protocol.errors import MalformedBody
@@ -14,23 +13,22 @@ SYNTHETIC: Final = b"x-sidelight-synthetic"
 """Set by explainers and tests on calls that no user made; they yield to users' calls."""
 TIMEOUTS: Final = (b"x-sidelight-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
 """How long the caller waits. The second is set by Envoy, on which Istio and so KServe's usual set-up rest."""
-_CORRELATIONS: Final = (b"x-request-id", b"ce-id")
-"""In the logger's order."""
+_REQUEST_ID: Final = b"x-request-id"
+_EVENT_ID: Final = b"ce-id"
 _NO: Final = frozenset({b"false", b"0"})
 
 
-def terms_of(request: Request, protocol: str, size: int) -> Terms:
-    """Give the terms of a request.
+def terms_of(head: dict[bytes, bytes], headers: Mapping[str, str], protocol: str, size: int) -> Terms:
+    """Give the terms of a request, whose head comes in two forms: one quick to look into, one for a rollout's header.
 
     Raises:
         MalformedBody: a time limit that is no number.
     """
-    head = dict(request.scope["headers"])
     return Terms(
         deadline=_deadline(head),
         yielding=synthetic(head),
-        key=next((head[name] for name in _CORRELATIONS if name in head), b""),
-        headers=request.headers,
+        key=head.get(_REQUEST_ID) or head.get(_EVENT_ID, b""),
+        headers=headers,
         size=size,
         protocol=protocol,
         traceparent=head.get(b"traceparent", b"").decode("latin-1"),
@@ -44,9 +42,9 @@ def synthetic(head: dict[bytes, bytes]) -> bool:
 
 
 def _deadline(head: dict[bytes, bytes]) -> float | None:
-    limits = [head[name] for name in TIMEOUTS if name in head]
-    if not limits:
+    if TIMEOUTS[0] not in head and TIMEOUTS[1] not in head:
         return None
+    limits = [head[name] for name in TIMEOUTS if name in head]
     for limit in limits:
         if not limit.isdigit():
             raise MalformedBody(TIMEOUTS[0].decode(), f"expected milliseconds, got {limit.decode('latin-1')!r}")

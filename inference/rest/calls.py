@@ -15,6 +15,7 @@ from inference.dataplane import DataPlane, Gone
 from inference.pool import ComputePool
 from inference.protocol import cloudevents
 from inference.rest import answers, bodies
+from inference.rest.bodies import Bodies
 from inference.rest.callers import synthetic, terms_of
 from inference.rest.events import Exchange
 from inference.settings import ServerSettings
@@ -22,7 +23,7 @@ from inference.siblings import RELAYED
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID: Final = "x-request-id"
+REQUEST_ID: Final = b"x-request-id"
 _DISCONNECT: Final = "http.disconnect"
 _MANAGE_TIMEOUT_S: Final = 600.0
 _MANAGE_QUEUE: Final = 16
@@ -39,6 +40,7 @@ class Calls:
     def __init__(self, plane: DataPlane, settings: ServerSettings) -> None:
         self._plane = plane
         self._settings = settings
+        self._bodies = Bodies(limit=settings.max_body, timeout_s=settings.body_timeout_s)
         self._manage_pool, self._relayed_pool, self._gather_pool = (
             ComputePool(threads=1, queue=_MANAGE_QUEUE, timeout_s=_MANAGE_TIMEOUT_S) for _ in range(3)
         )
@@ -47,10 +49,12 @@ class Calls:
     async def infer(self, request: Request, protocol: str, answer: Inference) -> Response:
         """Run a prediction. Its answer is counted, whatever it is."""
         label = self._plane.label(request.path_params["model"])
+        # Looked into once: the request's own headers are searched anew each time.
+        head = dict(request.scope["headers"])
         try:
-            sent = await self._body(request)
-            plain = partial(bodies.plain, sent, request.headers.get("content-encoding"), self._settings.max_body)
-            terms = terms_of(request, protocol, len(sent))
+            sent = await self._bodies.read(request)
+            plain = partial(bodies.plain, sent, head.get(b"content-encoding"), self._settings.max_body)
+            terms = terms_of(head, request.headers, protocol, len(sent))
             if cloudevents.is_event(request.scope["headers"]):
                 exchange = Exchange(request, plain, self._settings.events)
                 response = exchange.answered(await answer(request, exchange.data, terms, partial(_gone, request)))
@@ -59,19 +63,18 @@ class Calls:
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
             self._plane.metrics.failed(label, type(exc).__name__)
             response = self._refused(request, exc)
-        is_synthetic = synthetic(dict(request.scope["headers"]))
-        self._plane.metrics.answered(label, protocol, response.status_code, synthetic=is_synthetic)
-        return self._tagged(request, response)
+        self._plane.metrics.answered(label, protocol, response.status_code, synthetic=synthetic(head))
+        return _tagged(head, response)
 
     async def manage(self, request: Request, work: Work) -> Response:
         """Run something slow that predicts nothing, such as loading a model, one at a time."""
         pool = self._relayed_pool if is_relayed(request) else self._manage_pool
         try:
-            sent = await self._body(request)
+            sent = await self._bodies.read(request)
             answer = await pool.run(partial(_worked, request, sent, work, self._settings.max_body))
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
             answer = self._refused(request, exc)
-        return self._tagged(request, answer)
+        return _tagged(dict(request.scope["headers"]), answer)
 
     def close(self) -> None:
         """Give what is being loaded a moment."""
@@ -84,7 +87,7 @@ class Calls:
             answer = await self._gather_pool.run(partial(work, request))
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
             answer = self._refused(request, exc)
-        return self._tagged(request, answer)
+        return _tagged(dict(request.scope["headers"]), answer)
 
     def look(self, request: Request, work: Callable[[Request], Response]) -> Response:
         """Run something that only looks, at once."""
@@ -92,21 +95,12 @@ class Calls:
             answer = work(request)
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
             answer = self._refused(request, exc)
-        return self._tagged(request, answer)
-
-    async def _body(self, request: Request) -> bytes:
-        return await bodies.read(request, limit=self._settings.max_body, timeout_s=self._settings.body_timeout_s)
+        return _tagged(dict(request.scope["headers"]), answer)
 
     def _refused(self, request: Request, error: Exception) -> Response:
         if answers.status_of(error) is None and not isinstance(error, ClientDisconnect):
             log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return answers.refusal(error)
-
-    def _tagged(self, request: Request, answer: Response) -> Response:
-        identity = request.headers.get(REQUEST_ID)
-        if identity is not None:
-            answer.headers[REQUEST_ID] = identity
-        return answer
 
 
 def is_relayed(request: Request) -> bool:
@@ -115,7 +109,15 @@ def is_relayed(request: Request) -> bool:
 
 
 def _worked(request: Request, sent: bytes, work: Work, limit: int) -> Response:
-    return work(request, bodies.plain(sent, request.headers.get("content-encoding"), limit))
+    encoding = dict(request.scope["headers"]).get(b"content-encoding")
+    return work(request, bodies.plain(sent, encoding, limit))
+
+
+def _tagged(head: dict[bytes, bytes], answer: Response) -> Response:
+    identity = head.get(REQUEST_ID)
+    if identity is not None:
+        answer.raw_headers.append((REQUEST_ID, identity))
+    return answer
 
 
 async def _gone(request: Request) -> None:
