@@ -26,6 +26,16 @@ def traces() -> bool:
     return bool(text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or text("OTEL_EXPORTER_OTLP_ENDPOINT"))
 
 
+def one_native_thread() -> None:
+    """Keep libraries that are loaded from now on from starting threads of their own, unless the user has a say in it.
+
+    They would spin, waiting for each other, under every load and prediction: on two cores that makes both ten times
+    slower. Several predictions at once are what keeps the cores busy.
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        _environ.setdefault(name, "1")
+
+
 def home() -> Path:
     """Give the folder for what outlives a run (Kafka's jars and data, run files): SIDELIGHT_HOME or ~/.sidelight."""
     return Path(text("SIDELIGHT_HOME") or Path.home() / ".sidelight").absolute()

@@ -98,6 +98,7 @@ def open_repository(arguments: argparse.Namespace) -> Repository:
     Raises:
         UserError: none is named, one is named twice, or one cannot be loaded.
     """
+    environment.one_native_thread()
     trust = Trust(pickle=arguments.trusted, types=arguments.trusted_types)
     storage = _storage(arguments)
     addresses, folder = _addresses(arguments), getattr(arguments, "model_repository", None)

@@ -1,0 +1,79 @@
+"""The arguments that name models."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.errors import UserError
+from deploy.models import add_model_arguments, add_repository_arguments, model_names, open_repository
+from inference.residency import container_limit
+from tests.inference.serving import ROOT
+from tests.inference.shelves import ANSWERING, answer, write
+
+_COUNTED = """
+from deploy import environment
+environment.one_native_thread()
+import lightgbm, xgboost, sklearn.ensemble, threadpoolctl
+print({info["num_threads"] for info in threadpoolctl.threadpool_info() if info["user_api"] == "openmp"})
+"""
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    """Parse a predictor's words."""
+    parser = argparse.ArgumentParser()
+    add_model_arguments(parser)
+    add_repository_arguments(parser)
+    return parser.parse_args(["--runtime", ANSWERING, *words])
+
+
+def test_names_and_folders_belong_together(tmp_path: Path) -> None:
+    """KServe's arguments in pairs, then names with their folders; one folder alone is called model."""
+    for number, name in enumerate("abc"):
+        write(tmp_path / name, number)
+    places = {name: str(tmp_path / name) for name in "abc"}
+    pairs = ("--model_name", "a", "--model_dir", places["a"], "--model_name", "b", "--model_dir", places["b"])
+    arguments = parsed(*pairs, "--model", f"c={places['c']}")
+    repository = open_repository(arguments)
+
+    assert model_names(arguments) == repository.names() == ["a", "b", "c"]
+    assert [answer(repository, name)[0] for name in "abc"] == [0.0, 1.0, 2.0]
+    assert model_names(parsed("--model_dir", places["a"])) == ["model"]
+
+
+@pytest.mark.parametrize("text", ["4Gi", "4294967296", "4294967.296k", "4194304Ki", "4GiB"])
+def test_sizes_are_spelt_as_in_kubernetes(tmp_path: Path, text: str) -> None:
+    """Powers of 1000 and of 1024, with or without the B."""
+    write(tmp_path / "m", 1)
+    repository = open_repository(parsed("--model_repository", str(tmp_path), "--max_memory", text))
+
+    assert repository.bound == 4 * 1024**3
+
+
+def test_a_repository_is_bounded_by_its_container(tmp_path: Path) -> None:
+    """Without a word on memory, 80 % of the container's limit; command-line models alone have no bound."""
+    write(tmp_path / "m", 1)
+
+    assert open_repository(parsed("--model_repository", str(tmp_path))).bound == int(container_limit() * 0.8)
+    assert open_repository(parsed("--model_dir", str(tmp_path / "m"))).bound == 0
+
+
+def test_a_folder_without_models_is_no_repository(tmp_path: Path) -> None:
+    """Only folders with models below make a repository of a --model_dir; an empty mount is a mistake."""
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(UserError, match=r"expected a model file \(\.answer\), got nothing"):
+        open_repository(parsed("--model_dir", str(tmp_path)))
+    write(tmp_path / "notes", 5)
+
+    assert answer(open_repository(parsed("--model_dir", str(tmp_path))), "notes") == (5.0, "1")
+
+
+def test_libraries_start_no_threads_of_their_own() -> None:
+    """Whatever is loaded after the call computes on the caller's thread."""
+    done = subprocess.run([sys.executable, "-c", _COUNTED], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "{1}\n"
