@@ -232,23 +232,24 @@ class Batcher:
 
     def _loaded(self, call: Call, outcome: Lease | Exception) -> None:
         """Take a model that had to be loaded. On a thread of the repository's."""
-        sleeper = None
+        put, failed, sleeper = False, False, None
         with self._lock:
             wanted = call.state is State.WAITING
-            if isinstance(outcome, Exception) or self._closed:
-                if wanted:
-                    self._room.leave(call)
-                    call.state = State.OVER
-                    call.error = outcome if isinstance(outcome, Exception) else ModelNotReady(call.model)
+            if isinstance(outcome, Lease) and wanted and not self._closed:
+                put, sleeper = True, self._put(call, outcome, self._lane(outcome.loaded))
             elif wanted:
-                sleeper = self._put(call, outcome, self._lane(outcome.loaded))
+                failed = True
+                self._room.leave(call)
+                call.state = State.OVER
+                call.error = outcome if isinstance(outcome, Exception) else ModelNotReady(call.model)
         if sleeper is not None:
             sleeper.lock.release()
-        if call.error is not None:
+        # Once put, the call may be over by now, and is no longer looked at here.
+        if failed:
             _deliver([call])
-        if isinstance(outcome, Lease) and call.lease is not outcome:
+        if isinstance(outcome, Lease) and not put:
             outcome.release()
-        if not self._started:
+        if put and not self._started:
             self._start()
 
     def _withdraw(self, call: Call) -> None:

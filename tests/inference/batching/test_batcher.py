@@ -33,6 +33,7 @@ from inference.errors import (
 )
 from inference.protocol.errors import MalformedBody
 from inference.protocol.v2 import InferRequest
+from inference.repository import Repository
 from inference.runtime import Asked
 from inference.settings import ModelSettings, QueueLimit
 from tests.inference.batching.models import (
@@ -644,6 +645,42 @@ def test_models_are_loaded_for_calls_that_wait() -> None:
                 await bad
             assert batcher.in_progress == 0
             batcher.close()
+
+    _run(main)
+
+
+def test_leases_are_given_back_once() -> None:
+    """However loading threads and worker threads meet, each lease is released, and only once."""
+
+    class Elsewhere:
+        """Gives leases from threads of its own."""
+
+        def __init__(self, repository: Repository) -> None:
+            self.repository = repository
+            self.threads = ThreadPoolExecutor(4)
+
+        def lease(self, name: str, version: str | None = None) -> None:
+            del name, version
+
+        def lease_later(self, name: str, version: str | None, done: Callable[[Any], None]) -> None:
+            self.threads.submit(lambda: done(self.repository.lease(name, version)))
+
+    async def main() -> None:
+        async with serving(Sums()) as plane:
+            models = Elsewhere(plane._repository)
+            batcher = Batcher(models, plane.metrics, threads=3, queue=10_000)
+            calls = [
+                Call("m", lambda: ({"x": np.ones((1, 2))}, _ASKED), lambda answer, _: answer.outputs["sum"][0])
+                for _ in range(2_000)
+            ]
+            answers = await asyncio.gather(*(batcher.run(call) for call in calls))
+            models.threads.shutdown()
+            batcher.close()
+            lease = plane._repository.lease("m")
+
+            assert answers == [2.0] * 2_000
+            assert lease is not None
+            assert lease._users == 1
 
     _run(main)
 
