@@ -14,7 +14,7 @@ from inference.protocol.cloudevents import EventSettings
 from streams.events import Event, format_time
 
 _OK = 200
-_CONTENT_TYPE = "content-type"
+_CONTENT_TYPE, _LENGTH = "content-type", "content-length"
 
 
 class Exchange:
@@ -35,8 +35,8 @@ class Exchange:
         return self._asked.data or b""
 
     def answered(self, answer: Response) -> Response:
-        """Give an answer as an event; what was refused stays as it is, as on KServe's servers."""
-        if self._asked is None or answer.status_code != _OK:
+        """Give an answer as an event; what was refused, and a stream, stay as they are, as on KServe's servers."""
+        if self._asked is None or answer.status_code != _OK or _LENGTH not in answer.headers:
             return answer
         event = cloudevents.reply(
             self._asked,
@@ -48,5 +48,5 @@ class Exchange:
             format_time(time.time_ns() // 1_000),
         )
         headers, body = cloudevents.write(event, structured=self._structured)
-        kept = {name: value for name, value in answer.headers.items() if name not in {_CONTENT_TYPE, "content-length"}}
+        kept = {name: value for name, value in answer.headers.items() if name not in {_CONTENT_TYPE, _LENGTH}}
         return Response(body, answer.status_code, headers=kept | dict(headers))

@@ -157,6 +157,15 @@ def test_models_without_texts(tmp_path: Path, model: Path) -> None:
     assert answers[0].json() == {"error": "this model generates no text"}
 
 
+def test_texts_by_events(client: httpx.Client) -> None:
+    """A CloudEvent may ask for a text, and gets it in an event; a stream stays a stream."""
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
+    whole, stream = (client.post(path, json={"text_input": "a b"}, headers=headers) for path in (WHOLE, STREAM))
+
+    assert (whole.headers["ce-type"], whole.json()["text_output"]) == ("io.kserve.inference.response", "ab")
+    assert [event["text_output"] for event in _events(stream)] == ["a", "b", ""]
+
+
 def test_compressed_bodies(client: httpx.Client) -> None:
     """A compressed request is read."""
     body = gzip.compress(json.dumps({"text_input": "a b"}).encode())
