@@ -16,6 +16,7 @@ import asyncio
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,8 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 START_S = 600.0
 RECORD = 900_000
 """Bytes of a request's body in Kafka: below the 1 MiB that brokers take without being asked."""
+MOST = 4 << 30
+"""Bytes of all requests in Kafka, which lie on the disk."""
 BEGIN, END = 0.15, 0.85
 
 
@@ -111,6 +114,8 @@ def main() -> int:
         return 0
     if arguments.device == "cpu":
         torch.set_num_threads(1)  # as the predictor does
+    # Ended from outside, it ends what it started, too.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     lines = list(heading(arguments))
     print("\n".join(lines), flush=True)
     with tempfile.TemporaryDirectory() as name, broker(arguments, Path(name)) as kafka:
@@ -335,7 +340,7 @@ def through_kafka(network: Network, folder: Path, kafka: str, expected: float, a
     rows = max(1, min(arguments.rows, RECORD // one))
     # Answers are counted in steps of what is saved together, so there must be many of those.
     step = max(8, 4 * arguments.batch // rows)
-    requests = max(40 * step, int(expected * arguments.seconds / rows))
+    requests = min(max(10 * step, int(expected * arguments.seconds / rows)), MOST // (one * rows))
     fill(topics, network, rows, requests, kafka)
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": "bench", "log_level": 2})
     places = [TopicPartition(topics.responses, place) for place in range(2)]
