@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -682,7 +683,13 @@ def test_leases_are_given_back_once() -> None:
             assert lease is not None
             assert lease._users == 1
 
-    _run(main)
+    usual = sys.getswitchinterval()
+    # Threads take turns after every few instructions, so that they meet everywhere.
+    sys.setswitchinterval(1e-6)
+    try:
+        _run(main)
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def test_closing_answers_what_waits() -> None:
