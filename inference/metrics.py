@@ -1,6 +1,6 @@
 """The predictor's Prometheus metrics: KServe's histograms under their own names, and metrics of ours.
 
-Labels come from closed sets: a name that no model carries is counted as `unknown`, and beyond the first thousand models
+Labels come from closed sets: a name that no model carries is counted as `unknown`, and beyond the first 200 models
 the rest share the label `other`, because each model's histograms are a hundred lines of the page.
 """
 
@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -23,7 +23,7 @@ _SECONDS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 _SIZES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
-_MOST_MODELS: Final = 1_000
+_MOST_MODELS: Final = 200
 OTHER: Final = "other"
 
 _HISTOGRAMS: Final = {
@@ -35,6 +35,10 @@ _HISTOGRAMS: Final = {
     "sidelight_predictor_batch_calls": ("Calls that were predicted on at once.", _SIZES),
     "sidelight_predictor_compute_seconds": ("A batch's prediction.", _SECONDS),
 }
+
+
+Told: TypeAlias = tuple[list[tuple[str, float]], float]
+_ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
 
 class _Histogram:
@@ -51,7 +55,7 @@ class _Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def told(self) -> tuple[list[tuple[str, float]], float]:
+    def told(self) -> Told:
         """Give cumulative buckets by their upper bounds, and the sum."""
         bounds = [*map(str, self._bounds), "+Inf"]
         return list(zip(bounds, map(float, accumulate(self._counts)), strict=True)), self._sum
@@ -76,6 +80,7 @@ class PredictorMetrics(Collector):
     def __init__(self, in_progress: Callable[[], float]) -> None:
         self._registry = CollectorRegistry()
         self._lock = threading.Lock()
+        self._apart = threading.local()
         self._models: dict[str, _Model] = {}
         self._rows: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._requests: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
@@ -144,18 +149,21 @@ class PredictorMetrics(Collector):
         self._pieces.labels(label).inc()
 
     def page(self) -> bytes:
-        """Write the page in Prometheus' text format."""
-        return generate_latest(self._registry)
+        """Write the page in Prometheus' text format; the histograms by hand: the library takes 0.7 ms for a model's."""
+        self._apart.histograms = True
+        try:
+            page = generate_latest(self._registry)
+        finally:
+            self._apart.histograms = False
+        return page + "".join(_lines(self._told())).encode()
 
     def collect(self) -> Iterator[Metric]:
         """Give what is counted here rather than by the library. Called by the registry."""
         with self._lock:
-            models = {
-                name: {key: kept.told() for key, kept in model.histograms.items()}
-                for name, model in self._models.items()
-            }
             rows, requests = dict(self._rows), dict(self._requests)
-        for key, (text, _) in _HISTOGRAMS.items():
+        apart = getattr(self._apart, "histograms", False)
+        models = {} if apart else self._told()
+        for key, (text, _) in ({} if apart else _HISTOGRAMS).items():
             family = HistogramMetricFamily(key, text, labels=("model_name",))
             for name, told in models.items():
                 family.add_metric((name,), *told[key])
@@ -166,6 +174,13 @@ class PredictorMetrics(Collector):
             ("model_name", "protocol", "status", "synthetic"), requests,
         )  # fmt: skip
 
+    def _told(self) -> dict[str, dict[str, Told]]:
+        with self._lock:
+            return {
+                name: {key: kept.told() for key, kept in model.histograms.items()}
+                for name, model in self._models.items()
+            }
+
     def _model(self, name: str) -> _Model:
         label = self._label(name)
         model = self._models.get(label)
@@ -175,6 +190,18 @@ class PredictorMetrics(Collector):
 
     def _label(self, name: str) -> str:
         return name if name in self._models or len(self._models) < _MOST_MODELS else OTHER
+
+
+def _lines(models: Mapping[str, Mapping[str, Told]]) -> Iterator[str]:
+    labels = {name: name.translate(_ESCAPES) for name in models}
+    for key, (text, _) in _HISTOGRAMS.items():
+        yield f"# HELP {key} {text}\n# TYPE {key} histogram\n"
+        for name, told in models.items():
+            label = f'model_name="{labels[name]}"'
+            buckets, total = told[key]
+            for bound, count in buckets:
+                yield f'{key}_bucket{{{label},le="{bound}"}} {count}\n'
+            yield f"{key}_count{{{label}}} {buckets[-1][1]}\n{key}_sum{{{label}}} {total}\n"
 
 
 def _counter(name: str, text: str, labels: tuple[str, ...], counts: Mapping[Any, int]) -> CounterMetricFamily:

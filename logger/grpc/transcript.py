@@ -28,6 +28,7 @@ _BINARY: Final = b"application/octet-stream"
 _JSON: Final = b"application/json"
 _HEAD_LENGTH: Final = b"inference-header-content-length"
 _OF_CONTENT: Final = frozenset({b"content-type", b"content-encoding", b"grpc-encoding", _HEAD_LENGTH})
+_VERSION: Final = "ce_modelversion"
 
 
 class Transcriber:
@@ -56,6 +57,10 @@ class Transcriber:
                 attributes.append(("ce_synthetic", b"true"))
         if isinstance(response, V2Body):
             changes |= self._changed("response", seen.response_fields, response)
+            if response.version:
+                # Which version answered counts, not which was asked for.
+                attributes = [item for item in attributes if item[0] != _VERSION]
+                attributes.append((_VERSION, response.version.encode()))
         elif response is not None:
             body = orjson.dumps({"error": response})
             changes["response"] = Body([body], len(body), len(body))
@@ -146,5 +151,5 @@ def _fields(fields: Fields, content_type: bytes) -> Fields:
 def _named(request: V2Body) -> list[tuple[str, bytes]]:
     found = [("ce_modelname", request.model.encode())]
     if request.version:
-        found.append(("ce_modelversion", request.version.encode()))
+        found.append((_VERSION, request.version.encode()))
     return found

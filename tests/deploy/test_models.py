@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deploy.errors import UserError
 from deploy.models import add_model_arguments, add_repository_arguments, model_names, open_repository
+from detectors.settings import monitor_from_mapping
 from inference.residency import container_limit
+from inference.rollout import Routes, parse
 from tests.inference.serving import ROOT
 from tests.inference.shelves import ANSWERING, answer, write
 
@@ -77,3 +81,12 @@ def test_libraries_start_no_threads_of_their_own() -> None:
     done = subprocess.run([sys.executable, "-c", _COUNTED], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert done.stdout == "{1}\n"
+
+
+def test_what_the_documentation_shows_can_be_read() -> None:
+    """The rollout and the monitor of docs/predictor.md are what the readers take."""
+    rollout, monitor = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "predictor.md").read_text(), re.DOTALL)
+    routes = Routes("income", ("4", "3", "2", "1"), parse(rollout.encode(), "rollout.yaml"))
+
+    assert routes.wanted == ("2", "3", "4")
+    assert monitor_from_mapping(yaml.safe_load(monitor), ROOT).version == "3"

@@ -95,6 +95,15 @@ def test_an_inference_becomes_rows(raw: bool, pack: Callable[[bytes], bytes] | N
     assert request.text("path") == methods.INFER
 
 
+def test_events_name_the_version_that_answered() -> None:
+    """Both events have the version that the answer says, which a rollout may have chosen; not the one asked for."""
+    answer = oip.Response.FromString(oip.response())
+    answer.model_version = "7"
+    exchange = seen(framed(oip.request()), framed(answer.SerializeToString()))
+
+    assert [event.text("modelversion") for event in events(exchange)] == ["7", "7"]
+
+
 def test_a_stream_becomes_the_rows_of_all_its_messages() -> None:
     """Requests and answers of a stream are put together row by row."""
     answers = []
