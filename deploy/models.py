@@ -19,6 +19,7 @@ from inference.residency import container_limit
 from inference.settings import RepositorySettings, Trust
 from inference.stock import Source
 from inference.storage.cache import Storage, StorageSettings
+from inference.upstream.link import Link
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +93,12 @@ def model_names(arguments: argparse.Namespace) -> list[str]:
     return list(_addresses(arguments))
 
 
-def open_repository(arguments: argparse.Namespace) -> Repository:
+def open_repository(arguments: argparse.Namespace, link: Link | None = None) -> Repository:
     """Load every model that the arguments name; know those of a repository's folder.
+
+    Args:
+        arguments: of the command line.
+        link: to a predictor: the folders hold transformers that stand before it.
 
     Raises:
         UserError: none is named, one is named twice, or one cannot be loaded.
@@ -107,8 +112,8 @@ def open_repository(arguments: argparse.Namespace) -> Repository:
         log.info("%s holds no model but folders of models: they are loaded by the first requests for them", folder)
     if not addresses and folder is None:
         raise UserError("no model: name one with --model_name NAME --model_dir DIR")
-    sources = {name: _source(address, storage, trust, arguments.runtime) for name, address in addresses.items()}
-    shelf = Shelf(folder, trust, arguments.runtime, storage) if folder is not None else None
+    sources = {name: _source(address, storage, trust, arguments.runtime, link) for name, address in addresses.items()}
+    shelf = Shelf(folder, trust, arguments.runtime, storage, link) if folder is not None else None
     try:
         repository = Repository(sources, _settings(arguments, on_demand=shelf is not None), shelf)
     except ModelLoadFailed as exc:
@@ -142,13 +147,13 @@ def _addresses(arguments: argparse.Namespace) -> dict[str, str]:
     return found
 
 
-def _source(address: str, storage: Storage, trust: Trust, runtime: str | None) -> Source:
+def _source(address: str, storage: Storage, trust: Trust, runtime: str | None, link: Link | None) -> Source:
     try:
         if storage.is_local(address):
-            return ModelFolder(str(storage.folder(address)), trust, runtime, storage)
+            return ModelFolder(str(storage.folder(address)), trust, runtime, storage, link)
     except ModelLoadFailed as exc:
         raise UserError(str(exc)) from exc
-    return Stored(storage, address, "", trust, runtime)
+    return Stored(storage, address, "", trust, runtime, link)
 
 
 def _storage(arguments: argparse.Namespace) -> Storage:

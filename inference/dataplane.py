@@ -63,6 +63,7 @@ class DataPlane:
             siblings: the other processes that serve the same models on the same ports.
         """
         self.siblings = siblings
+        self._depends = settings.depends
         self.tracing: Tracing | None = None
         """Where calls are recorded, if anywhere."""
         self._repository = repository
@@ -188,7 +189,7 @@ class DataPlane:
 
     def ready(self) -> bool:
         """Say whether new clients should be sent here."""
-        return not self.draining
+        return not self.draining and (not self._depends or all(map(self._supported, self.models())))
 
     def model_ready(self, model: str, version: str | None = None) -> bool:
         """Say whether new clients of a model should be sent here.
@@ -196,7 +197,7 @@ class DataPlane:
         Raises:
             ModelNotFound: no such model, or no such version.
         """
-        return self._repository.ready(model, version) and not self.draining
+        return self._repository.ready(model, version) and not self.draining and self._supported(model, version)
 
     def models(self) -> list[str]:
         """List the models, loaded or not."""
@@ -238,6 +239,15 @@ class DataPlane:
             "inputs": [_described(spec) for spec in loaded.runtime.inputs],
             "outputs": [_described(spec) for spec in loaded.runtime.outputs],
         }
+
+    def _supported(self, model: str, version: str | None = None) -> bool:
+        """Say whether what a model depends on is there."""
+        if not self._depends:
+            return True
+        try:
+            return self._repository.loaded(model, version).runtime.ready(model)
+        except InferenceError:
+            return True
 
     def load(self, model: str, *, everywhere: bool = True) -> None:
         """Load a model, or load it anew, in all processes; see `Repository.load`."""

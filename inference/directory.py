@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,8 @@ from inference import options
 from inference.errors import ModelLoadFailed
 from inference.runtime import RUNTIMES, Runtime, Source
 from inference.settings import SETTINGS_FILE, ModelSettings, Trust, read_model_settings
+from inference.transformer import Transformer
+from inference.upstream.link import Link
 from streams.errors import UnknownPlugin
 
 _NOT_MODELS: Final = frozenset({SETTINGS_FILE, "model-settings.json", "rollout.json"})
@@ -55,9 +58,13 @@ def _kinds(runtime: str | None) -> tuple[type[Runtime], ...]:
 
 
 def open_model(
-    directory: Path, trust: Trust, runtime: str | None = None, settings: ModelSettings | None = None
+    directory: Path,
+    trust: Trust,
+    runtime: str | None = None,
+    settings: ModelSettings | None = None,
+    link: Link | None = None,
 ) -> Runtime:
-    """Load the model of a directory.
+    """Load the model of a directory, and the transformer around it, if the settings name one.
 
     Args:
         directory: holds exactly one model file, and `sidelight.json` where the defaults do not do.
@@ -65,6 +72,7 @@ def open_model(
         runtime: a runtime's or a format's name, or `package.module:Class`; None takes what the settings name, or else
             finds it from the file.
         settings: the model's; None reads them from the directory.
+        link: to a predictor: the directory then holds a transformer that stands before it, and no model.
 
     Raises:
         ModelLoadFailed: no candidate, several, or a file that cannot be loaded.
@@ -75,8 +83,12 @@ def open_model(
     if not directory.is_dir():
         raise ModelLoadFailed(f"{directory}: no such directory")
     settings = read_model_settings(directory) if settings is None else settings
+    around = Source(path=directory, settings=settings, trust=trust, behind=link)
+    if link is not None:
+        return _loaded(Transformer, around)
     kind, path = _only(directory, _kinds(runtime or settings.runtime or None))
-    return _loaded(kind, Source(path=path, settings=settings, trust=trust))
+    model = _loaded(kind, Source(path=path, settings=settings, trust=trust))
+    return model if settings.transformer is None else _transformed(model, around)
 
 
 def holds_model(directory: Path, runtime: str | None = None) -> bool:
@@ -88,6 +100,14 @@ def holds_model(directory: Path, runtime: str | None = None) -> bool:
         return True
     alone = len(kinds) == 1 and not kinds[0].suffixes
     return alone or next(_claims(directory, kinds), None) is not None
+
+
+def _transformed(model: Runtime, around: Source) -> Runtime:
+    try:
+        return Transformer.load(replace(around, behind=model))
+    except BaseException:
+        model.unload()
+        raise
 
 
 def _loaded(kind: type[Runtime], source: Source) -> Runtime:

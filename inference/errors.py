@@ -12,6 +12,9 @@ InferenceError
 ├── BodyTooLarge        a request body above the cap
 ├── BodyTooSlow         a request body that did not arrive in time
 ├── PredictionFailed    the model itself failed
+├── PredictorRefused    the predictor behind a transformer finds something wrong with the call
+├── PredictorUnavailable  it cannot be reached, or is not ready: retry later
+├── PredictorFailed     it failed, or gave no answer that can be read
 └── ModelLoadFailed     a model directory that cannot be loaded
     └── UnsafeFormat    a file that can run code when loaded, without the flag that allows it
 
@@ -96,6 +99,27 @@ class BodyTooSlow(InferenceError):
 
 class PredictionFailed(InferenceError):
     """The model raised while it predicted; the message is the exception's type and text."""
+
+
+class PredictorRefused(InferenceError):
+    """The predictor behind a transformer found something wrong with the call; the text is its own."""
+
+    def __init__(self, status: int, text: str, retry_after_s: float = 0) -> None:
+        super().__init__(text)
+        self.status, self.retry_after_s = status, round(retry_after_s)
+        """HTTP's number for what it is, whatever the predictor speaks."""
+
+
+class PredictorUnavailable(InferenceError):
+    """The predictor behind a transformer cannot be reached, or takes no calls now."""
+
+    def __init__(self, text: str, retry_after_s: float = 1) -> None:
+        super().__init__(text)
+        self.retry_after_s = max(1, round(retry_after_s))
+
+
+class PredictorFailed(InferenceError):
+    """The predictor behind a transformer failed, or what it gave is no answer."""
 
 
 class ModelLoadFailed(InferenceError):

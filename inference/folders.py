@@ -18,6 +18,7 @@ from inference.rollout import ROLLOUT_FILES, UNNUMBERED, Rollout, parse
 from inference.runtime import Runtime
 from inference.settings import SETTINGS_FILE, ModelSettings, Trust, read_model_settings
 from inference.storage.cache import Storage
+from inference.upstream.link import Link
 
 Fingerprint: TypeAlias = tuple[tuple[str, int, int, int], ...]
 """Name, size, time of change and inode of every file, which a replaced or half-copied folder does not keep."""
@@ -44,6 +45,8 @@ class ModelFolder:
     runtime: str | None = None
     storage: Storage | None = None
     """Fetches what the settings name by `storage_uri`."""
+    link: Link | None = None
+    """To the predictor that transformers stand before."""
 
     def versions(self) -> tuple[str, ...]:
         """List the versions, the highest first; one without a number when there are no numbered folders.
@@ -81,7 +84,7 @@ class ModelFolder:
         # What all versions share may stand once, beside them.
         shared = version and not (directory / SETTINGS_FILE).exists()
         settings = read_model_settings(Path(self.path) if shared else directory)
-        runtime = open_model(self._fetched(directory, settings), self.trust, self.runtime, settings)
+        runtime = open_model(self._fetched(directory, settings), self.trust, self.runtime, settings, self.link)
         if self.fingerprint(version) != before:
             runtime.unload()
             raise ModelLoadFailed(f"{directory}: was changed while it was read")
@@ -115,9 +118,11 @@ class ModelFolder:
 class Stored:
     """A model whose folder is fetched when it is loaded first, and looked for anew by each load call."""
 
-    def __init__(self, storage: Storage, uri: str, digest: str, trust: Trust, runtime: str | None) -> None:
+    def __init__(
+        self, storage: Storage, uri: str, digest: str, trust: Trust, runtime: str | None, link: Link | None = None
+    ) -> None:
         self._storage, self._uri, self._digest = storage, uri, digest
-        self._trust, self._runtime = trust, runtime
+        self._trust, self._runtime, self._link = trust, runtime, link
         self._folder: ModelFolder | None = None
 
     def versions(self) -> tuple[str, ...]:
@@ -144,7 +149,7 @@ class Stored:
 
     def _found(self) -> ModelFolder:
         path = self._storage.folder(self._uri, self._digest)
-        return ModelFolder(str(path), self._trust, self._runtime, self._storage)
+        return ModelFolder(str(path), self._trust, self._runtime, self._storage, self._link)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,7 @@ class Shelf:
     trust: Trust
     runtime: str | None = None
     storage: Storage | None = None
+    link: Link | None = None
 
     def names(self) -> list[str]:
         """List the models without looking into their folders, so that thousands cost one look.
@@ -173,7 +179,7 @@ class Shelf:
         path = os.path.join(self.path, name)  # noqa: PTH118 - called for thousands
         if not (_is_name(name) and os.path.isdir(path)):  # noqa: PTH112 - as above
             return None
-        return ModelFolder(path, self.trust, self.runtime, self.storage)
+        return ModelFolder(path, self.trust, self.runtime, self.storage, self.link)
 
 
 def _is_name(name: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from inference.protocol.v1 import V1Request
 from inference.settings import ModelSettings, Trust
 from streams.errors import MissingExtra
 from streams.plugins import Folder
+
+if TYPE_CHECKING:
+    from inference.upstream.link import Link
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 """Tensor name → array. Numbers keep their dtype; texts are object arrays of str."""
@@ -52,6 +55,8 @@ class Source:
     """The model file; the directory itself for a runtime without suffixes."""
     settings: ModelSettings = field(default_factory=ModelSettings)
     trust: Trust = field(default_factory=Trust)
+    behind: Runtime | Link | None = None
+    """For a transformer: the model that it stands around, or the way to the predictor that it stands before."""
 
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -102,6 +107,8 @@ class Runtime(ABC):
 
     An instance may know better than its class; `max_batch` in the model's settings beats both.
     """
+    forwards: bool = False
+    """Whether it asks another server, and wants to know for whom: `inference/batching/caller.py` tells."""
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     features: tuple[str, ...] = ()
@@ -161,6 +168,11 @@ class Runtime(ABC):
         """
         del request
         raise Unsupported("explain is not offered by a predictor; send it to the service's explainer")
+
+    def ready(self, model: str) -> bool:
+        """Say whether what the model depends on outside of the process is there. Asked often; must not wait."""
+        del model
+        return True
 
     def unload(self) -> None:  # noqa: B027 - most models only hold memory
         """Let go of what the model holds besides memory."""

@@ -31,6 +31,16 @@ class QueueLimit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerSettings:
+    """Which class pre- and postprocesses, and what it is built with."""
+
+    name: str
+    """`module:Class`: a file beside the model's, or else an installed module."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the class."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
     """How one model is served. In the directory's `sidelight.json`, every key optional, unknown keys refused."""
 
@@ -61,6 +71,9 @@ class ModelSettings:
     """Most batches that run at once. None: as many as there are threads, or one where the model is not thread-safe."""
     queue: QueueLimit = QueueLimit()
     """How much may wait. Full: 503 (429 for calls that yield) with Retry-After."""
+    transformer: TransformerSettings | None = None
+    """What stands around the model in its process: `"module:Class"`, or an object of `class` and `arguments`. In a
+    transformer's own folder: what stands before the predictor. docs/transformers.md."""
     storage_uri: str = ""
     """Where the model's files lie, if not beside the settings; fetched when the model is loaded. docs/predictor.md."""
     digest: str = ""
@@ -131,6 +144,8 @@ class ServerSettings:
     """How long requests in progress may take after SIGTERM."""
     drain_delay_s: float = 0.0
     """How long to keep accepting, not ready, after SIGTERM: until load balancers have noticed."""
+    depends: bool = False
+    """Whether the process is ready only while what its models depend on is: the predictor behind a transformer."""
     docs: bool = False
     """Serve the interactive API documentation under /docs."""
     events: EventSettings = field(default_factory=EventSettings)
@@ -243,6 +258,15 @@ def _queue(value: object) -> QueueLimit:
         raise ValueError(f"calls and bytes: {exc}") from None
 
 
+def _transformer(value: object) -> TransformerSettings:
+    match value:
+        case str(name) if name:
+            return TransformerSettings(name=name)
+        case {"class": str(name), **rest} if name and rest.keys() <= {"arguments"}:
+            return TransformerSettings(name=name, arguments=_object(rest.get("arguments", {})))
+    raise ValueError('expected "module:Class", or an object of class and arguments')
+
+
 _READERS: Final[dict[str, Callable[[object], Any]]] = {
     "datatype": _datatype,
     "features": _names,
@@ -253,5 +277,6 @@ _READERS: Final[dict[str, Callable[[object], Any]]] = {
     "parallel": _whole,
     "queue": _queue,
     "runtime": _runtime,
+    "transformer": _transformer,
 }
 """How each key is read; those that do not stand here are texts."""

@@ -13,6 +13,7 @@ from typing import Final
 from deploy import environment, siblings
 from deploy.errors import UserError
 from deploy.models import add_model_arguments, add_repository_arguments, open_repository
+from deploy.upstream import THREADS, add_upstream_arguments, open_link, upstream_settings, without_host
 from inference.protocol.cloudevents import EventSettings
 from inference.server import PredictorServer
 from inference.settings import ServerSettings
@@ -26,6 +27,7 @@ EXAMPLES = """\
   sidelight predictor --model_name income --model_dir model/ --http_port 8080
   sidelight predictor --model_name a --model_dir models/a --model_name b --model_dir s3://bucket/models/b.tar.gz
   sidelight predictor --model_repository models/ --max_memory 4Gi --repository_poll_s 10
+  sidelight predictor --model_name income --model_dir transformer/ --trusted --predictor_host income-predictor:80
   curl -d '{"instances": [[39, 13, 1]]}' localhost:8080/v1/models/income:predict
 """
 _DEFAULTS: Final = ServerSettings()
@@ -40,12 +42,6 @@ _WITHOUT_EFFECT: Final = {
     "log_config_file": "the log goes to stderr",
     "access_log_format": "there is no access log; the logger records payloads",
     "event_loop": "uvloop is always used",
-    "predictor_host": "a predictor has no predictor behind it",
-    "predictor_protocol": "a predictor has no predictor behind it",
-    "predictor_use_ssl": "a predictor has no predictor behind it",
-    "predictor_request_timeout_seconds": "a predictor has no predictor behind it",
-    "predictor_request_retries": "a predictor has no predictor behind it",
-    "enable_predictor_health_check": "a predictor has no predictor behind it",
     "protocol": "V1 and V2 are both served",
     "nthread": "a prediction runs on one thread; --max_threads sets how many run at once",
 }
@@ -60,8 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--http_port", type=_at_least(0), default=_DEFAULTS.port, help="default: %(default)s; 0: any")
     server.add_argument("--workers", type=_at_least(1), default=1, help="processes (default: %(default)s)")
     server.add_argument(
-        "--max_threads", type=_at_least(1), default=_DEFAULTS.threads, help="predictions at once (default: %(default)s)"
-    )
+        "--max_threads", type=_at_least(1), metavar="N",
+        help=f"predictions at once (default: {_DEFAULTS.threads}, a transformer's: {THREADS})",
+    )  # fmt: skip
     server.add_argument("--enable_docs_url", type=_boolean, default=_DEFAULTS.docs, metavar="BOOL", help="serve /docs")
     server.add_argument(
         "--timeout_keep_alive", "--timeout-keep-alive", type=_at_least(1), default=_DEFAULTS.keep_alive_s,
@@ -69,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add_grpc(parser.add_argument_group("gRPC"))
     _add_limits(parser.add_argument_group("limits"))
+    add_upstream_arguments(parser, _boolean, _at_least(0), _seconds)
     accepted = parser.add_argument_group("accepted from KServe, without effect")
     for name, reason in _WITHOUT_EFFECT.items():
         accepted.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), help=reason, metavar="X")
@@ -103,6 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name, reason in _WITHOUT_EFFECT.items():
         if getattr(arguments, name) is not None:
             log.info("--%s has no effect: %s", name, reason)
+    for name in without_host(arguments):
+        log.info("--%s has no effect without --predictor_host", name)
     settings = _settings(arguments)
     if arguments.workers > 1:
         return siblings.run(arguments.workers, settings, partial(_serve, arguments))
@@ -110,7 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace, settings: ServerSettings, others: Siblings | None = None) -> int:
-    repository = open_repository(arguments)
+    link = open_link(arguments)
+    repository = open_repository(arguments, link)
     try:
         server = PredictorServer(repository, settings, others)
     except MissingExtra as exc:
@@ -118,15 +119,18 @@ def _serve(arguments: argparse.Namespace, settings: ServerSettings, others: Sibl
     repository.watch()
     server.run()
     repository.close()
+    if link is not None:
+        link.close()
     log.info("stopped")
     return 0
 
 
 def _settings(arguments: argparse.Namespace) -> ServerSettings:
+    behind = upstream_settings(arguments)
     return ServerSettings(
         host=arguments.host,
         port=arguments.http_port,
-        threads=arguments.max_threads,
+        threads=arguments.max_threads or (_DEFAULTS.threads if behind is None else THREADS),
         queue=arguments.max_queue,
         timeout_s=arguments.request_timeout,
         body_timeout_s=arguments.body_timeout,
@@ -134,6 +138,7 @@ def _settings(arguments: argparse.Namespace) -> ServerSettings:
         keep_alive_s=arguments.timeout_keep_alive,
         drain_s=arguments.drain_timeout,
         drain_delay_s=arguments.drain_delay,
+        depends=behind is not None and behind.check_health,
         docs=arguments.enable_docs_url,
         traces=environment.traces(),
         events=_events(),

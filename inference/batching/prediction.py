@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from inference.batching import joining
 from inference.batching.call import Call, Urgency, expected
+from inference.batching.caller import on_behalf_of
 from inference.batching.joining import Arrays
 from inference.batching.lane import Lane
 from inference.errors import PredictionFailed
@@ -78,7 +79,8 @@ class Prediction:
         counts = [call.rows for call in calls]
         inputs = joining.join([call.inputs for call in calls if call.inputs is not None])
         try:
-            answer, compute_s = self._predict(lease, inputs, calls[0].asked, rows)
+            with on_behalf_of(lease.loaded.runtime, calls):
+                answer, compute_s = self._predict(lease, inputs, calls[0].asked, rows)
             computed = time.monotonic()
             parts = joining.split(answer.outputs, counts)
         except joining.NotByRows as exc:
@@ -102,7 +104,8 @@ class Prediction:
                     call.result = call.alone(lease.loaded)
                 return
             assert call.inputs is not None  # noqa: S101 - it was read
-            answer, compute_s = self._predict(lease, call.inputs, call.asked, call.rows)
+            with on_behalf_of(lease.loaded.runtime, [call]):
+                answer, compute_s = self._predict(lease, call.inputs, call.asked, call.rows)
         except BaseException as exc:  # noqa: BLE001 - whatever a model does, the thread must live on
             call.error = self._translated(call, exc)
             return

@@ -32,8 +32,21 @@ STATUSES: Final[dict[type[Exception], StatusCode]] = {
     errors.ModelLoadFailed: StatusCode.FAILED_PRECONDITION,
     UnknownPlugin: StatusCode.FAILED_PRECONDITION,
     errors.PredictionFailed: StatusCode.INTERNAL,
+    errors.PredictorRefused: StatusCode.INVALID_ARGUMENT,
+    errors.PredictorUnavailable: StatusCode.UNAVAILABLE,
+    errors.PredictorFailed: StatusCode.INTERNAL,
 }
-_RETRY_LATER: Final = (errors.ModelNotReady, errors.Overloaded)
+_REFUSALS: Final = {
+    401: StatusCode.UNAUTHENTICATED,
+    403: StatusCode.PERMISSION_DENIED,
+    404: StatusCode.NOT_FOUND,
+    409: StatusCode.FAILED_PRECONDITION,
+    413: StatusCode.RESOURCE_EXHAUSTED,
+    429: StatusCode.RESOURCE_EXHAUSTED,
+    501: StatusCode.UNIMPLEMENTED,
+}
+"""What a refusal by the predictor behind a transformer means here; the others are INVALID_ARGUMENT."""
+_RETRY_LATER: Final = (errors.ModelNotReady, errors.Overloaded, errors.PredictorUnavailable)
 _LONGEST: Final = 2_000
 """Characters of a text: by default a client takes 8 KiB of trailers, and one character may become nine bytes."""
 
@@ -57,6 +70,8 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 def status_of(error: Exception) -> StatusCode | None:
     """Give the status of an error; None for what is a bug."""
+    if isinstance(error, errors.PredictorRefused):
+        return _REFUSALS.get(error.status, StatusCode.INVALID_ARGUMENT)
     return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
 
 

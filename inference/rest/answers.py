@@ -22,6 +22,9 @@ STATUSES: Final[dict[type[Exception], int]] = {
     errors.BodyTooLarge: 413,
     errors.ClientGone: 499,
     errors.PredictionFailed: 500,
+    errors.PredictorRefused: 400,
+    errors.PredictorUnavailable: 503,
+    errors.PredictorFailed: 502,
     errors.ModelLoadFailed: 500,
     UnknownPlugin: 500,
     MissingExtra: 501,
@@ -31,7 +34,9 @@ STATUSES: Final[dict[type[Exception], int]] = {
     errors.Postponed: 429,
     errors.DeadlineExceeded: 503,
 }
-_RETRY_LATER: Final = (errors.ModelNotReady, errors.Overloaded, errors.DeadlineExceeded)
+_RETRY_LATER: Final = (
+    errors.ModelNotReady, errors.Overloaded, errors.DeadlineExceeded, errors.PredictorUnavailable
+)  # fmt: skip
 _CLOSE: Final = (errors.BodyTooLarge, errors.BodyTooSlow)
 JSON: Final = "application/json"
 _VERSION: Final = MODEL_VERSION_HEADER.encode()
@@ -40,6 +45,8 @@ _TOKEN: Final = re.compile(r"[!-~]+")
 
 def status_of(error: Exception) -> int | None:
     """Give the status of an error; None for what is a bug."""
+    if isinstance(error, errors.PredictorRefused):
+        return error.status
     return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
 
 
@@ -63,7 +70,7 @@ def text_of(error: Exception) -> str:
 def refusal(error: Exception) -> Response:
     """Answer with an error."""
     answer = json({"error": text_of(error)}, status_of(error) or 500)
-    if isinstance(error, _RETRY_LATER):
+    if isinstance(error, _RETRY_LATER) or (isinstance(error, errors.PredictorRefused) and error.retry_after_s):
         answer.headers["retry-after"] = str(getattr(error, "retry_after_s", 1))
     if isinstance(error, _CLOSE):
         # What is left of the body stays unread: the connection cannot be used again.

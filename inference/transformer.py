@@ -1,0 +1,262 @@
+"""Pre- and postprocessing around a model: a class whose `preprocess` runs before the prediction, `postprocess` after.
+
+One class, two places: beside the model's file, around the model in one process; or in a process of its own, in front
+of a predictor on the network (KServe's transformer). docs/transformers.md says what the class has and gets. Next:
+`inference/upstream/link.py`, or the model's own runtime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Protocol, Self
+
+from numpy.typing import NDArray
+
+from inference import options
+from inference.batching.caller import caller
+from inference.coroutines import LoopThread
+from inference.errors import InferenceError, InvalidInput, ModelLoadFailed, PredictionFailed
+from inference.modelcode import ModelCode
+from inference.protocol.v1 import V1Request
+from inference.runtime import Answer, Arrays, Asked, Runtime, Source, TensorSpec, iris
+from inference.settings import TransformerSettings
+from inference.signature import Signature, Wanted
+from inference.steps import Step, arrays, checked, step, takes
+from inference.upstream.link import Link
+
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+_DEFAULT: Final = TransformerSettings(name="transformer:Transformer")
+_INPUT: Final = "input-0"
+_EXAMPLE: Final = '''\
+"""Takes measurements in millimetres for a model that was trained on centimetres."""
+
+
+class Transformer:
+    """Divides."""
+
+    def preprocess(self, inputs):
+        return {name: rows / 10 for name, rows in inputs.items()}
+'''
+
+
+class Behind(Protocol):
+    """What predicts behind a transformer."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    features: tuple[str, ...]
+
+    def answer(self, inputs: Arrays, asked: Asked) -> Answer:
+        """Predict; on a worker thread."""
+        ...
+
+    async def answer_async(self, inputs: Arrays, asked: Asked) -> Answer:
+        """Predict, for a coroutine."""
+        ...
+
+
+class Predictor:
+    """What a transformer's class finds as `self.predictor`: the model, wherever it is."""
+
+    def __init__(self, behind: Behind) -> None:
+        self._behind = behind
+        self._input = behind.inputs[0].name if len(behind.inputs) == 1 else _INPUT
+
+    def infer(self, inputs: Any, parameters: Mapping[str, Any] = _NOTHING) -> dict[str, NDArray[Any]]:  # noqa: ANN401 - arrays by name, or one array
+        """Predict on arrays by name, or on one array. For methods that are no coroutines."""
+        return dict(self._behind.answer(arrays(inputs, self._input), Asked(parameters=parameters)).outputs)
+
+    async def infer_async(self, inputs: Any, parameters: Mapping[str, Any] = _NOTHING) -> dict[str, NDArray[Any]]:  # noqa: ANN401 - as above
+        """Do the same for coroutines; several may be awaited at once."""
+        answer = await self._behind.answer_async(arrays(inputs, self._input), Asked(parameters=parameters))
+        return dict(answer.outputs)
+
+
+class Transformer(Runtime):
+    """One instance of the class, and what it stands in front of."""
+
+    runs_code: ClassVar[bool] = True
+
+    def __init__(self, code: ModelCode, source: Source, spec: TransformerSettings) -> None:
+        behind = source.behind
+        if behind is None:
+            raise ModelLoadFailed(f"{code.where}: a transformer stands around a model, or before a --predictor_host")
+        self._behind: Behind = _Remote(behind) if isinstance(behind, Link) else _Local(behind)
+        self._link = behind if isinstance(behind, Link) else None
+        self._inner = None if isinstance(behind, Link) else behind
+        self.platform = self._inner.platform if self._inner else "python_transformer"  # type: ignore[misc] # one class, two places
+        self.forwards = self._link is not None
+        self._code = code
+        self._object = code.build(dict(spec.arguments))
+        self._loop = LoopThread(f"transformer-{code.kind.__name__}")
+        self._output_name = source.settings.output_name
+        found = (step(self._object, name, code.where) for name in ("preprocess", "predict", "postprocess"))
+        self._preprocess, self._predict, self._postprocess = found
+        if not any((self._preprocess, self._predict, self._postprocess)):
+            raise ModelLoadFailed(f"{code.where}: expected preprocess(self, inputs) or postprocess(self, inputs)")
+        # Plain methods take turns, the predictions between them do not: a call may wait for the network there.
+        self._turn = nullcontext() if getattr(self._object, "thread_safe", False) else threading.Lock()
+        self.max_batch = int(getattr(self._object, "max_batch", 1))
+        self._describe(source)
+
+    @classmethod
+    def load(cls, source: Source) -> Self:
+        """Import the class, build an instance and have it load."""
+        spec = source.settings.transformer or _DEFAULT
+        code = ModelCode(spec.name, source)
+        try:
+            runtime = cls(code, source, spec)
+            runtime._load()
+        except BaseException:
+            code.forget()
+            raise
+        return runtime
+
+    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Go through the steps."""
+        return dict(self.answer(inputs, Asked()).outputs)
+
+    def answer(self, inputs: Arrays, asked: Asked) -> Answer:
+        """Do the same for a call that says more than its data."""
+        value: Any = checked(inputs) if self._signature is None else self._signature.fit(inputs)
+        value = self._run(self._preprocess, value, asked)
+        if self._predict is not None:
+            return Answer(outputs=self._finished(self._run(self._predict, value, asked), asked))
+        only = next(iter(inputs)) if len(inputs) == 1 else _INPUT
+        answer = self._behind.answer(arrays(value, only), self._passed_on(asked))
+        if self._postprocess is None:
+            return answer
+        outputs = self._finished(dict(answer.outputs), asked)
+        kept = {name: given for name, given in answer.output_parameters.items() if name in outputs}
+        return Answer(outputs=outputs, parameters=answer.parameters, output_parameters=kept)
+
+    def generate(self, prompt: str, parameters: Mapping[str, Any]) -> Iterator[str]:
+        """Leave it to the model, where it is here."""
+        return (self._inner.generate if self._inner else super().generate)(prompt, parameters)
+
+    def explain(self, request: V1Request) -> Mapping[str, Any]:
+        """Leave it to the model, where it is here."""
+        return (self._inner.explain if self._inner else super().explain)(request)
+
+    def ready(self, model: str) -> bool:
+        """Say whether what is behind is ready."""
+        return self._link.ready(model) if self._link else self._inner is None or self._inner.ready(model)
+
+    def unload(self) -> None:
+        """Have the class let go of what it holds, and the model, too."""
+        unload = getattr(self._object, "unload", None)
+        try:
+            if unload is not None:
+                self._result(unload())
+        finally:
+            self._loop.close()
+            self._code.forget()
+            if self._inner is not None:
+                self._inner.unload()
+
+    @classmethod
+    def example(cls, directory: Path) -> dict[str, NDArray[Any]]:
+        """Save a class that turns millimetres into centimetres."""
+        (directory / "transformer.py").write_text(_EXAMPLE)
+        return {"measurements": iris()[0] * 10}
+
+    def _load(self) -> None:
+        try:
+            self._object.predictor = Predictor(self._behind)
+            load = getattr(self._object, "load", None)
+            if load is None:
+                return
+            where = f"{self._code.where}.load"
+            keywords = {"directory": self._code.directory} if takes(load, 0, "directory", where) else {}
+            self._result(load(**keywords))
+        except Exception as exc:
+            self._loop.close()
+            if isinstance(exc, ModelLoadFailed):
+                raise
+            raise ModelLoadFailed(f"{self._code.where}.load: {type(exc).__name__}: {exc}") from exc
+
+    def _describe(self, source: Source) -> None:
+        where, given = self._code.where, self._object
+        self.inputs = options.specs(tuple(getattr(given, "inputs", ())), f"{where}.inputs")
+        self.outputs = options.specs(tuple(getattr(given, "outputs", ())), f"{where}.outputs")
+        wanted = [Wanted(spec.name, spec.datatype, spec.shape) for spec in self.inputs]
+        self._signature = Signature(wanted, source.settings) if wanted else None
+        # What no step changes is as the model has it.
+        if self._preprocess is None and self._predict is None:
+            self.inputs, self.features = self.inputs or self._behind.inputs, self._behind.features
+        if self._postprocess is None and self._predict is None:
+            self.outputs = self.outputs or self._behind.outputs
+
+    def _passed_on(self, asked: Asked) -> Asked:
+        inputs = asked.inputs if self._preprocess is None else _NOTHING
+        # Which outputs are wanted is said of those that postprocess gives.
+        outputs = asked.outputs if self._postprocess is None and self._inner is not None else _NOTHING
+        return replace(asked, inputs=inputs, outputs=outputs)
+
+    def _finished(self, value: Any, asked: Asked) -> dict[str, NDArray[Any]]:  # noqa: ANN401 - whatever the class gives
+        return arrays(self._run(self._postprocess, value, asked), self._output_name)
+
+    def _run(self, each: Step | None, value: Any, asked: Asked) -> Any:  # noqa: ANN401 - whatever the class gives
+        if each is None:
+            return value
+        keywords = {"parameters": asked.parameters} if each.parameters else {}
+        try:
+            with nullcontext() if each.asynchronous else self._turn:
+                return self._result(each.method(value, **keywords))
+        except InferenceError:
+            raise
+        except ValueError as exc:
+            if each.name != "preprocess":
+                raise
+            # What the class cannot make sense of before there is a prediction is the caller's mistake.
+            raise InvalidInput(f"inputs: {exc}") from exc
+
+    def _result(self, value: Any) -> Any:  # noqa: ANN401 - whatever the class gives
+        return self._loop.run(value) if inspect.isawaitable(value) else value
+
+
+class _Local:
+    """The model in this process."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.inputs, self.outputs, self.features = runtime.inputs, runtime.outputs, runtime.features
+        self._turn = nullcontext() if runtime.thread_safe else threading.Lock()
+
+    def answer(self, inputs: Arrays, asked: Asked) -> Answer:
+        with self._turn:
+            return self._runtime.answer(inputs, asked)
+
+    async def answer_async(self, inputs: Arrays, asked: Asked) -> Answer:
+        return await asyncio.to_thread(self.answer, inputs, asked)
+
+
+class _Remote:
+    """The predictor behind a link. The model's name there is the one that was asked for here."""
+
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    features: tuple[str, ...] = ()
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def answer(self, inputs: Arrays, asked: Asked) -> Answer:
+        return self._link.infer(_model(), inputs, asked.parameters)
+
+    async def answer_async(self, inputs: Arrays, asked: Asked) -> Answer:
+        return await self._link.infer_async(_model(), inputs, asked.parameters)
+
+
+def _model() -> str:
+    asking = caller()
+    if asking is None:
+        raise PredictionFailed("the predictor can be asked only while a call is answered")
+    return asking.model

@@ -1,0 +1,153 @@
+"""HTTP/1.1 connections to one server, kept and shared by threads. Blocks. Used by `inference/upstream/rest.py`."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from inference.upstream.settings import UpstreamSettings
+
+_PIECE = 1 << 20
+
+
+class NotReached(Exception):
+    """No connection, or one that ended before the request could have been worked on."""
+
+
+class Broken(Exception):
+    """The connection ended between the request and the end of the answer."""
+
+
+class _Unanswered(Exception):
+    """The connection ended before the answer began."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """Status, headers with names in lower case, body."""
+
+    status: int
+    head: Mapping[str, str]
+    body: bytes
+
+
+class Connections:
+    """Each request takes a connection that is idle, or a new one."""
+
+    def __init__(self, settings: UpstreamSettings) -> None:
+        self._settings = settings
+        self._tls = ssl.create_default_context() if settings.tls else None
+        self._idle: deque[http.client.HTTPConnection] = deque()
+        self._lock = threading.Lock()
+
+    def request(self, method: str, path: str, body: bytes | None, head: Mapping[str, str], left_s: float) -> HttpAnswer:
+        """Send a request and read all of the answer.
+
+        Raises:
+            NotReached, Broken: see their docstrings.
+            TimeoutError: not done in time.
+        """
+        until = time.monotonic() + left_s
+        kept = self._take()
+        if kept is not None:
+            try:
+                return self._exchange(kept, (method, path, body, head), until)
+            except _Unanswered:
+                # The server ended it while it was idle, as servers do: that is no answer to this request.
+                pass
+        connection = self._new(_left(until))
+        try:
+            connection.connect()
+        except TimeoutError:
+            raise
+        except OSError as exc:
+            raise NotReached(str(exc)) from exc
+        try:
+            return self._exchange(connection, (method, path, body, head), until)
+        except _Unanswered as exc:
+            raise Broken(str(exc)) from exc
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while (connection := self._take()) is not None:
+            connection.close()
+
+    def _exchange(
+        self,
+        connection: http.client.HTTPConnection,
+        sent: tuple[str, str, bytes | None, Mapping[str, str]],
+        until: float,
+    ) -> HttpAnswer:
+        method, path, body, head = sent
+        try:
+            connection.sock.settimeout(_left(until))
+            connection.request(method, path, body, dict(head))
+            connection.sock.settimeout(_left(until))
+            answer = connection.getresponse()
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as exc:
+            connection.close()
+            raise _Unanswered(str(exc)) from exc
+        except (http.client.HTTPException, OSError) as exc:
+            raise self._given_up(connection, exc) from exc
+        try:
+            content = _read(connection, answer, until)
+        except (http.client.HTTPException, OSError) as exc:
+            raise self._given_up(connection, exc) from exc
+        if not answer.will_close and connection.sock is not None:
+            self._keep(connection)
+        return HttpAnswer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, content)
+
+    def _given_up(self, connection: http.client.HTTPConnection, error: Exception) -> Exception:
+        connection.close()
+        return error if isinstance(error, TimeoutError) else Broken(f"{type(error).__name__}: {error}")
+
+    def _new(self, left_s: float) -> http.client.HTTPConnection:
+        host, port = self._settings.host, self._settings.port
+        if self._tls is None:
+            return http.client.HTTPConnection(host, port, timeout=left_s)
+        return http.client.HTTPSConnection(host, port, timeout=left_s, context=self._tls)
+
+    def _take(self) -> http.client.HTTPConnection | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _keep(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            if len(self._idle) < self._settings.connections:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+
+def _read(connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, until: float) -> bytes:
+    """Read a body piece by piece, so that a server that drips does not begin the time anew with each drop."""
+    pieces = []
+    # Python 3.11's own `read1` does not count what it gives, so that a body of known length is counted here.
+    counted = not answer.chunked and answer.length is not None
+    left = answer.length or 0
+    while left or not counted:
+        piece = answer.fp.read1(min(left, _PIECE)) if counted else answer.read1(_PIECE)
+        if not piece:
+            break
+        pieces.append(piece)
+        left -= len(piece)
+        if connection.sock is not None:
+            connection.sock.settimeout(_left(until))
+    if counted:
+        if left:
+            raise http.client.IncompleteRead(b"", left)
+        answer.length = 0
+        answer.read()
+    return b"".join(pieces)
+
+
+def _left(until: float) -> float:
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left

@@ -1,0 +1,165 @@
+"""Asks a predictor over REST: V1, or V2 with binary tensors where the server says that it takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import quote
+
+import numpy as np
+import orjson
+
+from inference import instances
+from inference.errors import PredictorFailed, PredictorRefused, PredictorUnavailable
+from inference.protocol import v1, v2
+from inference.protocol.errors import ProtocolError
+from inference.protocol.v1 import V1Request
+from inference.runtime import Answer, Arrays
+from inference.upstream.http import Broken, Connections, HttpAnswer, NotReached
+from inference.upstream.settings import Protocol, UpstreamSettings
+from inference.upstream.wire import Passing, arrays_of, request_of
+
+_LENGTH: Final = "inference-header-content-length"
+_JSON: Final = {"content-type": "application/json"}
+_BINARY: Final = "binary_tensor_data"
+_BUSY: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+_TEXT: Final = 500
+_SOON_S: Final = 1.0
+
+
+class RestWire:
+    """V1 or V2."""
+
+    def __init__(self, settings: UpstreamSettings, output_name: str) -> None:
+        self._settings, self._output_name = settings, output_name
+        self._connections = Connections(settings)
+        self._binary: bool | None = None
+
+    def infer(
+        self, model: str, inputs: Arrays, parameters: Mapping[str, Any], head: Mapping[str, str], left_s: float
+    ) -> Answer:
+        """Send one call; see `Wire`."""
+        if self._settings.protocol is Protocol.V1:
+            return self._v1(model, inputs, head, left_s)
+        return self._v2(model, inputs, parameters, head, left_s)
+
+    def ready(self, model: str, left_s: float) -> bool:
+        """Ask whether the model is ready."""
+        name = quote(model, safe="")
+        path = f"/v1/models/{name}" if self._settings.protocol is Protocol.V1 else f"/v2/models/{name}/ready"
+        answer = self._send("GET", path, None, {}, left_s)
+        if answer.status != HTTPStatus.OK:
+            return False
+        try:
+            told = orjson.loads(answer.body or b"{}")
+        except orjson.JSONDecodeError:
+            return False
+        # KServe's V1 says "ready" in the body, and V2's standard says it by the status alone.
+        return not isinstance(told, dict) or str(told.get("ready", True)).lower() == "true"
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connections.close()
+
+    def _v1(self, model: str, inputs: Arrays, head: Mapping[str, str], left_s: float) -> Answer:
+        body = v1.encode_request(_rows(inputs))
+        answer = self._checked("POST", f"/v1/models/{quote(model, safe='')}:predict", body, {**head, **_JSON}, left_s)
+        try:
+            predictions = v1.decode_response(answer.body)
+            outputs = instances.arrays(V1Request(instances=predictions, key=self._output_name))
+        except (ProtocolError, ValueError) as exc:
+            raise self._failed(f"gave no V1 answer: {exc}") from exc
+        return Answer(outputs=outputs)
+
+    def _v2(
+        self, model: str, inputs: Arrays, parameters: Mapping[str, Any], head: Mapping[str, str], left_s: float
+    ) -> Answer:
+        binary = self._takes_binary(head, left_s)
+        request = request_of(inputs, parameters, {"binary_data_output": True} if binary else {})
+        body, length = v2.encode_request(request, binary=binary)
+        kind = _JSON if length is None else {"content-type": "application/octet-stream", _LENGTH: str(length)}
+        answer = self._checked("POST", f"/v2/models/{quote(model, safe='')}/infer", body, {**head, **kind}, left_s)
+        try:
+            told = answer.head.get(_LENGTH)
+            response = v2.decode_response(answer.body, int(told) if told is not None else None)
+        except (ProtocolError, ValueError) as exc:
+            raise self._failed(f"gave no V2 answer: {exc}") from exc
+        described = {tensor.name: tensor.parameters for tensor in response.outputs}
+        kept = {name: _own(given) for name, given in described.items() if _own(given)}
+        return Answer(outputs=arrays_of(response.outputs), parameters=_own(response.parameters), output_parameters=kept)
+
+    def _takes_binary(self, head: Mapping[str, str], left_s: float) -> bool:
+        """Ask once. A server that does not say so may take it all the same, but JSON is what all of them take."""
+        if self._binary is None:
+            answer = self._send("GET", "/v2", None, head, left_s)
+            if answer.status in _BUSY or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                return False
+            self._binary = _BINARY in answer.body.decode("utf-8", "replace")
+        return self._binary
+
+    def _checked(
+        self, method: str, path: str, body: bytes | None, head: Mapping[str, str], left_s: float
+    ) -> HttpAnswer:
+        answer = self._send(method, path, body, head, left_s)
+        status = answer.status
+        if status == HTTPStatus.OK:
+            return answer
+        text, after_s = _text(answer), _retry_after(answer)
+        if status in _BUSY:
+            busy = status == HTTPStatus.SERVICE_UNAVAILABLE
+            problem = f"{self._named()} answered {status}: {text}"
+            raise Passing(
+                PredictorUnavailable(problem, after_s) if busy else PredictorRefused(status, text, after_s), after_s
+            )
+        if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise PredictorRefused(status, text)
+        raise self._failed(f"answered {status}: {text}")
+
+    def _send(self, method: str, path: str, body: bytes | None, head: Mapping[str, str], left_s: float) -> HttpAnswer:
+        try:
+            return self._connections.request(method, path, body, head, left_s)
+        except NotReached as exc:
+            raise Passing(PredictorUnavailable(f"{self._named()} cannot be reached: {exc}", _SOON_S)) from exc
+        except Broken as exc:
+            raise self._failed(f"broke the connection off: {exc}") from exc
+
+    def _failed(self, what: str) -> PredictorFailed:
+        return PredictorFailed(f"{self._named()} {what}")
+
+    def _named(self) -> str:
+        return f"the predictor at {self._settings.address}"
+
+
+def _rows(inputs: Arrays) -> list[Any]:
+    if len(inputs) == 1:
+        (only,) = inputs.values()
+        rows: list[Any] = _plain(only)
+        return rows
+    columns = [_plain(array) for array in inputs.values()]
+    return [dict(zip(inputs, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _plain(array: np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - nested lists
+    return array.astype(np.float32).tolist() if array.dtype == np.float16 else array.tolist()
+
+
+def _own(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what belongs to this way alone, and not to its next."""
+    return {name: value for name, value in parameters.items() if not name.startswith("binary_data")}
+
+
+def _text(answer: HttpAnswer) -> str:
+    try:
+        told = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        told = None
+    if isinstance(told, dict) and isinstance(told.get("error"), str):
+        error: str = told["error"]
+        return error
+    return answer.body[:_TEXT].decode("utf-8", "replace")
+
+
+def _retry_after(answer: HttpAnswer) -> float:
+    given = answer.head.get("retry-after", "")
+    return float(given) if given.isdecimal() else 0.0
