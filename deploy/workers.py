@@ -83,6 +83,7 @@ class Tuning:
 
     batch_records: int = 2_000
     batch_ms: int = 50
+    batch_s: float = 0.0
     poll_ms: int = 50
     ahead: int = 0
     linger_ms: int = 5
@@ -122,7 +123,8 @@ def run_stage(
         settings = HostSettings(
             bootstrap=arguments.kafka, topic=topic, group=f"{arguments.prefix}.{arguments.group}",
             instance=arguments.instance, idle_after_s=arguments.idle_after, extra=access,
-            batch_records=tuning.batch_records, batch_ms=tuning.batch_ms, poll_ms=tuning.poll_ms, ahead=tuning.ahead,
+            batch_records=tuning.batch_records, batch_ms=tuning.batch_ms, batch_s=tuning.batch_s,
+            poll_ms=tuning.poll_ms, ahead=tuning.ahead,
         )  # fmt: skip
         runner = RunnerSettings(stage=name, deadletter=topics.deadletter)
         return _host(arguments.host)(settings, runner, factory, publisher, store), publisher

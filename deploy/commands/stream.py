@@ -38,6 +38,7 @@ _COMPRESSIONS: Final = ("none", "gzip", "lz4", "snappy", "zstd")
 _AHEAD: Final = 1
 _POLL_MS: Final = 2
 _BATCH_MS: Final = 2
+_BATCH_S: Final = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         return InferenceStage(partition, settings, models)
 
     tuning = Tuning(
-        batch_records=arguments.batch_records, batch_ms=_BATCH_MS, poll_ms=_POLL_MS, ahead=_AHEAD,
+        batch_records=arguments.batch_records, batch_ms=_BATCH_MS, batch_s=_BATCH_S, poll_ms=_POLL_MS, ahead=_AHEAD,
         compression=arguments.compression, collectors=(plane.metrics.registry,),
     )  # fmt: skip
     try:

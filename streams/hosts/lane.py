@@ -20,6 +20,9 @@ from streams.stage import Record
 
 log = logging.getLogger(__name__)
 
+_FIRST: Final = 8
+"""The first batch, whose pace nobody knows, is so many times smaller."""
+_LEARN: Final = 0.3
 _RECORD_BYTES = 200
 """What a record costs besides key and value, about."""
 
@@ -53,6 +56,8 @@ class Lane:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name=f"partition-{partition}", daemon=True)
         self._worked: Queue[Worked | _End | None] = Queue(settings.ahead)
+        self._pace_s = 0.0
+        """What a record takes, about; 0 before anything is known."""
         self._unfinished = 0
         """Batches that are worked on or not delivered yet."""
         self._deliverer = threading.Thread(target=self._deliver, name=f"deliver-{partition}", daemon=True)
@@ -124,7 +129,9 @@ class Lane:
             records, idle_ms = self._next()
             if not records and idle_ms is None:
                 return
+            began = time.monotonic()
             worked = self.runner.work(records, idle_ms)
+            self._learn(len(records), time.monotonic() - began)
             if self._settings.ahead:
                 self._worked.put(worked)
             else:
@@ -166,14 +173,25 @@ class Lane:
             if self._stop.is_set():
                 return (), None
             self._unfinished += 1
-            records = [self._queue.popleft() for _ in range(min(len(self._queue), self._settings.batch_records))]
+            records = [self._queue.popleft() for _ in range(min(len(self._queue), self._most()))]
             self._bytes -= sum(_size(record) for record in records)
             # Silence counts only when nothing came in after it.
             idle_ms, self._idle_ms = (None if records else self._idle_ms), None
             return records, idle_ms
 
     def _enough(self) -> bool:
-        return self._stop.is_set() or len(self._queue) >= self._settings.batch_records or self.fill() >= 1
+        return self._stop.is_set() or len(self._queue) >= self._most() or self.fill() >= 1
+
+    def _most(self) -> int:
+        """Give how many records the next batch may have."""
+        most, batch_s = self._settings.batch_records, self._settings.batch_s
+        if not batch_s:
+            return most
+        return max(1, min(most, int(batch_s / self._pace_s) if self._pace_s else most // _FIRST))
+
+    def _learn(self, records: int, took_s: float) -> None:
+        if records:
+            self._pace_s += (_LEARN if self._pace_s else 1.0) * (took_s / records - self._pace_s)
 
 
 def _size(record: Record) -> int:

@@ -22,6 +22,9 @@ class HostSettings:
     batch_ms: int = 50
     """How long the first record of a batch waits for company. More means fewer checkpoints, each of which holds the
     whole state; less means earlier results."""
+    batch_s: float = 0.0
+    """How long a stage should work on one batch, about: batches are cut to the pace that it turns out to have, so that
+    a slow stage's first results, and a drain, do not wait for a whole batch. 0 is no bound. The Faust host has none."""
     poll_ms: int = 50
     """How long one read waits for more records once it has one. Less means earlier results, and more reads."""
     ahead: int = 0

@@ -80,7 +80,7 @@ def main() -> int:
     settings = HostSettings(
         bootstrap=bootstrap, topic=topics.payloads, group=f"{prefix}.sums", batch_records=7, queue_records=int(queue),
         queue_kib=int(kib), session_timeout_ms=2_000, idle_after_s=0.5,
-        ahead=int(host_name == "ahead"), poll_ms=5 if host_name == "ahead" else 50,
+        **({"ahead": 1, "batch_s": 0.02, "poll_ms": 5} if host_name == "ahead" else {}),
     )  # fmt: skip
     most = [0, 0]
 

@@ -332,7 +332,7 @@ NAMES = st.sampled_from([
 ])  # fmt: skip
 VALUES = st.sampled_from([
     b"application/json", b"application/octet-stream", arrow.STREAM.encode(), b"application/cloudevents+json", b"m",
-    b"1.0", b"gzip", b"30", b"9" * 30, b"2026-01-31T12:00:00Z", b"/v2/models/m/infer", b"\xff\xfe", b"", b"a\x00b", None,
+    b"1.0", b"gzip", b"30", b"9" * 30, b"2026-01-31T12:00:00Z", b"/v2/models/m/infer", b"\xff\xfe", b"", None,
 ]) | st.binary(max_size=8)  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
@@ -478,7 +478,8 @@ def test_detectors_see_what_was_asked_and_answered(summing: Noted) -> None:
     assert {record.key for record in log.records("observations") if record.value} == {b"bank/credit"}
     assert sorted(row["_id"] for row in rows) == sorted(f"c{n}" for n in range(len(KINDS)) for _ in ROWS)
     assert {(row["_model"], row["_version"], row["_status"]) for row in rows} == {("m", "3", 200)}
-    assert sorted(row.get("out.sum", row.get("out.predictions")) for row in rows) == sorted([3.0, 7.0] * len(KINDS))
+    sums = [float(row["out.sum"] if row.get("out.sum") is not None else row["out.predictions"]) for row in rows]
+    assert sorted(sums) == sorted([3.0, 7.0] * len(KINDS))
 
 
 def _hosted(log: MemoryLog, topic: str, factory: StageFactory) -> dict[str, int]:
