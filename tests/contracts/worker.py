@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 
 from streams.hosts.faust import FaustHost
 from streams.hosts.native import NativeHost
@@ -80,8 +81,9 @@ def main() -> int:
     settings = HostSettings(
         bootstrap=bootstrap, topic=topics.payloads, group=f"{prefix}.sums", batch_records=7, queue_records=int(queue),
         queue_kib=int(kib), session_timeout_ms=2_000, idle_after_s=0.5,
-        **({"ahead": 1, "batch_s": 0.02, "poll_ms": 5} if host_name == "ahead" else {}),
     )  # fmt: skip
+    if host_name == "ahead":
+        settings = replace(settings, ahead=1, batch_s=0.02, poll_ms=5)
     most = [0, 0]
 
     class Watched(Sums):
