@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from inference.batching.streaming import _AHEAD
 from inference.batching.terms import Terms
@@ -169,15 +170,18 @@ def test_metrics_tell_batches_apart() -> None:
                 await plane.infer_async("m", rows(BAD))
             return plane.metrics.page().decode()
 
-    page = asyncio.run(main())
-    for line in (
-        'sidelight_predictor_batch_rows_bucket{le="1.0",model_name="m"} 1.0',
-        'sidelight_predictor_batch_rows_bucket{le="8.0",model_name="m"} 2.0',
-        'sidelight_predictor_batch_calls_sum{model_name="m"} 4.0',
-        'sidelight_predictor_compute_seconds_count{model_name="m"} 2.0',
-        'sidelight_predictor_queue_seconds_count{model_name="m"} 4.0',
-        'sidelight_predictor_rows_total{model_name="m",protocol="grpc"} 6.0',
-        'sidelight_predictor_rows_total{model_name="m",protocol="v2"} 1.0',
-        'request_predict_seconds_count{model_name="m"} 4.0',
-    ):
-        assert line in page
+    found = {
+        (sample.name.removeprefix("sidelight_predictor_"), *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(asyncio.run(main()))
+        for sample in family.samples
+    }
+    model = ("model_name", "m")
+
+    assert found["batch_rows_bucket", ("le", "1.0"), model] == 1
+    assert found["batch_rows_bucket", ("le", "8.0"), model] == 2
+    assert found["batch_calls_sum", model] == 4
+    assert found["compute_seconds_count", model] == 2
+    assert found["queue_seconds_count", model] == 4
+    assert found["rows_total", model, ("protocol", "grpc")] == 6
+    assert found["rows_total", model, ("protocol", "v2")] == 1
+    assert found["request_predict_seconds_count", model] == 4
