@@ -58,6 +58,8 @@ class Model:
     width: int
     rate: float
     """Rows per second."""
+    cpu: float
+    """CPU seconds of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,10 @@ def main() -> int:
         folder = Path(name)
         with rig.kafka("", folder / "kafka") as kafka:
             print(
-                f"| model | forward, ms per {BATCH} rows | bare, rows/s | requests | Kafka, rows/s | of bare |"
-                " predictor, CPUs | broker, CPUs | rows per call |\n" + "| --- " * 9 + "|"
+                f"| model | forward, CPU ms per {BATCH} rows | bare, rows/s | requests | Kafka, rows/s | of bare |"
+                " predictor, CPU µs per row | of it the model | predictor, CPUs | broker, CPUs | rows per call |\n"
+                + "| --- " * 11
+                + "|"
             )
             for kind in arguments.models:
                 model = trained(kind, folder)
@@ -102,8 +106,9 @@ def line(model: Model, body: str, rows: int, kafka: str, folder: Path, arguments
     found = [through_kafka(model, body, rows, requests, kafka, folder, arguments) for _ in range(arguments.rounds)]
     middle = sorted(found, key=lambda one: one.rate)[len(found) // 2]
     return (
-        f"| {model.name} | {BATCH / model.rate * 1000:.2f} | {model.rate:,.0f} | {rows} row{'s' * (rows > 1)}, {body} |"
-        f" {middle.rate:,.0f} | {middle.rate / model.rate:.0%} | {middle.stream:.2f} | {middle.broker:.2f} |"
+        f"| {model.name} | {BATCH * model.cpu * 1000:.2f} | {model.rate:,.0f} | {rows} row{'s' * (rows > 1)}, {body} |"
+        f" {middle.rate:,.0f} | {middle.rate / model.rate:.0%} | {middle.stream / middle.rate * 1e6:.1f} |"
+        f" {model.cpu * middle.rate / middle.stream:.0%} | {middle.stream:.2f} | {middle.broker:.2f} |"
         f" {middle.rows_per_call:.0f} |"
     )
 
@@ -117,21 +122,22 @@ def trained(kind: str, folder: Path) -> Model:
     place.mkdir()
     joblib.dump(estimator().fit(table, labels), place / "model.joblib")
     runtime = open_model(place, Trust(pickle=True))
-    return Model(kind, place, width, bare(runtime, width))
+    return Model(kind, place, width, *bare(runtime, width))
 
 
-def bare(runtime: Runtime, width: int) -> float:
-    """Give rows per second of the runtime alone, on one thread."""
+def bare(runtime: Runtime, width: int) -> tuple[float, float]:
+    """Give rows per second of the runtime alone, on one thread, and CPU seconds per row, which hold amid other load."""
     inputs = {"x": np.random.default_rng(1).normal(size=(BATCH, width))}
-    rates = []
+    rates, costs = [], []
     with threadpoolctl.threadpool_limits(limits=1):
         for _ in range(5):
-            began, calls = time.perf_counter(), 0
+            began, used, calls = time.perf_counter(), time.thread_time(), 0
             while time.perf_counter() - began < 1:
                 runtime.predict(inputs)
                 calls += 1
             rates.append(calls * BATCH / (time.perf_counter() - began))
-    return median(rates)
+            costs.append((time.thread_time() - used) / (calls * BATCH))
+    return median(rates), median(costs)
 
 
 def through_kafka(
