@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
 import shutil
@@ -26,7 +27,8 @@ from streams.topics import Topics
 log = logging.getLogger(__name__)
 
 _READY_S: Final = 60.0
-_FIRST_TO_STOP: Final = ("logger", "explainer", "predictor")
+_FIRST_TO_STOP: Final = ("logger-*.transformer", "transformer-*", "logger-*", "explainer-*", "predictor-*")
+"""In the calls' order, so that what is in progress gets its answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,8 @@ class LocalRun:
         # Before a broker is started for nothing.
         for service in self._services:
             plan.model_directory(service, self._settings.volumes)
+            if service.transformer is not None:
+                plan.code_directory(service, service.transformer, self._settings.volumes)
         try:
             kafka = self._settings.kafka or self._start_broker()
             access = self._settings.security.properties()
@@ -111,13 +115,13 @@ class LocalRun:
         """Stop taking requests, let the workers finish what is in the topics, then stop everything else."""
         if self.run is None:
             return
-        for role in _FIRST_TO_STOP:
-            self._stop(role)
+        for names in _FIRST_TO_STOP:
+            self._stop(names)
         self._await_lag("assembler", self._topics.payloads)
-        self._stop("assembler")
+        self._stop("assembler-*")
         if self._monitors:
             self._await_lag("detectors", self._topics.observations)
-            self._stop("detector")
+            self._stop("detector-*")
         self._stop_broker()
         self.run.remove()
         self._say("drained")
@@ -145,8 +149,8 @@ class LocalRun:
                 self._say(f"{service.path}: no effect on one machine: {', '.join(service.ignored)}")
         known = {f"{service.namespace}/{service.name}" for service in services}
         for monitor in self._monitors:
-            if monitor.key not in known:
-                self._say(f"monitor {monitor.name!r} watches {monitor.key}, which is not among the services here")
+            if monitor.target not in known:
+                self._say(f"monitor {monitor.name!r} watches {monitor.target}, which is not among the services here")
 
     def _start_broker(self) -> str:
         data = self._settings.data or self._home / "kafka"
@@ -162,8 +166,8 @@ class LocalRun:
             broker.stop(self._own_broker)
             self._own_broker = None
 
-    def _stop(self, role: str) -> None:
-        for name in [name for name in self._supervisor.children if name.startswith(f"{role}-")]:
+    def _stop(self, names: str) -> None:
+        for name in fnmatch.filter(self._supervisor.children, names):
             code = self._supervisor.stop(name)
             self._say(f"{name} drained" if code == 0 else f"{name} ended with code {code}")
 

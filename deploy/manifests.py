@@ -46,6 +46,21 @@ class LoggerSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerSpec:
+    """`spec.transformer` with a container of ours: pre- and postprocessing in front of the predictor."""
+
+    storage_uri: str
+    """Where its code lies: the container's STORAGE_URI, as KServe's storage initializer reads it."""
+    args: tuple[str, ...]
+    logger: LoggerSpec | None
+
+    @property
+    def asks_grpc(self) -> bool:
+        """Say whether it asks its predictor over gRPC."""
+        return "grpc-v2" in " ".join(self.args)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceManifest:
     """What the local runner takes from one InferenceService."""
 
@@ -56,6 +71,7 @@ class ServiceManifest:
     storage_uri: str
     model_args: tuple[str, ...]
     logger: LoggerSpec | None
+    transformer: TransformerSpec | None = None
     explainer_args: tuple[str, ...] | None
     """Arguments of the explainer's container; None when the service has no explainer."""
     annotations: Mapping[str, str]
@@ -120,7 +136,8 @@ def _service(document: Document, path: Path) -> ServiceManifest:
         model_format=model_format,
         storage_uri=storage_uri,
         model_args=model_args,
-        logger=_logger(fields),
+        logger=_logger(fields, "spec.predictor.logger"),
+        transformer=_transformer(fields),
         explainer_args=_explainer(fields),
         annotations={str(key): str(value) for key, value in fields.mapping("metadata.annotations").items()},
         ignored=fields.unused(),
@@ -144,8 +161,7 @@ def _model(fields: _Fields) -> tuple[str, str, tuple[str, ...]]:
     return model_format, fields.text(f"{at}.storageUri"), fields.texts(f"{at}.args")
 
 
-def _logger(fields: _Fields) -> LoggerSpec | None:
-    at = "spec.predictor.logger"
+def _logger(fields: _Fields, at: str) -> LoggerSpec | None:
     if not fields.has(at):
         return None
     mode = fields.text(f"{at}.mode", "all")
@@ -155,6 +171,23 @@ def _logger(fields: _Fields) -> LoggerSpec | None:
         mode=mode,
         metadata_headers=fields.texts(f"{at}.metadataHeaders"),
         metadata_annotations=fields.texts(f"{at}.metadataAnnotations"),
+    )
+
+
+def _transformer(fields: _Fields) -> TransformerSpec | None:
+    """Read a transformer of ours; one of another image stays among what has no effect here."""
+    at = "spec.transformer.containers[0]"
+    if not fields.has(at) or "sidelight" not in str(fields.peek(f"{at}.image")):
+        return None
+    fields.text(f"{at}.image", "")
+    fields.text(f"{at}.name", "")
+    given = fields.get(f"{at}.env")
+    variables = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+    uri = next((str(item.get("value", "")) for item in variables if item.get("name") == "STORAGE_URI"), "")
+    if not uri:
+        raise UserError(f"{fields.path}: {at}.env: expected STORAGE_URI with the folder of its code, got none")
+    return TransformerSpec(
+        storage_uri=uri, args=fields.texts(f"{at}.args"), logger=_logger(fields, "spec.transformer.logger")
     )
 
 
@@ -185,6 +218,9 @@ class _Fields:
 
     def has(self, dotted: str) -> bool:
         return self._found(dotted) is not None
+
+    def peek(self, dotted: str) -> object:
+        return self._found(dotted)
 
     def text(self, dotted: str, default: str | None = None) -> str:
         value = self.get(dotted)

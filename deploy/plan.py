@@ -1,6 +1,7 @@
 """Decides which processes a local run consists of and how each is started. Pure but for the ports, which are passed in.
 
     client → logger → predictor      explainer → logger → predictor      assembler, detector ← Kafka
+    client → [logger →] transformer → logger → predictor
 
 Next on the path: `deploy/local.py`, which starts them.
 """
@@ -15,8 +16,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from deploy.errors import UserError
-from deploy.manifests import ServiceManifest
+from deploy.manifests import LoggerSpec, ServiceManifest, TransformerSpec
 from deploy.supervisor import Program
+from streams.events import PREDICTOR
 from streams.topics import Topics
 
 _LOOPBACK = "127.0.0.1"
@@ -31,7 +33,7 @@ class PlanSettings:
     files: tuple[Path, ...]
     """The YAML files, handed to the roles that read monitors."""
     monitored: frozenset[str]
-    """`namespace/name` of the services that a monitor watches."""
+    """The keys of what monitors watch: `namespace/name` for a predictor, `namespace/name/transformer`."""
     volumes: Mapping[str, Path]
     """Claim name of a `pvc://` URI → folder on this machine."""
     workers: int = 1
@@ -67,7 +69,7 @@ def make(services: Sequence[ServiceManifest], settings: PlanSettings, free_port:
     Raises:
         UserError: a storage URI that cannot be served here, two services of one name, or loggers with one spool.
     """
-    loggers = sum(service.logger is not None for service in services)
+    loggers = sum(logger is not None for service in services for logger in _loggers(service))
     if loggers > 1 and any(word.startswith("--spool-dir") for word in settings.logger_flags):
         raise UserError(f"--logger-flags: --spool-dir is for one logger, not {loggers}; without it each has its own")
     programs: list[Program] = [*_workers("assembler", settings.assembler_flags, settings, free_port)]
@@ -81,22 +83,47 @@ def make(services: Sequence[ServiceManifest], settings: PlanSettings, free_port:
         if key in urls:
             raise UserError(f"{service.path}: metadata.name: service {key} is described twice")
         port = settings.port if settings.port and not urls else free_port()
-        predictor_port = free_port() if service.logger else port
-        programs.append(_predictor(service, predictor_port, settings))
+        entry = free_port() if service.transformer else port
+        grpc_port = free_port() if service.transformer and service.transformer.asks_grpc else 0
+        behind = free_port() if service.logger else entry
+        programs.append(_predictor(service, behind, grpc_port, settings))
         if service.logger:
-            programs.append(_logger(service, port, predictor_port, settings, free_port()))
+            programs.append(_logger(service, service.logger, entry, (behind, grpc_port), settings, free_port()))
+        if service.transformer:
+            # A logger takes gRPC on the port of HTTP, a predictor on one of its own.
+            asked = grpc_port if grpc_port and not service.logger else entry
+            programs += _transforming(service, service.transformer, port, asked, settings, free_port)
         urls[key] = f"http://{_LOOPBACK}:{port}"
         if service.explainer_args is not None:
             explainer_port = free_port()
-            programs.append(_explainer(service, port, explainer_port, settings, free_port()))
+            # Past a transformer, as in KServe: what is explained is an observation, and that is the predictor's.
+            programs.append(_explainer(service, entry, explainer_port, settings, free_port()))
             explainers[key] = f"http://{_LOOPBACK}:{explainer_port}"
     return Plan(programs=tuple(programs), services=urls, explainers=explainers)
 
 
 def model_directory(service: ServiceManifest, volumes: Mapping[str, Path]) -> Path:
-    """Give the local folder behind a storage URI: `file://` (relative to the manifest, too) and mounted `pvc://`."""
-    parts = urlsplit(service.storage_uri)
-    where = f"{service.path}: spec.predictor.model.storageUri"
+    """Give the local folder behind the model's storage URI.
+
+    Raises:
+        UserError: there is none.
+    """
+    return _folder(service, service.storage_uri, "spec.predictor.model.storageUri", volumes)
+
+
+def code_directory(service: ServiceManifest, spec: TransformerSpec, volumes: Mapping[str, Path]) -> Path:
+    """Give the local folder behind the storage URI of a transformer's code.
+
+    Raises:
+        UserError: there is none.
+    """
+    return _folder(service, spec.storage_uri, "spec.transformer: STORAGE_URI", volumes)
+
+
+def _folder(service: ServiceManifest, uri: str, field: str, volumes: Mapping[str, Path]) -> Path:
+    """Follow `file://`, relative to the manifest, too, and `pvc://`, where the claim is mounted."""
+    parts = urlsplit(uri)
+    where = f"{service.path}: {field}"
     if parts.scheme == "file":
         path = service.path.parent / unquote(parts.netloc + parts.path)
     elif parts.scheme == "pvc":
@@ -131,10 +158,10 @@ def _workers(role: str, words: tuple[str, ...], settings: PlanSettings, free_por
     return programs
 
 
-def _predictor(service: ServiceManifest, port: int, settings: PlanSettings) -> Program:
+def _predictor(service: ServiceManifest, port: int, grpc_port: int, settings: PlanSettings) -> Program:
     command = _sidelight(
         "predictor", "--model_name", service.name, "--model_dir", str(model_directory(service, settings.volumes)),
-        "--host", _LOOPBACK, "--http_port", str(port), "--grpc_port", "0", "--runtime", service.model_format,
+        "--host", _LOOPBACK, "--http_port", str(port), "--grpc_port", str(grpc_port), "--runtime", service.model_format,
         *service.model_args,
     )  # fmt: skip
     base = f"http://{_LOOPBACK}:{port}"
@@ -142,23 +169,56 @@ def _predictor(service: ServiceManifest, port: int, settings: PlanSettings) -> P
     return Program(name=f"predictor-{service.name}", command=command, ready=ready, metrics=f"{base}/metrics")
 
 
-def _logger(service: ServiceManifest, port: int, predictor_port: int, settings: PlanSettings, metrics: int) -> Program:
-    spec = service.logger
-    if spec is None:
-        raise ValueError("a service without a logger has no logger process")
+def _transforming(
+    service: ServiceManifest,
+    spec: TransformerSpec,
+    port: int,
+    asked: int,
+    settings: PlanSettings,
+    free_port: Callable[[], int],
+) -> list[Program]:
+    own = free_port() if spec.logger else port
+    command = _sidelight(
+        "predictor", *spec.args, "--model_name", service.name,
+        "--model_dir", str(code_directory(service, spec, settings.volumes)), "--host", _LOOPBACK,
+        "--http_port", str(own), "--grpc_port", "0", "--predictor_host", f"{_LOOPBACK}:{asked}",
+    )  # fmt: skip
+    base = f"http://{_LOOPBACK}:{own}"
+    ready = _answers(f"{base}/v2/models/{service.name}/ready")
+    programs = [Program(name=f"transformer-{service.name}", command=command, ready=ready, metrics=f"{base}/metrics")]
+    if spec.logger:
+        programs.append(_logger(service, spec.logger, port, (own, 0), settings, free_port(), "transformer"))
+    return programs
+
+
+def _loggers(service: ServiceManifest) -> tuple[LoggerSpec | None, ...]:
+    return service.logger, service.transformer.logger if service.transformer else None
+
+
+def _logger(
+    service: ServiceManifest,
+    spec: LoggerSpec,
+    port: int,
+    behind: tuple[int, int],
+    settings: PlanSettings,
+    metrics: int,
+    component: str = PREDICTOR,
+) -> Program:
+    name = service.name if component == PREDICTOR else f"{service.name}.{component}"
+    grpc = ("--grpc-component-port", str(behind[1])) if behind[1] else ()
     kept = {key: service.annotations[key] for key in spec.metadata_annotations if key in service.annotations}
     command = _sidelight(
         "logger", "--log-url", f"kafka://{settings.kafka}/{settings.topics.payloads}",
-        "--host", _LOOPBACK, "--port", str(port), "--component-port", str(predictor_port),
+        "--host", _LOOPBACK, "--port", str(port), "--component-port", str(behind[0]), *grpc,
         "--log-mode", spec.mode, "--inference-service", service.name, "--namespace", service.namespace,
-        "--component", "predictor", "--metrics-port", str(metrics),
+        "--component", component, "--metrics-port", str(metrics),
         "--metadata-headers", ",".join(spec.metadata_headers),
         "--metadata-annotations", ",".join(f"{key}={value}" for key, value in kept.items()),
-        "--spool-dir", str(settings.spools / f"{service.namespace}.{service.name}"),
+        "--spool-dir", str(settings.spools / f"{service.namespace}.{name}"),
         *settings.kafka_flags, *settings.logger_flags,
     )  # fmt: skip
     ready = _answers(f"http://{_LOOPBACK}:{port}/v2/models/{service.name}/ready")
-    return Program(name=f"logger-{service.name}", command=command, ready=ready, metrics=_page(metrics))
+    return Program(name=f"logger-{name}", command=command, ready=ready, metrics=_page(metrics))
 
 
 def _explainer(service: ServiceManifest, port: int, own_port: int, settings: PlanSettings, metrics: int) -> Program:

@@ -18,6 +18,7 @@ from streams.events import (
     ALERT_OPENED_TYPE,
     ALERT_RESOLVED_TYPE,
     ALERT_UPDATED_TYPE,
+    COMPONENT,
     Event,
     format_time,
     stable_id,
@@ -136,12 +137,13 @@ class AlertBook:
 def _event(origin: Origin, key: str, track: _Track, kind: str, at_us: int, told: Mapping[str, Any]) -> Event:
     track.sequence += 1
     namespace, _, service = origin.service.partition("/")
+    service, _, component = service.partition("/")
     body = {
         "alert": track.alert,
         "state": kind,
         "sequence": track.sequence,
         "alarming_windows": track.alarms,
-        "service": origin.service,
+        "service": f"{namespace}/{service}",
         "monitor": origin.monitor,
         "detector": {"name": origin.detector, "type": origin.type, "key": key},
         "family": origin.family,
@@ -161,6 +163,7 @@ def _event(origin: Origin, key: str, track: _Track, kind: str, at_us: int, told:
             "inferenceservicename": service,
             "monitor": origin.monitor,
             "detector": origin.detector,
+            **({COMPONENT: component} if component else {}),
         },
         data=orjson.dumps(body),
     )

@@ -13,10 +13,12 @@ from typing import Any, Final, Literal
 
 from detectors.budget import Budget
 from detectors.errors import InvalidMonitor
+from streams.events import PREDICTOR
 
 Kind = Literal["numeric", "categorical"]
 
 API_VERSION: Final = "sidelight.dev/v1alpha1"
+_COMPONENTS: Final = (PREDICTOR, "transformer")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _PERIOD: Final = re.compile(r"(\d+)\s*([smhd]|observations)")
 
@@ -66,12 +68,19 @@ class MonitorSettings:
     detectors: tuple[DetectorSettings, ...]
     budget: Budget
     alerts: AlertSettings
+    component: str = PREDICTOR
+    """Whose rows: the predictor's, or the transformer's before it. A call passes through both, each in its own form."""
     version: str = ""
     """Only rows that this version of the model answered, as a predictor's rollout names it. Empty: all rows."""
 
     @property
     def key(self) -> str:
-        """Give the service's key on the observations topic."""
+        """Give the key of its rows on the observations topic; see `streams.events.Event.observed_as`."""
+        return self.target if self.component == PREDICTOR else f"{self.target}/{self.component}"
+
+    @property
+    def target(self) -> str:
+        """Give the service that it watches, `namespace/name`."""
         return f"{self.namespace}/{self.service}"
 
 
@@ -110,7 +119,17 @@ def monitor_from_mapping(document: Mapping[str, Any], base: Path) -> MonitorSett
     metadata = top.section("metadata", ("name", "namespace", "labels", "annotations"))
     spec = top.section(
         "spec",
-        ("inferenceService", "modelVersion", "reference", "features", "outputs", "budget", "detectors", "alerts"),
+        (
+            "inferenceService",
+            "component",
+            "modelVersion",
+            "reference",
+            "features",
+            "outputs",
+            "budget",
+            "detectors",
+            "alerts",
+        ),
     )
     features = tuple(_column(item) for item in spec.sections("features", ("name", "type", "source")))
     outputs = tuple(_column(item) for item in spec.sections("outputs", ("name", "type", "source")))
@@ -132,8 +151,16 @@ def monitor_from_mapping(document: Mapping[str, Any], base: Path) -> MonitorSett
         detectors=detectors,
         budget=_budget(spec),
         alerts=_alerts(spec),
+        component=_component(spec),
         version=spec.text("modelVersion", ""),
     )
+
+
+def _component(spec: _Section) -> str:
+    component = spec.text("component", PREDICTOR)
+    if component not in _COMPONENTS:
+        raise InvalidMonitor("spec.component", f"expected one of {', '.join(_COMPONENTS)}, got {component!r}")
+    return component
 
 
 def _column(section: _Section) -> ColumnSettings:

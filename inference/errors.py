@@ -104,10 +104,14 @@ class PredictionFailed(InferenceError):
 class PredictorRefused(InferenceError):
     """The predictor behind a transformer found something wrong with the call; the text is its own."""
 
+    status: int = 400
+    """HTTP's number for what it is, whatever the predictor speaks."""
+    retry_after_s: int = 0
+    """When to come again, if that helps."""
+
     def __init__(self, status: int, text: str, retry_after_s: float = 0) -> None:
         super().__init__(text)
         self.status, self.retry_after_s = status, round(retry_after_s)
-        """HTTP's number for what it is, whatever the predictor speaks."""
 
 
 class PredictorUnavailable(InferenceError):

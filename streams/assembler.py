@@ -156,7 +156,7 @@ class Assembler:
         self._counts["observed"] += 1
         self._counts["rows"] += decoded.rows
         self._counts["paired"] += 2
-        rows.setdefault(exchange.request.event.service(), []).append(decoded)
+        rows.setdefault(exchange.request.event.observed_as(), []).append(decoded)
         return []
 
     def _refused(self, exchange: Exchange, counter: str, problem: Undecodable) -> list[Output]:

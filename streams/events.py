@@ -26,6 +26,8 @@ EXPLANATION_TYPE: Final = "dev.sidelight.explanation"
 SERVICE: Final = "inferenceservicename"
 NAMESPACE: Final = "namespace"
 COMPONENT: Final = "component"
+PREDICTOR: Final = "predictor"
+"""The component whose rows are the service's own, and are looked at unless a monitor says otherwise."""
 ENDPOINT: Final = "endpoint"
 METADATA: Final = "metadata"
 ANNOTATIONS: Final = "annotations"
@@ -95,8 +97,16 @@ class Event:
         return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else None
 
     def service(self) -> str:
-        """Give the service's key, `namespace/name`; the key of the observations topic."""
+        """Give the service's key, `namespace/name`."""
         return f"{self.text(NAMESPACE)}/{self.text(SERVICE)}"
+
+    def observed_as(self) -> str:
+        """Give the key of the rows made of it: the service's; with `/component` behind it for all but the predictor's.
+
+        One call passes through a transformer and the predictor, and would count twice under one key.
+        """
+        component = self.text(COMPONENT)
+        return self.service() if component in {"", PREDICTOR} else f"{self.service()}/{component}"
 
     def correlation(self) -> str:
         """Give what request and response share: our extension, or for a KServe agent's events the id itself."""

@@ -21,6 +21,7 @@ from explainers.base import Background
 from explainers.callback import CallbackClient, CallbackSettings
 from explainers.server import ExplainServer
 from explainers.settings import ServerSettings
+from streams.events import PREDICTOR
 
 HELP = "answer explain requests by calling back into a predictor"
 EXAMPLES = """\
@@ -95,7 +96,9 @@ def features(service: str, files: list[Path]) -> Mapping[str, references.Array]:
     Raises:
         UserError: none of the files has such a monitor.
     """
-    monitors = [monitor for monitor in load_monitors(files) if monitor.service == service]
+    monitors = [
+        monitor for monitor in load_monitors(files) if monitor.service == service and monitor.component == PREDICTOR
+    ]
     if not monitors:
         raise UserError(f"--monitor: no InferenceMonitor for service {service!r} in {', '.join(map(str, files))}")
     reference = references.load(monitors[0])

@@ -103,3 +103,24 @@ def test_an_unknown_monitor_key_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="detecters"):
         load_monitors([path])
+
+
+def test_a_transformer_of_ours_needs_its_code(tmp_path: Path) -> None:
+    """STORAGE_URI names the code, as KServe's storage initializer reads it; without it nothing could run."""
+    path = tmp_path / "s.yaml"
+    service = "spec: {predictor: {sklearn: {storageUri: 'file:///models/a'}}, transformer: {containers: [%s]}}\n"
+    path.write_text(HEAD + service % "{image: ghcr.io/sidelight/predictor}")
+    with pytest.raises(UserError, match="STORAGE_URI"):
+        load_services([path])
+
+    path.write_text(
+        HEAD + service % "{image: ghcr.io/sidelight/predictor, env: [{name: STORAGE_URI, value: 'file://code'}]}"
+    )
+    (found,) = load_services([path])
+    assert found.transformer is not None
+    assert (found.transformer.storage_uri, found.transformer.args, found.transformer.logger) == (
+        "file://code",
+        (),
+        None,
+    )
+    assert found.ignored == ()

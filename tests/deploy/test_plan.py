@@ -140,3 +140,49 @@ def test_loggers_do_not_share_a_spool(service: ServiceManifest) -> None:
     make([service], chosen, ports())
     with pytest.raises(UserError, match="--spool-dir is for one logger, not 2"):
         make([service, replace(service, name="other")], chosen, ports())
+
+
+_TRANSFORMER = """  transformer:
+    containers:
+      - name: kserve-container
+        image: ghcr.io/sidelight/predictor:0.1
+        args: [--trusted, --predictor_protocol, {protocol}]
+        env: [{{name: STORAGE_URI, value: 'file://code'}}]
+    logger: {{mode: all}}
+"""
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2", "grpc-v2"])
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_transformer_stands_before_the_predictors_logger(tmp_path: Path, protocol: str, *, logged: bool) -> None:
+    """Clients reach the transformer, by its own logger; it asks the predictor by the predictor's, if there is one."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "code").mkdir()
+    path = tmp_path / "service.yaml"
+    text = MANIFEST.read_text().replace("  transformer:\n    containers: [{image: shop/scaler}]\n", "@")
+    path.write_text(text.replace("@", _TRANSFORMER.format(protocol=protocol)))
+    (service,) = load_services([path])
+    plan = make([service if logged else replace(service, logger=None)], settings(port=8080), ports())
+    programs = {program.name: program for program in plan.programs}
+    front, transformer, model = (
+        programs[name] for name in ("logger-iris.transformer", "transformer-iris", "predictor-iris")
+    )
+
+    assert plan.services == {"shop/iris": "http://127.0.0.1:8080"}
+    assert (argument(front, "--port"), argument(front, "--component")) == ("8080", "transformer")
+    assert argument(front, "--component-port") == argument(transformer, "--http_port")
+    assert argument(transformer, "--model_dir") == str(tmp_path / "code")
+    assert "--trusted" in transformer.command
+    asked = argument(transformer, "--predictor_host").removeprefix("127.0.0.1:")
+    if logged:
+        back = programs["logger-iris"]
+        assert asked == argument(back, "--port")
+        assert argument(back, "--component-port") == argument(model, "--http_port")
+        assert argument(back, "--spool-dir") != argument(front, "--spool-dir")
+        if protocol == "grpc-v2":
+            assert argument(back, "--grpc-component-port") == argument(model, "--grpc_port") != "0"
+    else:
+        assert asked == argument(model, "--grpc_port" if protocol == "grpc-v2" else "--http_port")
+    assert argument(programs["explainer-iris"], "--predictor_host") == (
+        f"127.0.0.1:{argument(programs['logger-iris'] if logged else model, '--port' if logged else '--http_port')}"
+    )

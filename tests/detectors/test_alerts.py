@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -200,3 +201,18 @@ def test_state_is_bounded() -> None:
 
     assert list(book.state()) == ["d\x1fx"]
     assert max(sizes) < 150
+
+
+def test_an_alert_says_which_component_it_is_about() -> None:
+    """Alerts about a transformer are filed under its service, and say so; others stay as they are."""
+    events = []
+    for service in ("shop/iris", "shop/iris/transformer"):
+        book = AlertBook(AlertSettings())
+        events.append(book.take(replace(ORIGIN, service=service), finding(0, alarm=True)))
+    predictor, transformer = (event for event in events if event is not None)
+
+    assert transformer.text("component") == "transformer"
+    assert predictor.text("component") == ""
+    assert predictor.service() == transformer.service() == "shop/iris"
+    assert body(predictor)["service"] == body(transformer)["service"] == "shop/iris"
+    assert predictor.id != transformer.id

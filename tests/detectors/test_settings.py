@@ -194,3 +194,12 @@ def test_a_reference_that_does_not_fit_is_named() -> None:
         build(read(), {name: REFERENCE[name] for name in ("age", "score")})
     with pytest.raises(InvalidReference, match=r"spec\.detectors\[ks\]: a numeric column of the reference has fewer"):
         build(read(), REFERENCE | {"age": np.full(500, np.nan)})
+
+
+def test_a_monitor_watches_the_predictor_unless_it_says_otherwise() -> None:
+    """Its rows' key says whose they are: a transformer's are of another form, and of the same calls."""
+    assert (read().key, read().target) == ("shop/credit", "shop/credit")
+    other = read(put("spec.component", "transformer"))
+    assert (other.key, other.target) == ("shop/credit/transformer", "shop/credit")
+    with pytest.raises(InvalidMonitor, match="expected one of predictor, transformer, got 'explainer'"):
+        read(put("spec.component", "explainer"))

@@ -258,3 +258,21 @@ def test_bodies_in_the_tests_are_what_they_seem() -> None:
     """The shared bodies fit each other, or half of these tests would test nothing."""
     assert event("a", "request").type == REQUEST_TYPE
     assert REQUEST.count(b"[") == 3
+
+
+def test_components_are_observed_apart() -> None:
+    """One call that a transformer and the predictor log counts once under each: their rows never share a key."""
+
+    def of(component: str, kind: str) -> Event:
+        message = event("a", kind, 5)
+        return replace(message, id=f"{component}-{kind}", extensions={**message.extensions, "component": component})
+
+    kinds = [(component, kind) for kind in ("request", "response") for component in ("transformer", "predictor")]
+    stage = assembler()
+    outputs = run(stage, [record(of(*each), offset) for offset, each in enumerate(kinds)])
+    keys = [output.key for output in outputs if output.value]
+    service = event("a", "request").service()
+
+    assert sorted(keys, key=str) == [service.encode(), f"{service}/transformer".encode()]
+    assert stage.counters()["exchanges"] == 2
+    assert of("", "request").observed_as() == service
