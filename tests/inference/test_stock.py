@@ -167,7 +167,7 @@ def test_an_unloaded_model_stays_unloaded(tmp_path: Path, open_shelf: Open) -> N
 
     with pytest.raises(ModelNotReady):
         answer(repository, "m")
-    assert repository.index() == [IndexEntry("m", "", State.UNAVAILABLE, "unloaded")]
+    assert repository.index() == [IndexEntry("m", "1", State.UNAVAILABLE, "unloaded")]
     repository.load("m")
     assert answer(repository, "m") == (5.0, "1")
 
