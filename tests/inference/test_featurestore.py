@@ -1,0 +1,128 @@
+"""Features in the place of entities: over a scripted feature server always, over Feast's own where it is installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+
+from deploy.kafka.ports import free_port
+from inference.directory import open_model
+from inference.errors import InvalidInput, PredictionFailed, PredictorUnavailable
+from inference.featurestore import FeastServer
+from inference.runtime import Runtime
+from inference.settings import SETTINGS_FILE, Trust
+from tests.documented import ROOT
+from tests.inference.serving import ECHO, eventually
+from tests.inference.upstream.scripted import HANG, Scripted, scripted
+
+_EXAMPLE = ROOT / "examples" / "features"
+_FEATURES = ["trips:acceptance", "trips:daily"]
+_FEAST = shutil.which("feast")
+
+
+def _told(**values: list[Any]) -> Scripted:
+    """Give an answer as Feast's feature server does."""
+    results = [{"values": each, "statuses": ["PRESENT"] * len(each)} for each in values.values()]
+    return 200, {}, orjson.dumps({"metadata": {"feature_names": list(values)}, "results": results})
+
+
+_ANSWER = _told(driver_id=[1001, 7], acceptance=[0.5, None], daily=[10, None], name=["Ada", None])
+
+
+@contextmanager
+def _looking(directory: Path, store: str, **arguments: Any) -> Iterator[Runtime]:  # noqa: ANN401 - the class's
+    """Load a model that echoes, behind a lookup."""
+    given = {"store": store, "entities": ["driver_id"], "features": _FEATURES, **arguments}
+    spec = {"class": "inference.featurestore:Lookup", "arguments": given}
+    (directory / SETTINGS_FILE).write_text(json.dumps({"transformer": spec}))
+    runtime = open_model(directory, Trust(pickle=True), ECHO)
+    yield runtime
+    runtime.unload()
+
+
+def test_entities_become_features(tmp_path: Path) -> None:
+    """The store is asked once for all rows; the model gets its features beside what else the caller sent."""
+    inputs = {"driver_id": np.array([[1001], [7]]), "km": np.array([3.5, 4.0])}
+    with scripted(_ANSWER) as script, _looking(tmp_path, f"http://127.0.0.1:{script.port}") as runtime:
+        outputs = runtime.predict(inputs)
+    (asked,) = [(path, orjson.loads(body)) for path, _, body in script.asked]
+
+    assert asked == ("/get-online-features", {"features": _FEATURES, "entities": {"driver_id": [1001, 7]}})
+    assert list(outputs) == ["km", "acceptance", "daily"]
+    np.testing.assert_array_equal(outputs["acceptance"], [0.5, np.nan])
+    np.testing.assert_array_equal(outputs["km"], [3.5, 4.0])
+
+
+def test_settings_act(tmp_path: Path) -> None:
+    """Entities can be kept, texts are texts, and gaps can be refused as the caller's mistake."""
+    inputs = {"driver_id": np.array([1001, 7])}
+    with scripted(_ANSWER) as script:
+        store = f"http://127.0.0.1:{script.port}"
+        with _looking(tmp_path, store, keep=True, features=["trips:name"]) as runtime:
+            outputs = runtime.predict(inputs)
+        with _looking(tmp_path, store, refuse_missing=True) as runtime, pytest.raises(InvalidInput) as gap:
+            runtime.predict(inputs)
+
+    assert (outputs["name"].tolist(), outputs["driver_id"].tolist()) == (["Ada", ""], [1001, 7])
+    assert str(gap.value) == "inputs: row 1: the store has no 'acceptance' for it"
+
+
+def test_whose_mistake_it_is(tmp_path: Path) -> None:
+    """No entity: the caller's. No such feature: the operator's. No answer: come again."""
+    rows = {"driver_id": np.array([1, 2])}
+    with scripted(_told(other=[1, 2]), (500, {}, b"broken"), HANG) as script:
+        with _looking(tmp_path, f"http://127.0.0.1:{script.port}") as runtime:
+            with pytest.raises(InvalidInput, match=r"missing \['driver_id'\]"):
+                runtime.predict({"driver": np.array([1])})
+            with pytest.raises(PredictionFailed, match=r"gave no 'acceptance'; it gave \['other'\]"):
+                runtime.predict(rows)
+            with pytest.raises(PredictionFailed, match="answered 500: broken"):
+                runtime.predict(rows)
+        url = f"http://127.0.0.1:{script.port}"
+        with closing(FeastServer(url, 0.05)) as store, pytest.raises(PredictorUnavailable, match=r"within 0\.05 s"):
+            store.columns(rows, _FEATURES)
+
+
+@pytest.mark.skipif(_FEAST is None, reason="no command feast: it needs NumPy 2, in a venv of its own")
+def test_the_example_against_feast_itself(tmp_path: Path) -> None:
+    """The example's features go from a Parquet file through Feast's SQLite store and server to a model's inputs."""
+    assert _FEAST is not None
+    folder = tmp_path / "store"
+    shutil.copytree(_EXAMPLE, folder)
+    subprocess.run([sys.executable, "prepare.py"], cwd=folder, check=True)
+    span = ("2025-12-01T00:00:00", "2026-06-01T00:00:00")
+    for words in (("apply",), ("materialize", *span)):
+        subprocess.run([_FEAST, *words], cwd=folder, check=True, capture_output=True)
+    port = free_port()
+    with (tmp_path / "feast.log").open("wb") as output:
+        server = subprocess.Popen([_FEAST, "serve", "-p", str(port)], cwd=folder, stdout=output, stderr=output)
+    try:
+        eventually(lambda: _answers(port) or server.poll() is not None, "the feature server")
+        arguments = json.loads((folder / SETTINGS_FILE).read_text())["transformer"]["arguments"]
+        arguments["store"] = f"http://127.0.0.1:{port}"
+        with _looking(tmp_path, timeout_s=20, **arguments) as runtime:
+            outputs = runtime.predict({"driver_id": np.array([1003, 1001, 7])})
+    finally:
+        server.terminate()
+        server.wait(30)
+
+    np.testing.assert_array_equal(outputs["acceptance"], [0.7, 0.5, np.nan])
+    np.testing.assert_array_equal(outputs["daily"], [30.0, 10.0, np.nan])
+
+
+def _answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).is_success
+    except httpx.TransportError:
+        return False
