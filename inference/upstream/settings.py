@@ -23,7 +23,8 @@ class UpstreamSettings:
     port: int
     protocol: Protocol = Protocol.V1
     tls: bool = False
-    """Encrypted; certificates are checked against the system's authorities, or those of SSL_CERT_FILE."""
+    """Encrypted; certificates are checked against the system's authorities, or those of
+    SSL_CERT_FILE; gRPC reads GRPC_DEFAULT_SSL_ROOTS_FILE_PATH in its place."""
     timeout_s: float = 600.0
     """For one call with all its retries. The caller's own limit and the server's hold, too."""
     retries: int = 0
