@@ -19,13 +19,12 @@ from inference.errors import InferenceError, PredictionFailed
 from inference.protocol.errors import ProtocolError
 from inference.repository import Lease, Loaded
 from inference.runtime import Answer, Asked
+from streams.events import SYNTHETIC_PARAMETER
 
 Given: TypeAlias = tuple[Arrays, Asked]
 """A call's inputs, and what else it says."""
 
 NOTHING_ASKED: Final = Asked()
-SYNTHETIC: Final = "synthetic"
-"""The V2 request parameter by which a call says that no user made it, where it has no header for that."""
 
 
 class Urgency(IntEnum):
@@ -110,7 +109,7 @@ class Call:
             self.decode_s = time.monotonic() - start
         # The body goes now, not when the answer does.
         self.decode = None
-        if self.asked is not NOTHING_ASKED and self.asked.parameters.get(SYNTHETIC) is True:
+        if self.asked is not NOTHING_ASKED and self.asked.parameters.get(SYNTHETIC_PARAMETER) is True:
             self.urgency = Urgency.YIELDING
         self.rows = rows_of(self.inputs)
 

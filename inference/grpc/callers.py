@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from inference.batching.terms import Terms
+from streams.events import SYNTHETIC_HEADER
 
 REQUEST_ID: Final = "x-request-id"
-SYNTHETIC: Final = "x-sidelight-synthetic"
-"""Set by explainers and tests on calls that no user made; they yield to users' calls."""
 _CORRELATIONS: Final = (REQUEST_ID, "ce-id")
 """In the logger's order."""
 _NO: Final = frozenset({"false", "0"})
@@ -38,5 +37,5 @@ def terms_of(context: Any, head: dict[str, str], size: int) -> Terms:  # noqa: A
 
 def synthetic(head: Mapping[str, str]) -> bool:
     """Say whether no user made the call."""
-    given = head.get(SYNTHETIC)
+    given = head.get(SYNTHETIC_HEADER)
     return given is not None and given.lower() not in _NO

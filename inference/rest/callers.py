@@ -8,8 +8,9 @@ from typing import Final
 
 from inference.batching.terms import Terms
 from inference.protocol.errors import MalformedBody
+from streams.events import SYNTHETIC_HEADER
 
-SYNTHETIC: Final = b"x-sidelight-synthetic"
+_SYNTHETIC: Final = SYNTHETIC_HEADER.encode()
 """Set by explainers and tests on calls that no user made; they yield to users' calls."""
 TIMEOUTS: Final = (b"x-sidelight-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
 """How long the caller waits. The second is set by Envoy, on which Istio and so KServe's usual set-up rest."""
@@ -37,7 +38,7 @@ def terms_of(head: dict[bytes, bytes], headers: Mapping[str, str], protocol: str
 
 def synthetic(head: dict[bytes, bytes]) -> bool:
     """Say whether no user made the call."""
-    given = head.get(SYNTHETIC)
+    given = head.get(_SYNTHETIC)
     return given is not None and given.lower() not in _NO
 
 

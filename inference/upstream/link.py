@@ -32,7 +32,6 @@ PASSED_ON: Final = (
     "x-b3-sampled", "x-b3-flags", SYNTHETIC_HEADER,
 )  # fmt: skip
 """Headers of the caller that the predictor gets, too; besides the request id, and how much time is left."""
-_SYNTHETIC_PARAMETERS: Final = (SYNTHETIC_PARAMETER, "synthetic")
 _REQUEST_ID: Final = "x-request-id"
 _TIMEOUT: Final = "x-sidelight-timeout-ms"
 _FIRST_PAUSE_S: Final = 0.05
@@ -133,7 +132,7 @@ def head_of(terms: Terms, parameters: Mapping[str, Any], left_s: float) -> dict[
         head[_REQUEST_ID] = identity
     if terms.traceparent:
         head["traceparent"] = terms.traceparent
-    if any(parameters.get(name) is True for name in _SYNTHETIC_PARAMETERS):
+    if parameters.get(SYNTHETIC_PARAMETER) is True:
         head.setdefault(SYNTHETIC_HEADER, "1")
     head[_TIMEOUT] = str(max(1, int(left_s * 1_000)))
     return head

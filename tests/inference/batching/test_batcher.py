@@ -293,7 +293,7 @@ def test_calls_may_say_in_their_parameters_that_they_yield() -> None:
                 await plane.infer_async("m", rows(1.0, parameters=parameters))
                 order.append(who)
 
-            waiting = [asyncio.ensure_future(call("synthetic", {"synthetic": True}))]
+            waiting = [asyncio.ensure_future(call("synthetic", {"sidelight_synthetic": True}))]
             waiting += [asyncio.ensure_future(call("user", {})) for _ in range(2)]
             await until(lambda: plane.batcher.waiting == 3)
             model.gate.set()

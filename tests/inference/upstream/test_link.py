@@ -163,7 +163,7 @@ def test_headers_name_the_caller() -> None:
         "x-request-id": "r1", "authorization": "Bearer t", "tracestate": "a=b", "x-sidelight-synthetic": "true",
         "traceparent": "00-1-2-01", "x-sidelight-timeout-ms": "1500",
     }  # fmt: skip
-    assert head_of(Terms(headers={"ce-id": "e1"}), {"synthetic": True}, 1) == {
+    assert head_of(Terms(headers={"ce-id": "e1"}), {"sidelight_synthetic": True}, 1) == {
         "x-request-id": "e1", "x-sidelight-synthetic": "1", "x-sidelight-timeout-ms": "1000",
     }  # fmt: skip
 
