@@ -24,7 +24,7 @@ _PAGE: Final = 4096
 _STATM: Final = Path("/proc/self/statm")
 _CGROUPS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _NO_LIMIT: Final = 1 << 60
-_MARGIN: Final = 0.03
+MARGIN: Final = 0.03
 """Share of the bound that is kept free, so that a load that weighs more than was thought stays within it."""
 _STEER_S: Final = 0.5
 _GROWTH: Final = 1.01
@@ -69,7 +69,7 @@ class Residents(Generic[K]):
 
         `evict` unloads one model unless it is in use, and says whether it did. It is called with no lock held but ours.
         """
-        self._limit = int(limit * (1 - _MARGIN))
+        self._limit = int(limit * (1 - MARGIN))
         self._evict, self._measure, self._trim, self._clock = evict, measure, trim, clock
         self._order: OrderedDict[K, int] = OrderedDict()
         self._changed = threading.Condition()

@@ -12,7 +12,7 @@ import pytest
 from inference.errors import ModelLoadFailed, ModelNotReady
 from inference.folders import Shelf
 from inference.repository import IndexEntry, Lease, Repository, State
-from inference.residency import resident_bytes
+from inference.residency import MARGIN, resident_bytes
 from inference.settings import RepositorySettings, Trust
 from tests.inference.serving import eventually
 from tests.inference.shelves import ANSWERING, Answering, answer, shut, write
@@ -188,11 +188,16 @@ def test_who_gives_up_leaks_nothing(tmp_path: Path, open_shelf: Open) -> None:
     assert runtime.unloaded == 1  # type: ignore[attr-defined]
 
 
+def above(mib: int) -> int:
+    """Give a bound that leaves so much room above what this process holds, which may be much."""
+    return int((resident_bytes() + mib * 1024 * 1024) / (1 - MARGIN))
+
+
 def test_idle_models_make_room(tmp_path: Path, open_shelf: Open) -> None:
     """With a bound, what was not used for longest is unloaded, and comes back when a request asks for it."""
     for number in range(6):
         (write(tmp_path / f"m{number}", number) / "ballast").write_bytes(bytes(8 * 1024 * 1024))
-    repository = open_shelf(max_memory=resident_bytes() + 40 * 1024 * 1024)
+    repository = open_shelf(max_memory=above(40))
     answers = [answer(repository, f"m{number % 6}")[0] for number in range(18)]
     states = {entry.name: entry.state for entry in repository.index()}
 
@@ -208,7 +213,7 @@ def test_evictions_under_traffic(tmp_path: Path, open_shelf: Open) -> None:
     """Many threads over more models than fit: every prediction meets a loaded model and gets its own answer."""
     for number in range(20):
         (write(tmp_path / f"m{number}", number) / "ballast").write_bytes(bytes(4 * 1024 * 1024))
-    repository = open_shelf(max_memory=resident_bytes() + 32 * 1024 * 1024)
+    repository = open_shelf(max_memory=above(32))
 
     def predict(start: int) -> list[bool]:
         return [
@@ -228,7 +233,7 @@ def test_a_model_too_large_says_so(tmp_path: Path, open_shelf: Open) -> None:
     """A model beyond the bound is refused with what it needs and what there is; small ones are served."""
     (write(tmp_path / "large", 1) / "ballast").write_bytes(bytes(64 * 1024 * 1024))
     write(tmp_path / "small", 2)
-    repository = open_shelf(max_memory=resident_bytes() + 48 * 1024 * 1024, load_wait_s=0.1)
+    repository = open_shelf(max_memory=above(48), load_wait_s=0.1)
 
     with pytest.raises(ModelNotReady, match=r"no room: needs about 1310\d\d KiB within --max_memory"):
         answer(repository, "large")
