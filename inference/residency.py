@@ -163,7 +163,7 @@ class Residents(Generic[K]):
             over = self._measure() - self._limit
             if over > 0:
                 self._shrink(over)
-            elif self._ceiling is not None and -over > self._limit * _MARGIN:
+            elif self._ceiling is not None and -over > self._limit * MARGIN:
                 self._ceiling = int(self._ceiling * _GROWTH) + 1
 
     def _fits(self, weight: int) -> bool:

@@ -116,8 +116,8 @@ def sidecar(kafka: str, topic: str, folder: Path, *words: str, within: Sequence[
     port, page = free_port(), free_port()
     command = [
         *within, sys.executable, "-m", "deploy.cli", "logger", "--log-url", f"kafka://{kafka}/{topic}",
-        "--host", "127.0.0.1", "--port", str(port), "--component-port", str(model.server_port), "--metrics-port", str(page),
-        "--inference-service", "s", "--namespace", "n", *words,
+        "--host", "127.0.0.1", "--port", str(port), "--component-port", str(model.server_port),
+        "--metrics-port", str(page), "--inference-service", "s", "--namespace", "n", *words,
     ]  # fmt: skip
     log = folder / "logger.log"
     with log.open("wb") as output:
