@@ -53,13 +53,6 @@ class Counts:
         return Counts(*(getattr(self, name) - getattr(before, name) for name in Counts.__slots__))
 
 
-def free_port() -> int:
-    """Give a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 def wait_for(port: int) -> None:
     """Return when somebody listens."""
     deadline = time.monotonic() + 30

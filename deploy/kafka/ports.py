@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 from pathlib import Path
+from typing import Final
 
 from deploy.errors import UserError
 from deploy.kafka.properties import LOOPBACK
 
+_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST: Final = 12_000
+_USUAL: Final = 32_768
+_TRIES: Final = 200
+
 
 def free_port() -> int:
-    """Give a TCP port on loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Give a TCP port on loopback that nobody listens on.
+
+    It is none of those that the system gives to whoever asks for any, or connects: else a stranger might have it before
+    its server has begun to listen, or while that restarts.
+    """
+    for _ in range(_TRIES):
+        port = _LOWEST + secrets.randbelow(max(1, _given_by_the_system() - _LOWEST))
+        if is_free(port):
+            return port
+    raise UserError(f"no free port on {LOOPBACK} from {_LOWEST} to {_given_by_the_system()}")
+
+
+def _given_by_the_system() -> int:
+    """Give the lowest of the ports that Linux hands out by itself: ip(7), `ip_local_port_range`."""
+    try:
+        lowest = int(_RANGE.read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return _USUAL
+    # Where the range was widened downwards there is nothing below it; then nearly all ports are as good.
+    return lowest if lowest > 2 * _LOWEST else _USUAL
 
 
 def is_free(port: int) -> bool:

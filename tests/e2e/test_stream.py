@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from urllib.request import urlopen
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from deploy.kafka.ports import free_port
 from deploy.kafka.topics import ensure_topics
 from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
 from streams.publishing import publish_all
@@ -257,10 +257,3 @@ def read(port: int) -> dict[str, float]:
 def total(page: dict[str, float], name: str, label: str) -> float:
     """Add up what has this name and label."""
     return sum(value for key, value in page.items() if key.startswith(f"{name}{{") and label in key)
-
-
-def free_port() -> int:
-    """Give a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

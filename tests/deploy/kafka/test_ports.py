@@ -69,3 +69,13 @@ def test_a_broken_note_is_as_good_as_none(tmp_path: Path, text: str) -> None:
 
     assert ports.is_free(client)
     assert ports.choose(tmp_path, 0) == (client, controller)
+
+
+def test_a_free_port_is_none_of_those_that_the_system_gives() -> None:
+    """Whoever asks the system for any port, or connects, cannot take it before its server listens."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    given = {ports.free_port() for _ in range(50)}
+
+    assert len(given) > 40
+    assert all(1_024 < port < max(lowest, 32_768) for port in given)
+    assert all(ports.is_free(port) for port in given)
