@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from streams.topics import Topics
 # A property is about results, not about time: the first example pays for imports, and machines differ.
 settings.register_profile("sidelight", deadline=None)
 settings.load_profile("sidelight")
+# A shell that starts the suite in the background has it ignore Ctrl-C, and all programs under test would, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
