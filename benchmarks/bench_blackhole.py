@@ -25,9 +25,10 @@ from pathlib import Path
 
 import rig
 import steady
-from rig import LOGGED, children, free_port, kafka, nginx, settle, started
+from rig import LOGGED, children, kafka, nginx, settle, started
 
 from deploy.kafka import broker
+from deploy.kafka.ports import free_port
 from deploy.kafka.topics import ensure_topics
 from streams.topics import Topic
 

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from bench_logger import Case, children, cpu_seconds, free_port, kafka, nginx, settle, started
+from bench_logger import Case, children, cpu_seconds, kafka, nginx, settle, started
 
+from deploy.kafka.ports import free_port
 from deploy.kafka.topics import ensure_topics
 from streams.topics import Topic
 

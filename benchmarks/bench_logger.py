@@ -36,8 +36,9 @@ from pathlib import Path
 
 import rig
 import steady
-from rig import LOGGED, UNLOGGED, Case, Counts, children, cpu_seconds, free_port, kafka, nginx, settle, started
+from rig import LOGGED, UNLOGGED, Case, Counts, children, cpu_seconds, kafka, nginx, settle, started
 
+from deploy.kafka.ports import free_port
 from deploy.kafka.topics import ensure_topics
 from streams.topics import Topic
 

@@ -33,10 +33,11 @@ import onnx
 import skops.io
 from frames import load
 from onnx import TensorProto, helper, numpy_helper
-from rig import children, free_port
+from rig import children
 from sklearn.linear_model import LogisticRegression
 
 from deploy import environment
+from deploy.kafka.ports import free_port
 from inference.protocol import v2
 from inference.protocol.grpc_codec import encode_request
 from inference.protocol.grpc_messages import SERVICE

@@ -31,6 +31,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from deploy.kafka.broker import running
+from deploy.kafka.ports import free_port
 from deploy.kafka.topics import ensure_topics
 from inference.directory import open_model
 from inference.protocol import v1, v2
@@ -148,7 +149,7 @@ def through_kafka(
     names = (topics.requests, topics.responses, topics.deadletter)
     ensure_topics(kafka, request_topics(names, arguments.partitions))
     fill(topics, body, rows, requests, model.width, kafka)
-    port = rig.free_port()
+    port = free_port()
     command = [
         sys.executable, "-m", "deploy.cli", "stream", "--model_name", "m", "--model_dir", str(model.folder),
         "--trusted", "--kafka", kafka, "--prefix", topics.prefix, "--max_threads", str(arguments.threads),
