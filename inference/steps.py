@@ -1,6 +1,6 @@
 """The methods of a user's class: which it has, whether they can be called, and what their results are as arrays.
 
-Used by `inference/runtimes/custom.py` and `inference/transformer.py`, which call them.
+Used by `inference/userobject.py`, which calls them, and by the runtimes of such classes.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ of a predictor on the network (KServe's transformer). docs/transformers.md says 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -19,17 +18,15 @@ from typing import Any, ClassVar, Final, Protocol, Self
 
 from numpy.typing import NDArray
 
-from inference import options
 from inference.batching.caller import caller
-from inference.coroutines import LoopThread
-from inference.errors import InferenceError, InvalidInput, ModelLoadFailed, PredictionFailed
+from inference.errors import ModelLoadFailed, PredictionFailed
 from inference.modelcode import ModelCode
 from inference.protocol.v1 import V1Request
 from inference.runtime import Answer, Arrays, Asked, Runtime, Source, TensorSpec, iris
 from inference.settings import TransformerSettings
-from inference.signature import Signature, Wanted
-from inference.steps import Step, arrays, checked, step, takes
+from inference.steps import Step, arrays, checked
 from inference.upstream.link import Link
+from inference.userobject import UserObject
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _DEFAULT: Final = TransformerSettings(name="transformer:Transformer")
@@ -93,17 +90,15 @@ class Transformer(Runtime):
         self._inner = None if isinstance(behind, Link) else behind
         self.platform = self._inner.platform if self._inner else "python_transformer"  # type: ignore[misc] # one class, two places
         self.forwards = self._link is not None
-        self._code = code
-        self._object = code.build(dict(spec.arguments))
-        self._loop = LoopThread(f"transformer-{code.kind.__name__}")
+        self._object = UserObject(code, spec.arguments, "transformer")
         self._output_name = source.settings.output_name
-        found = (step(self._object, name, code.where) for name in ("preprocess", "predict", "postprocess"))
+        found = map(self._object.step, ("preprocess", "predict", "postprocess"))
         self._preprocess, self._predict, self._postprocess = found
         if not any((self._preprocess, self._predict, self._postprocess)):
             raise ModelLoadFailed(f"{code.where}: expected preprocess(self, inputs) or postprocess(self, inputs)")
         # Plain methods take turns, the predictions between them do not: a call may wait for the network there.
-        self._turn = nullcontext() if getattr(self._object, "thread_safe", False) else threading.Lock()
-        self.max_batch = int(getattr(self._object, "max_batch", 1))
+        self._turn = nullcontext() if self._object.attribute("thread_safe") else threading.Lock()
+        self.max_batch = int(self._object.attribute("max_batch", 1))
         self._describe(source)
 
     @classmethod
@@ -113,7 +108,7 @@ class Transformer(Runtime):
         code = ModelCode(spec.name, source)
         try:
             runtime = cls(code, source, spec)
-            runtime._load()
+            runtime._object.load(predictor=Predictor(runtime._behind))
         except BaseException:
             code.forget()
             raise
@@ -151,13 +146,9 @@ class Transformer(Runtime):
 
     def unload(self) -> None:
         """Have the class let go of what it holds, and the model, too."""
-        unload = getattr(self._object, "unload", None)
         try:
-            if unload is not None:
-                self._result(unload())
+            self._object.unload()
         finally:
-            self._loop.close()
-            self._code.forget()
             if self._inner is not None:
                 self._inner.unload()
 
@@ -167,27 +158,8 @@ class Transformer(Runtime):
         (directory / "transformer.py").write_text(_EXAMPLE)
         return {"measurements": iris()[0] * 10}
 
-    def _load(self) -> None:
-        try:
-            self._object.predictor = Predictor(self._behind)
-            load = getattr(self._object, "load", None)
-            if load is None:
-                return
-            where = f"{self._code.where}.load"
-            keywords = {"directory": self._code.directory} if takes(load, 0, "directory", where) else {}
-            self._result(load(**keywords))
-        except Exception as exc:
-            self._loop.close()
-            if isinstance(exc, ModelLoadFailed):
-                raise
-            raise ModelLoadFailed(f"{self._code.where}.load: {type(exc).__name__}: {exc}") from exc
-
     def _describe(self, source: Source) -> None:
-        where, given = self._code.where, self._object
-        self.inputs = options.specs(tuple(getattr(given, "inputs", ())), f"{where}.inputs")
-        self.outputs = options.specs(tuple(getattr(given, "outputs", ())), f"{where}.outputs")
-        wanted = [Wanted(spec.name, spec.datatype, spec.shape) for spec in self.inputs]
-        self._signature = Signature(wanted, source.settings) if wanted else None
+        self.inputs, self.outputs, self._signature = self._object.described(source)
         # What no step changes is as the model has it.
         if self._preprocess is None and self._predict is None:
             self.inputs, self.features = self.inputs or self._behind.inputs, self._behind.features
@@ -206,20 +178,7 @@ class Transformer(Runtime):
     def _run(self, each: Step | None, value: Any, asked: Asked) -> Any:  # noqa: ANN401 - whatever the class gives
         if each is None:
             return value
-        keywords = {"parameters": asked.parameters} if each.parameters else {}
-        try:
-            with nullcontext() if each.asynchronous else self._turn:
-                return self._result(each.method(value, **keywords))
-        except InferenceError:
-            raise
-        except ValueError as exc:
-            if each.name != "preprocess":
-                raise
-            # What the class cannot make sense of before there is a prediction is the caller's mistake.
-            raise InvalidInput(f"inputs: {exc}") from exc
-
-    def _result(self, value: Any) -> Any:  # noqa: ANN401 - whatever the class gives
-        return self._loop.run(value) if inspect.isawaitable(value) else value
+        return self._object.run(each, value, asked.parameters, nullcontext() if each.asynchronous else self._turn)
 
 
 class _Local:

@@ -6,8 +6,7 @@ what each method gets and gives. Nothing of it runs on the server's event loop.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -17,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference import options
-from inference.coroutines import LoopThread
-from inference.errors import InferenceError, InvalidInput, ModelLoadFailed
+from inference.errors import ModelLoadFailed
 from inference.modelcode import ModelCode
 from inference.runtime import Answer, Arrays, Asked, Runtime, Source, iris
-from inference.signature import Signature, Wanted
-from inference.steps import arrays, checked, step, takes
+from inference.steps import arrays, checked
+from inference.userobject import UserObject
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _EXAMPLE: Final = '''\
@@ -78,19 +76,18 @@ class Custom(Runtime):
     runs_code: ClassVar[bool] = True
 
     def __init__(self, code: ModelCode, source: Source) -> None:
-        self._code = code
-        self._model = code.build(options.read(Options, source).arguments)
-        self._loop = LoopThread(f"model-{code.kind.__name__}")
+        self._object = UserObject(code, options.read(Options, source).arguments, "model")
         self._output_name = source.settings.output_name
-        self._steps = [found for name in _STEPS if (found := step(self._model, name, code.where)) is not None]
-        self._generate = getattr(self._model, "generate", None)
+        self._steps = [found for name in _STEPS if (found := self._object.step(name)) is not None]
+        self._generate = self._object.attribute("generate")
         if not self._generate and not any(each.name == "predict" for each in self._steps):
             raise ModelLoadFailed(f"{code.where}: expected a method predict(self, inputs), got none")
-        self._describe(source)
+        self.inputs, self.outputs, self._signature = self._object.described(source)
+        self.features = () if self._signature is None else self._signature.features()
         asynchronous = any(each.name == "predict" and each.asynchronous for each in self._steps)
         # Plain code was seldom written for several threads; coroutines were written to run beside each other.
-        self.thread_safe = bool(getattr(self._model, "thread_safe", asynchronous))
-        self.max_batch = int(getattr(self._model, "max_batch", 1))
+        self.thread_safe = bool(self._object.attribute("thread_safe", asynchronous))
+        self.max_batch = int(self._object.attribute("max_batch", 1))
 
     @classmethod
     def load(cls, source: Source) -> Self:
@@ -98,7 +95,7 @@ class Custom(Runtime):
         code = ModelCode(options.read(Options, source).model, source)
         try:
             runtime = cls(code, source)
-            runtime._load()
+            runtime._object.load()
         except BaseException:
             code.forget()
             raise
@@ -116,18 +113,11 @@ class Custom(Runtime):
         """Give the class's text piece by piece."""
         if self._generate is None:
             return super().generate(prompt, parameters)
-        pieces = self._generate(prompt, parameters)
-        return self._loop.each(pieces) if isinstance(pieces, AsyncIterator) else iter(pieces)
+        return self._object.pieces(self._generate(prompt, parameters))
 
     def unload(self) -> None:
         """Have the class let go of what it holds, and forget its modules."""
-        unload = getattr(self._model, "unload", None)
-        try:
-            if unload is not None:
-                self._result(unload())
-        finally:
-            self._loop.close()
-            self._code.forget()
+        self._object.unload()
 
     @classmethod
     def example(cls, directory: Path) -> dict[str, NDArray[Any]]:
@@ -137,43 +127,11 @@ class Custom(Runtime):
         np.savetxt(directory / "means.csv", [rows[labels == label].mean(axis=0) for label in range(3)], delimiter=",")
         return {"measurements": rows}
 
-    def _load(self) -> None:
-        load = getattr(self._model, "load", None)
-        if load is None:
-            return
-        where = f"{self._code.where}.load"
-        keywords = {"directory": self._code.directory} if takes(load, 0, "directory", where) else {}
-        try:
-            self._result(load(**keywords))
-        except Exception as exc:
-            self._loop.close()
-            raise ModelLoadFailed(f"{where}: {type(exc).__name__}: {exc}") from exc
-
-    def _describe(self, source: Source) -> None:
-        where = self._code.where
-        self.inputs = options.specs(tuple(getattr(self._model, "inputs", ())), f"{where}.inputs")
-        self.outputs = options.specs(tuple(getattr(self._model, "outputs", ())), f"{where}.outputs")
-        wanted = [Wanted(spec.name, spec.datatype, spec.shape) for spec in self.inputs]
-        self._signature = Signature(wanted, source.settings) if wanted else None
-        self.features = () if self._signature is None else self._signature.features()
-
     def _predicted(self, inputs: Arrays, parameters: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         value: Any = checked(inputs) if self._signature is None else self._signature.fit(inputs)
         for each in self._steps:
-            try:
-                keywords = {"parameters": parameters} if each.parameters else {}
-                value = self._result(each.method(value, **keywords))
-            except InferenceError:
-                raise
-            except ValueError as exc:
-                if each.name != "preprocess":
-                    raise
-                # What the class cannot make sense of before it predicts is the caller's mistake.
-                raise InvalidInput(f"inputs: {exc}") from exc
+            value = self._object.run(each, value, parameters)
         return arrays(value, self._output_name)
-
-    def _result(self, value: Any) -> Any:  # noqa: ANN401 - whatever the class gives
-        return self._loop.run(value) if inspect.isawaitable(value) else value
 
 
 _STEPS: Final = ("preprocess", "predict", "postprocess")
