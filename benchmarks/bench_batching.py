@@ -13,24 +13,21 @@ import re
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import orjson
+import rig
 
 from inference.protocol import v2
 from inference.protocol.tensors import Tensor
 from inference.runtime import RUNTIMES
 
 ROOT = Path(__file__).resolve().parents[1]
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,41 +64,13 @@ def calls() -> Iterator[Call]:
         yield Call(f"V2 binary, {count}", "/v2/models/m/infer", body, headers)
 
 
-@contextmanager
-def server(checkout: Path, model: Path, words: list[str]) -> Iterator[tuple[int, int]]:
-    """Run a checkout's predictor; give its process id and port."""
-    command = [
-        sys.executable, "-m", "deploy.cli", "predictor", "--model_name", "m", "--model_dir", str(model),
-        "--host", "127.0.0.1", "--http_port", "0", *words,
-    ]  # fmt: skip
-    log = model.parent / "predictor.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=checkout, stdout=output, stderr=output)
-    try:
-        deadline = time.monotonic() + 60
-        while (found := re.search(r"ready on http://127\.0\.0\.1:(\d+)", log.read_text())) is None:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the predictor did not start:\n{log.read_text()}")
-            time.sleep(0.05)
-        yield process.pid, int(found.group(1))
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def cpu_seconds(pid: int) -> float:
-    """Give the CPU time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
 def measure(wrk: str, pid: int, port: int, call: Call, folder: Path, options: argparse.Namespace) -> Figures:
     """Load the server with one kind of call."""
     (folder / "body").write_bytes(call.body)
     headers = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in call.headers.items())
     script = f'wrk.method = "POST"\nwrk.body = io.open("{folder / "body"}", "rb"):read("*a")\n{headers}'
     (folder / "call.lua").write_text(script)
-    before = cpu_seconds(pid)
+    before = rig.cpu_seconds((pid,))
     done = subprocess.run(
         [wrk, "-t1", f"-c{options.connections}", f"-d{options.seconds}s", "--latency", "-s", str(folder / "call.lua"),
          f"http://127.0.0.1:{port}{call.path}"],
@@ -114,7 +83,7 @@ def measure(wrk: str, pid: int, port: int, call: Call, folder: Path, options: ar
         rate=float(_found(r"Requests/sec:\s+([\d.]+)", done)),
         p50_ms=_milliseconds(_found(r"\n\s+50%\s+(\S+)", done)),
         p99_ms=_milliseconds(_found(r"\n\s+99%\s+(\S+)", done)),
-        cpu_us=(cpu_seconds(pid) - before) / total * 1e6,
+        cpu_us=(rig.cpu_seconds((pid,)) - before) / total * 1e6,
     )
 
 
@@ -150,7 +119,7 @@ def main() -> None:
         RUNTIMES.find("sklearn").example(model)
         for _ in range(options.rounds):
             for name, checkout in checkouts.items():
-                with server(checkout, model, options.words) as (pid, port):
+                with rig.predictor(model, options.words, checkout) as (pid, port):
                     for call in calls():
                         found[call.name, name].append(measure(wrk, pid, port, call, Path(scratch), options))
     print(f"{options.connections} connections, {os.cpu_count()} cores, medians of {options.rounds}")

@@ -12,15 +12,14 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import rig
 import xgboost
 
 from inference.directory import open_model
@@ -33,7 +32,6 @@ SECONDS = 3
 CONNECTIONS = 8
 COLUMNS = 16
 ROWS = (1, 32)
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,34 +73,6 @@ def bare(folder: Path, rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) 
         runtime.predict(inputs)
         count += 1
     return count / (time.perf_counter() - start), (time.process_time() - cpu) / count * 1e6
-
-
-@contextmanager
-def server(folder: Path) -> Iterator[tuple[int, int]]:
-    """Run the predictor; give its process id and port."""
-    log = folder.parent / "predictor.log"
-    command = [
-        sys.executable, "-m", "deploy.cli", "predictor", "--model_name", "m", "--model_dir", str(folder),
-        "--host", "127.0.0.1", "--http_port", "0",
-    ]  # fmt: skip
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
-    try:
-        deadline = time.monotonic() + 60
-        while (found := re.search(r"ready on http://127\.0\.0\.1:(\d+)", log.read_text())) is None:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the predictor did not start:\n{log.read_text()}")
-            time.sleep(0.05)
-        yield process.pid, int(found.group(1))
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def cpu_seconds(pid: int) -> float:
-    """Give the CPU time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def load_with_wrk(wrk: str, port: int, call: Call, folder: Path) -> tuple[float, str]:
@@ -161,15 +131,15 @@ def main() -> None:
         folder = Path(scratch) / "model"
         folder.mkdir()
         train(folder)
-        with server(folder) as (pid, port):
+        with rig.predictor(folder) as (pid, port):
             for count in ROWS:
                 rows = np.random.default_rng(1).normal(size=(count, COLUMNS))
                 rate, bare_cpu = bare(folder, rows)
                 print(f"{'bare':<10}{count:>5}{rate:>10,.0f}{rate * count:>11,.0f}{'':>10}{bare_cpu:>13.0f}{1:>8.1f}x")
                 for call in calls(rows):
-                    before, start = cpu_seconds(pid), time.perf_counter()
+                    before, start = rig.cpu_seconds((pid,)), time.perf_counter()
                     rate, tail = load_with_wrk(wrk, port, call, Path(scratch)) if wrk else load_with_sockets(port, call)
-                    cpu = (cpu_seconds(pid) - before) / (rate * (time.perf_counter() - start)) * 1e6
+                    cpu = (rig.cpu_seconds((pid,)) - before) / (rate * (time.perf_counter() - start)) * 1e6
                     print(
                         f"{call.name:<10}{count:>5}{rate:>10,.0f}{rate * count:>11,.0f}{tail:>10}{cpu:>13.0f}"
                         f"{cpu / bare_cpu:>8.1f}x"

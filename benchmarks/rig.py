@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -179,6 +181,28 @@ def children(pid: int, least: int = 1) -> list[int]:
         if time.monotonic() > deadline:
             raise SystemExit(f"process {pid} has {len(found)} children, expected {least}")
         time.sleep(0.05)
+
+
+@contextmanager
+def predictor(model: Path, words: Sequence[str] = (), checkout: Path = ROOT) -> Iterator[tuple[int, int]]:
+    """Run a checkout's predictor with one model; give its process id and port."""
+    command = [
+        sys.executable, "-m", "deploy.cli", "predictor", "--model_name", "m", "--model_dir", str(model),
+        "--host", "127.0.0.1", "--http_port", "0", *words,
+    ]  # fmt: skip
+    log = model.parent / "predictor.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=checkout, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 60
+        while (found := re.search(r"ready on http://127\.0\.0\.1:(\d+)", log.read_text())) is None:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the predictor did not start:\n{log.read_text()}")
+            time.sleep(0.05)
+        yield process.pid, int(found.group(1))
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -22,6 +19,7 @@ from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
 from streams.publishing import publish_all
 from streams.topics import FAMILIES, Topics
 from tests.e2e import traffic
+from tests.e2e.killing import Worker
 
 pytestmark = [pytest.mark.kafka, pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -35,36 +33,6 @@ START_S: Final = 60.0
 QUIET_S: Final = 6.0
 SETTLE_S: Final = 120.0
 WATERMARKS: Final = 4
-
-
-class Worker:
-    """A worker process that is started again after each kill."""
-
-    def __init__(self, words: list[str], log: Path) -> None:
-        self._words, self._log = words, log
-        self._read = 0
-        self._process = self._start()
-
-    def at_work(self) -> bool:
-        """Tell whether the process has taken its partitions over, with their state, since it was started."""
-        return b"assigned [" in self._log.read_bytes()[self._read :]
-
-    def kill(self) -> None:
-        """End the process without any warning and start another."""
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-        self._process = self._start()
-
-    def stop(self) -> None:
-        """Drain; a worker that does not exit cleanly fails the test."""
-        self._process.send_signal(signal.SIGTERM)
-
-        assert self._process.wait(30) == 0, self._log.read_text()[-4000:]
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as output:
-            self._read = output.tell()
-            return subprocess.Popen([sys.executable, "-m", "deploy.cli", *self._words], stdout=output, stderr=output)
 
 
 @contextmanager

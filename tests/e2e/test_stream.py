@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +20,7 @@ from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
 from streams.publishing import publish_all
 from streams.stage import Output
 from streams.topics import Topics, request_topics
+from tests.e2e.killing import Worker
 from tests.inference.kafka import asking
 from tests.inference.kafka.asking import KINDS, Told
 from tests.inference.kafka.summing import SUMMING
@@ -39,41 +37,6 @@ SHARE: Final = 150
 WAIT_S: Final = 90.0
 UNREADABLE: Final = 13
 """Every so many-th request is none."""
-
-
-class Worker:
-    """A `sidelight stream` process that is started again after each kill."""
-
-    def __init__(self, words: Sequence[str], log: Path) -> None:
-        self._words, self._log = words, log
-        self._read = 0
-        self._process = self._start()
-
-    def at_work(self) -> bool:
-        """Tell whether the process has its partitions since it was started."""
-        return b"assigned [" in self._log.read_bytes()[self._read :]
-
-    def kill(self) -> None:
-        """End the process without any warning and start another."""
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-        self._process = self._start()
-
-    def stop(self) -> None:
-        """Drain; a worker that does not exit cleanly fails the test."""
-        self._process.send_signal(signal.SIGTERM)
-
-        assert self._process.wait(30) == 0, self._log.read_text()[-4000:]
-
-    def end(self) -> None:
-        """End it, whatever it does."""
-        self._process.kill()
-        self._process.wait()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as output:
-            self._read = output.tell()
-            return subprocess.Popen([sys.executable, "-m", "deploy.cli", *self._words], stdout=output, stderr=output)
 
 
 class Client:
