@@ -98,6 +98,11 @@ def risks(asked: Topic, replicas: int, brokers: int, config: Mapping[str, str]) 
     return found
 
 
+def known(topics: Iterable[Topic], found: Mapping[str, TopicMetadata]) -> bool:
+    """Tell whether a broker's answer names every partition of all topics. Pure."""
+    return all(topic.name in found and len(found[topic.name].partitions) >= topic.partitions for topic in topics)
+
+
 def _admin(kafka: str, extra: Mapping[str, str]) -> AdminClient:
     return AdminClient({"bootstrap.servers": kafka, "log_level": 2, **extra})
 
@@ -136,7 +141,8 @@ def _wait(admin: AdminClient, topics: Sequence[Topic], timeout_s: float) -> Clus
     while True:
         # Asked each time: the client keeps an early "no leader yet" for ever, unless it hears of something newer.
         found = admin.list_topics(timeout=timeout_s)
-        if _led(admin, places):
+        # The broker that is asked may hear of the topics after their leaders do: its answer must name them, too.
+        if known(topics, found.topics) and _led(admin, places):
             return found
         if time.monotonic() > deadline:
             _fit(topics, found.topics)

@@ -12,7 +12,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from deploy.errors import UserError
 from deploy.kafka import ports
-from deploy.kafka.topics import ensure_topics, partitions_of, risks
+from deploy.kafka.topics import ensure_topics, known, partitions_of, risks
 from streams.topics import Topic, Topics, state_topic
 
 
@@ -43,6 +43,17 @@ def test_a_created_topic_can_be_used_at_once(kafka: str, topics: Topics, _round:
     consumer.close()
 
     assert found == {(0, 0)}
+
+
+@pytest.mark.kafka
+def test_a_broker_that_has_not_heard_of_all_is_asked_again(kafka: str, topics: Topics) -> None:
+    """Its answer is used for what it names: a topic or a partition that it does not know yet must not be looked up."""
+    ensure_topics(kafka, [Topic(topics.payloads, 2, {})])
+    answer = AdminClient({"bootstrap.servers": kafka}).list_topics(timeout=30).topics
+
+    assert known([Topic(topics.payloads, 2, {})], answer)
+    assert not known([Topic(topics.payloads, 2, {}), Topic(topics.observations, 1, {})], answer)
+    assert not known([Topic(topics.payloads, 3, {})], answer)
 
 
 @pytest.mark.kafka
