@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import threadpoolctl
-
 from deploy.errors import UserError
 from deploy.models import add_model_arguments, model_names, open_repository
-from inference.dataplane import DataPlane
-from inference.metrics import PredictorMetrics
+from deploy.plane import open_plane
 from inference.offline.columns import Columns, Wanted, parse_columns
 from inference.offline.errors import OfflineError
 from inference.offline.inputs import open_input
 from inference.offline.parts import Parts
 from inference.offline.run import Job, Progress, plan_of
-from inference.repository import Repository
-from inference.settings import ServerSettings
 
 HELP = "predict for the rows of Parquet or CSV files, and go on after a crash"
 EXAMPLES = """\
@@ -79,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--model_dir: expected one model, got {len(names)}")
     source = open_input(arguments.input)
     repository = open_repository(arguments)
-    plane = _plane(repository, arguments.max_threads)
+    plane = open_plane(repository, arguments.max_threads)
     try:
         loaded = repository.loaded(names[0])
         features = loaded.settings.features or loaded.runtime.features
@@ -105,17 +99,6 @@ def _run(arguments: argparse.Namespace) -> int:
         plane.close()
         repository.close()
     return 0
-
-
-def _plane(repository: Repository, threads: int) -> DataPlane:
-    metrics = PredictorMetrics(lambda: plane.batcher.in_progress)
-    settings = ServerSettings(threads=threads, timeout_s=math.inf)
-    plane = DataPlane(repository, metrics, settings, enter=_one_native_thread)
-    return plane
-
-
-def _one_native_thread() -> None:
-    threadpoolctl.threadpool_limits(limits=1)
 
 
 class _Shown:

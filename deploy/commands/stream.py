@@ -7,20 +7,15 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-import threadpoolctl
-
 from deploy.errors import UserError
 from deploy.kafka.topics import ensured_partitions
 from deploy.models import add_model_arguments, model_names, open_repository
+from deploy.plane import open_plane
 from deploy.security import kafka_security
 from deploy.workers import Tuning, add_worker_arguments, run_stage
-from inference.dataplane import DataPlane
 from inference.kafka.plane import PlaneModels
 from inference.kafka.settings import StreamSettings
 from inference.kafka.stage import STAGE, InferenceStage
-from inference.metrics import PredictorMetrics
-from inference.repository import Repository
-from inference.settings import ServerSettings
 from streams.stage import Stage
 from streams.topics import Topics, request_topics
 
@@ -105,7 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
         for topic in request_topics(tuple(dict.fromkeys(names)), arguments.partitions)
     ]
     repository = open_repository(arguments)
-    plane = _plane(repository, arguments.max_threads)
+    # What waits is in the topic, and may take as long as it takes.
+    plane = open_plane(repository, arguments.max_threads)
     patience_s = arguments.patience or math.inf
     models = PlaneModels(plane, repository, threads=arguments.max_threads, patience_s=patience_s)
 
@@ -122,18 +118,6 @@ def run(arguments: argparse.Namespace) -> int:
         models.close()
         plane.close()
         repository.close()
-
-
-def _plane(repository: Repository, threads: int) -> DataPlane:
-    metrics = PredictorMetrics(lambda: plane.batcher.in_progress)
-    # A few calls at a time, from us alone: what waits is in the topic, and may take as long as it takes.
-    settings = ServerSettings(threads=threads, timeout_s=math.inf)
-    plane = DataPlane(repository, metrics, settings, enter=_one_native_thread)
-    return plane
-
-
-def _one_native_thread() -> None:
-    threadpoolctl.threadpool_limits(limits=1)
 
 
 def _settings(arguments: argparse.Namespace, topics: Topics) -> StreamSettings:

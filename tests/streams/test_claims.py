@@ -3,39 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from streams.claims import ClaimStore, FolderClaims, S3Claims, redeemed, store
 from streams.errors import ClaimFailed
 from streams.events import Event
-
-
-@contextmanager
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run a server that speaks S3, and name it as users do: in boto3's environment."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    _, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    try:
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="bodies")
-        client.create_bucket(Bucket="others")
-        client.put_object(Bucket="others", Key="a/secret", Body=b"s")
-        client.put_object(Bucket="bodies", Key="b/secret", Body=b"s")
-        client.close()
-        yield
-    finally:
-        server.stop()
+from tests.objectstore import s3
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -44,7 +19,9 @@ def claims(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     if request.param == "folder":
         yield FolderClaims(tmp_path / "bodies")
         return
-    with s3(monkeypatch):
+    with s3(monkeypatch, "bodies", "others") as client:
+        client.put_object(Bucket="others", Key="a/secret", Body=b"s")
+        client.put_object(Bucket="bodies", Key="b/secret", Body=b"s")
         yield store("s3://bodies/a/")
 
 
@@ -91,7 +68,9 @@ def test_a_store_that_is_away_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "file").touch()
     with pytest.raises(ClaimFailed, match="cannot be written"):
         FolderClaims(tmp_path / "file").put("x", b"data")
-    with s3(monkeypatch):
+    with s3(monkeypatch, "bodies", "others") as client:
+        client.put_object(Bucket="others", Key="a/secret", Body=b"s")
+        client.put_object(Bucket="bodies", Key="b/secret", Body=b"s")
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         with pytest.raises(ClaimFailed, match="s3://bodies/p"):
             S3Claims("bodies", "p", timeout_s=0.5).put("x", b"data")

@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from inference.errors import ModelLoadFailed
 from inference.folders import ModelFolder, Stored
@@ -24,6 +22,7 @@ from inference.storage.fetching import Patience
 from tests.inference.shelves import ANSWERING, answer, write
 from tests.inference.storage.test_archives import tarred
 from tests.inference.storage.webserver import Web, web
+from tests.objectstore import s3
 
 QUICK = Patience(timeout_s=10, tries=4, pause_s=0.01)
 CONTENT = bytes(range(256)) * 20_000
@@ -46,19 +45,8 @@ def _site() -> Iterator[Web]:
 
 @pytest.fixture(name="bucket")
 def _bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    _, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="models")
-    yield client
-    client.close()
-    server.stop()
+    with s3(monkeypatch, "models") as client:
+        yield client
 
 
 def _sha256(content: bytes) -> str:

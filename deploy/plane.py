@@ -1,0 +1,24 @@
+"""A predictor's data plane without a server in front, for commands that call models themselves."""
+
+from __future__ import annotations
+
+import math
+
+import threadpoolctl
+
+from inference.dataplane import DataPlane
+from inference.metrics import PredictorMetrics
+from inference.repository import Repository
+from inference.settings import ServerSettings
+
+
+def open_plane(repository: Repository, threads: int) -> DataPlane:
+    """Open a plane for the few calls that its one caller makes at a time: none is refused, none times out."""
+    metrics = PredictorMetrics(lambda: plane.batcher.in_progress)
+    settings = ServerSettings(threads=threads, timeout_s=math.inf)
+    plane = DataPlane(repository, metrics, settings, enter=_one_native_thread)
+    return plane
+
+
+def _one_native_thread() -> None:
+    threadpoolctl.threadpool_limits(limits=1)
