@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from inference import instances
@@ -24,7 +23,6 @@ from inference.batching.terms import USUAL, Terms
 from inference.errors import InferenceError, InvalidInput, PredictionFailed
 from inference.metrics import PredictorMetrics
 from inference.protocol import v1
-from inference.protocol.datatypes import BYTES
 from inference.protocol.errors import ProtocolError
 from inference.protocol.tensors import Tensor
 from inference.protocol.v1 import V1Request
@@ -403,17 +401,8 @@ def _arrays(tensors: tuple[Tensor, ...]) -> dict[str, NDArray[Any]]:
             raise InvalidInput(f"tensor {tensor.name!r}: is given twice")
         if not tensor.shape:
             raise InvalidInput(f"tensor {tensor.name!r}: expected at least one dimension, got a scalar")
-        inputs[tensor.name] = _texts(tensor) if tensor.datatype == BYTES else tensor.data
+        inputs[tensor.name] = tensor.data
     return inputs
-
-
-def _texts(tensor: Tensor) -> NDArray[Any]:
-    texts = np.empty(tensor.data.size, object)
-    try:
-        texts[:] = [item.decode() for item in tensor.data.flat]
-    except UnicodeDecodeError as exc:
-        raise InvalidInput(f"tensor {tensor.name!r}: expected UTF-8 text: {exc}") from exc
-    return texts.reshape(tensor.shape)
 
 
 def _chosen(outputs: Mapping[str, NDArray[Any]], wanted: tuple[str, ...]) -> Mapping[str, NDArray[Any]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from inference.errors import InvalidInput
 from inference.protocol.v1 import V1Request
 from inference.runtime import Arrays
+from inference.texts import decoded
 
 _NUMBERS: Final = frozenset({bool, int, float, type(None)})
 
@@ -36,12 +37,15 @@ def arrays(request: V1Request) -> dict[str, NDArray[Any]]:
 
 
 def predictions(outputs: Mapping[str, NDArray[Any]]) -> list[Any]:
-    """Give one prediction per row: the value or list of the only output, or an object by output name."""
-    if len(outputs) == 1:
-        (only,) = outputs.values()
-        values: list[Any] = only.tolist()
-        return values
-    rows = zip(*(array.tolist() for array in outputs.values()), strict=True)
+    """Give one prediction per row: the value or list of the only output, or an object by output name.
+
+    Raises:
+        InvalidInput: an output holds bytes that are no UTF-8, for which V1 has no form.
+    """
+    columns = [_plain(name, array) for name, array in outputs.items()]
+    if len(columns) == 1:
+        return columns[0]
+    rows = zip(*columns, strict=True)
     return [dict(zip(outputs, row, strict=True)) for row in rows]
 
 
@@ -73,6 +77,16 @@ def _array(values: list[Any], where: str) -> NDArray[Any]:
         wrong = next(item for item in array.flat if type(item) not in _NUMBERS | {str})
         raise InvalidInput(f"{where}: expected numbers, texts or null, got {type(wrong).__name__}")
     return array
+
+
+def _plain(name: str, array: NDArray[Any]) -> list[Any]:
+    if array.dtype == object:
+        try:
+            array = decoded(array, f"output {name!r}")
+        except InvalidInput as exc:
+            raise InvalidInput(f"{exc}; V1 has no form for other bytes: ask over V2, for binary data") from exc
+    values: list[Any] = array.tolist()
+    return values
 
 
 def _ragged(values: list[Any]) -> str:

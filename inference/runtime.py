@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from inference.upstream.link import Link
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
-"""Tensor name → array. Numbers keep their dtype; texts are object arrays of str."""
+"""Tensor name → array. Numbers keep their dtype; texts are object arrays of str, or of bytes: `Runtime.takes_bytes`."""
 
 ANY: Final = -1
 """A dimension that the caller chooses."""
@@ -107,6 +107,9 @@ class Runtime(ABC):
 
     An instance may know better than its class; `max_batch` in the model's settings beats both.
     """
+    takes_bytes: bool = False
+    """Whether texts come as the bytes that were sent, be they UTF-8 or not, such as images. Else they come as str, and
+    what is no UTF-8 is refused. An instance may know better than its class."""
     forwards: bool = False
     """Whether it asks another server, and wants to know for whom: `inference/batching/caller.py` tells."""
     inputs: tuple[TensorSpec, ...] = ()

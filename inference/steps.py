@@ -102,7 +102,8 @@ def _array(name: str, value: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever th
     if array.ndim == 0:
         raise PredictionFailed(f"output {name!r}: expected one value per row, got {value!r}")
     if array.dtype.kind in "US":
-        array = array.astype(object)
+        # From the values, where they are no array yet: NumPy's own texts lose zeros at their ends.
+        array = array.astype(object) if isinstance(value, np.ndarray) else np.array(value, object)
     if array.dtype == object and not all(isinstance(item, (str, bytes)) for item in array.flat):
         wrong = next(item for item in array.flat if not isinstance(item, (str, bytes)))
         raise PredictionFailed(f"output {name!r}: expected numbers or text, got {type(wrong).__name__}")

@@ -25,6 +25,7 @@ from inference.protocol.v1 import V1Request
 from inference.runtime import Answer, Arrays, Asked, Runtime, Source, TensorSpec, iris
 from inference.settings import TransformerSettings
 from inference.steps import Step, arrays, checked
+from inference.texts import fitted
 from inference.upstream.link import Link
 from inference.userobject import UserObject
 
@@ -49,6 +50,7 @@ class Behind(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     features: tuple[str, ...]
+    takes_bytes: bool
 
     def answer(self, inputs: Arrays, asked: Asked) -> Answer:
         """Predict; on a worker thread."""
@@ -62,18 +64,20 @@ class Behind(Protocol):
 class Predictor:
     """What a transformer's class finds as `self.predictor`: the model, wherever it is."""
 
-    def __init__(self, behind: Behind) -> None:
-        self._behind = behind
+    def __init__(self, behind: Behind, *, takes_bytes: bool = False) -> None:
+        self._behind, self._takes_bytes = behind, takes_bytes
         self._input = behind.inputs[0].name if len(behind.inputs) == 1 else _INPUT
 
     def infer(self, inputs: Any, parameters: Mapping[str, Any] = _NOTHING) -> dict[str, NDArray[Any]]:  # noqa: ANN401 - arrays by name, or one array
         """Predict on arrays by name, or on one array. For methods that are no coroutines."""
-        return dict(self._behind.answer(arrays(inputs, self._input), Asked(parameters=parameters)).outputs)
+        return self._told(self._behind.answer(arrays(inputs, self._input), Asked(parameters=parameters)))
 
     async def infer_async(self, inputs: Any, parameters: Mapping[str, Any] = _NOTHING) -> dict[str, NDArray[Any]]:  # noqa: ANN401 - as above
         """Do the same for coroutines; several may be awaited at once."""
-        answer = await self._behind.answer_async(arrays(inputs, self._input), Asked(parameters=parameters))
-        return dict(answer.outputs)
+        return self._told(await self._behind.answer_async(arrays(inputs, self._input), Asked(parameters=parameters)))
+
+    def _told(self, answer: Answer) -> dict[str, NDArray[Any]]:
+        return dict(fitted(answer.outputs, as_bytes=True) if self._takes_bytes else answer.outputs)
 
 
 class Transformer(Runtime):
@@ -108,7 +112,7 @@ class Transformer(Runtime):
         code = ModelCode(spec.name, source)
         try:
             runtime = cls(code, source, spec)
-            runtime._object.load(predictor=Predictor(runtime._behind))
+            runtime._object.load(predictor=Predictor(runtime._behind, takes_bytes=runtime._wants_bytes))
         except BaseException:
             code.forget()
             raise
@@ -128,7 +132,8 @@ class Transformer(Runtime):
         answer = self._behind.answer(arrays(value, only), self._passed_on(asked))
         if self._postprocess is None:
             return answer
-        outputs = self._finished(dict(answer.outputs), asked)
+        given = fitted(answer.outputs, as_bytes=True) if self._wants_bytes else answer.outputs
+        outputs = self._finished(dict(given), asked)
         kept = {name: given for name, given in answer.output_parameters.items() if name in outputs}
         return Answer(outputs=outputs, parameters=answer.parameters, output_parameters=kept)
 
@@ -160,9 +165,11 @@ class Transformer(Runtime):
 
     def _describe(self, source: Source) -> None:
         self.inputs, self.outputs, self._signature = self._object.described(source)
+        self.takes_bytes = self._wants_bytes = bool(self._object.attribute("takes_bytes"))
         # What no step changes is as the model has it.
         if self._preprocess is None and self._predict is None:
             self.inputs, self.features = self.inputs or self._behind.inputs, self._behind.features
+            self.takes_bytes = self._behind.takes_bytes
         if self._postprocess is None and self._predict is None:
             self.outputs = self.outputs or self._behind.outputs
 
@@ -187,9 +194,11 @@ class _Local:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.inputs, self.outputs, self.features = runtime.inputs, runtime.outputs, runtime.features
+        self.takes_bytes = runtime.takes_bytes
         self._turn = nullcontext() if runtime.thread_safe else threading.Lock()
 
     def answer(self, inputs: Arrays, asked: Asked) -> Answer:
+        inputs = fitted(inputs, as_bytes=self._runtime.takes_bytes)
         with self._turn:
             return self._runtime.answer(inputs, asked)
 
@@ -203,6 +212,8 @@ class _Remote:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     features: tuple[str, ...] = ()
+    takes_bytes: bool = True
+    """Which of its inputs are text the predictor knows."""
 
     def __init__(self, link: Link) -> None:
         self._link = link

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Final, TypeAlias
 
+from inference import texts
 from inference.batching.joining import Arrays, rows_of, shape_of
 from inference.batching.terms import USUAL, Terms
 from inference.errors import InferenceError, PredictionFailed
@@ -98,13 +99,14 @@ class Call:
         """Say whether nobody waits for the answer any more."""
         return self.answer is not None and self.answer.done()
 
-    def read(self) -> None:
-        """Decode, once."""
+    def read(self, *, as_bytes: bool = False) -> None:
+        """Decode, once; with texts as the model takes them."""
         if self.inputs is not None or self.decode is None:
             return
         start = time.monotonic()
         try:
-            self.inputs, self.asked = self.decode()
+            inputs, self.asked = self.decode()
+            self.inputs = texts.fitted(inputs, as_bytes=as_bytes)
         finally:
             self.decode_s = time.monotonic() - start
         # The body goes now, not when the answer does.

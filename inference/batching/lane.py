@@ -54,7 +54,7 @@ class Lane:
 
     __slots__ = (
         "_apart", "_next_apart", "_queues", "asks", "due", "listed", "max_batch", "pad_to", "parallel", "rate", "room",
-        "rows_per_call", "running", "seconds_per_row", "wait_s",
+        "rows_per_call", "running", "seconds_per_row", "takes_bytes", "wait_s",
     )  # fmt: skip
 
     def __init__(self, loaded: Loaded, threads: int, calls: float, size: float) -> None:
@@ -69,6 +69,7 @@ class Lane:
         self.wait_s = settings.max_latency_ms / 1_000 if self.max_batch > 1 else 0.0
         self.parallel = (settings.parallel or threads) if runtime.thread_safe else 1
         self.asks = type(runtime).answer is not Runtime.answer
+        self.takes_bytes = runtime.takes_bytes
         self.rate = Rate()
         self.listed = [False, False]
         """By urgency: whether the batcher has it among those to be served."""

@@ -67,7 +67,7 @@ class Prediction:
         if call.alone is not None:
             return True
         try:
-            call.read()
+            call.read(as_bytes=self._lane.takes_bytes)
         except BaseException as exc:  # noqa: BLE001 - whatever happens, the thread must live on
             call.error = exc
             self._observer.unread(call)

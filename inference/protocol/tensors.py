@@ -149,7 +149,9 @@ def to_json(tensor: Tensor) -> list[Any]:
         try:
             return [item.decode() for item in tensor.data.ravel()]
         except UnicodeDecodeError as exc:
-            raise BadTensor(f"tensor {tensor.name!r}", "BYTES that are no UTF-8 have no JSON form") from exc
+            index = tensor.data.ravel().tolist().index(exc.object)
+            text = f"BYTES element {index} is no UTF-8, so it has no JSON form; ask for binary data"
+            raise BadTensor(f"tensor {tensor.name!r}", text) from exc
     if tensor.data.dtype.kind == "f" and not np.isfinite(tensor.data).all():
         raise BadTensor(f"tensor {tensor.name!r}", "NaN and infinities have no JSON form; ask for binary data")
     values: list[Any] = tensor.data.ravel().tolist()
@@ -219,8 +221,16 @@ def _objects(items: Sequence[bytes], shape: tuple[int, ...]) -> Array:
 
 
 def _as_bytes(array: Array) -> Array:
-    items = [item.encode() if isinstance(item, str) else bytes(item) for item in array.ravel()]
-    return _objects(items, array.shape)
+    return _objects([_text_bytes(item) for item in array.ravel()], array.shape)
+
+
+def _text_bytes(item: object) -> bytes:
+    if isinstance(item, str):
+        return item.encode()
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return bytes(item)
+    # A number would give so many zeros.
+    raise TypeError(f"expected text, got {_short(item)}")
 
 
 def _json_bytes(item: object, where: str) -> bytes:

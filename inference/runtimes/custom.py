@@ -88,6 +88,7 @@ class Custom(Runtime):
         # Plain code was seldom written for several threads; coroutines were written to run beside each other.
         self.thread_safe = bool(self._object.attribute("thread_safe", asynchronous))
         self.max_batch = int(self._object.attribute("max_batch", 1))
+        self.takes_bytes = bool(self._object.attribute("takes_bytes"))
 
     @classmethod
     def load(cls, source: Source) -> Self:

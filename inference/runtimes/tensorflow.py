@@ -42,6 +42,8 @@ class TensorFlow(Runtime):
     platform: ClassVar[str] = "tensorflow_savedmodel"
     options: ClassVar[type[Any]] = Options
     runs_code: ClassVar[bool] = True
+    takes_bytes: bool = True
+    """Its strings are bytes: images are sent so."""
 
     def __init__(self, model: Any, source: Source) -> None:  # noqa: ANN401 - the library is imported late
         self._tensorflow = library("tensorflow", "tensorflow")

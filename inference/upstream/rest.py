@@ -16,6 +16,7 @@ from inference.protocol import v1, v2
 from inference.protocol.errors import ProtocolError
 from inference.protocol.v1 import V1Request
 from inference.runtime import Answer, Arrays
+from inference.texts import decoded
 from inference.upstream.http import Broken, Connections, HttpAnswer, NotReached
 from inference.upstream.settings import Protocol, UpstreamSettings
 from inference.upstream.wire import Passing, arrays_of, request_of
@@ -133,14 +134,16 @@ class RestWire:
 
 def _rows(inputs: Arrays) -> list[Any]:
     if len(inputs) == 1:
-        (only,) = inputs.values()
-        rows: list[Any] = _plain(only)
+        ((name, only),) = inputs.items()
+        rows: list[Any] = _plain(only, f"input {name!r}")
         return rows
-    columns = [_plain(array) for array in inputs.values()]
+    columns = [_plain(array, f"input {name!r}") for name, array in inputs.items()]
     return [dict(zip(inputs, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _plain(array: np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - nested lists
+def _plain(array: np.ndarray[Any, Any], where: str) -> Any:  # noqa: ANN401 - nested lists
+    if array.dtype == object:
+        array = decoded(array, where)
     return array.astype(np.float32).tolist() if array.dtype == np.float16 else array.tolist()
 
 

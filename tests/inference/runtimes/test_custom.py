@@ -9,13 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 from inference.directory import open_model
 from inference.errors import InvalidInput, ModelLoadFailed, PredictionFailed, Unsupported
+from inference.protocol import v2
+from inference.protocol.tensors import Tensor
+from inference.protocol.v2 import InferRequest
 from inference.runtime import Asked, Runtime
 from inference.settings import SETTINGS_FILE, Trust
+from tests.inference.grpc.calling import client as connected
 from tests.inference.serving import predictor
 
 _ROWS = {"x": np.array([[1.0, 2.0], [3.0, 4.0]])}
@@ -265,3 +270,72 @@ def test_served_over_http(tmp_path: Path) -> None:
         "a0 ",
         "a1 ",
     ]
+
+
+_IMAGE = b"\xff\xd8\xff\x00image\x00"
+_FLIPS = """
+takes_bytes = True
+max_batch = 8
+
+def predict(self, inputs):
+    (images,) = inputs.values()
+    assert {type(image) for image in images.flat} == {bytes}
+    return [image[::-1] for image in images.flat]
+"""
+
+
+def _images(*images: bytes, binary_output: bool = False) -> InferRequest:
+    tensor = Tensor(name="image", datatype="BYTES", shape=(len(images),), data=np.array(images, object))
+    return InferRequest(inputs=(tensor,), parameters={"binary_data_output": binary_output})
+
+
+def _posted(client: httpx.Client, body: bytes, length: int | None) -> httpx.Response:
+    head = {} if length is None else {"inference-header-content-length": str(length)}
+    return client.post("/v2/models/m/infer", content=body, headers=head)
+
+
+def test_bytes_that_are_no_text_go_in_and_out(tmp_path: Path) -> None:
+    """A class that takes bytes gets images in REST's binary form and over gRPC, and gives such; text is bytes, too."""
+    _model(tmp_path, _FLIPS)
+    images = (_IMAGE, b"text", b"")
+    asked, in_json = (
+        v2.encode_request(_images(*images, binary_output=binary), binary=True) for binary in (True, False)
+    )
+    with predictor(tmp_path, tmp_path, "--runtime", "custom", "--trusted") as server, server.client() as client:
+        rest, no_json = (_posted(client, *each) for each in (asked, in_json))
+        as_json = _posted(client, *v2.encode_request(_images(b"text")))
+        over_v1 = client.post("/v1/models/m:predict", json={"instances": ["text"]})
+        with connected(server.grpc) as stub:
+            typed, raw = (stub.infer(_images(*images), raw=raw).outputs[0] for raw in (False, True))
+    given = v2.decode_response(rest.content, int(rest.headers["inference-header-content-length"])).outputs[0]
+
+    expected = [image[::-1] for image in images]
+    assert [tensor.data.tolist() for tensor in (given, typed, raw)] == [expected] * 3
+    assert as_json.json()["outputs"][0]["data"] == ["txet"]
+    assert over_v1.json() == {"predictions": ["txet"]}
+    assert no_json.status_code == 400
+    assert "'output-0': BYTES element 0 is no UTF-8" in no_json.json()["error"]
+    assert "ask for binary data" in no_json.json()["error"]
+
+
+def test_bytes_that_are_no_text_need_a_class_that_takes_them(tmp_path: Path) -> None:
+    """A class gets text unless it says otherwise: other bytes are the caller's mistake, with the element's number."""
+    _model(tmp_path, "def predict(self, inputs):\n    return [str(type(word)) for word in inputs['image']]")
+    asked = [v2.encode_request(_images(b"text", *more), binary=True) for more in ((), (_IMAGE,))]
+    with predictor(tmp_path, tmp_path, "--runtime", "custom", "--trusted") as server, server.client() as client:
+        fine, refused = (_posted(client, *each) for each in asked)
+
+    assert fine.json()["outputs"][0]["data"] == ["<class 'str'>"]
+    assert refused.status_code == 400
+    assert "tensor 'image': element 1: expected UTF-8 text" in refused.json()["error"]
+
+
+def test_v1_has_no_form_for_bytes_that_are_no_text(tmp_path: Path) -> None:
+    """An answer that V1 cannot say is refused with its output's name and the way that can."""
+    _model(tmp_path, "def predict(self, inputs):\n    return {'image': [b'ok', b'\\xff']}")
+    with predictor(tmp_path, tmp_path, "--runtime", "custom", "--trusted") as server, server.client() as client:
+        answer = client.post("/v1/models/m:predict", json={"instances": [1, 2]})
+
+    assert answer.status_code == 400
+    assert "output 'image': element 1: expected UTF-8 text" in answer.json()["error"]
+    assert "ask over V2" in answer.json()["error"]

@@ -122,3 +122,18 @@ def test_files_that_are_missing_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ModelLoadFailed, match=r"saved_model\.pb"):
         open_model(tmp_path, _TRUST)
+
+
+def test_strings_are_bytes(tmp_path: Path) -> None:
+    """A graph gets and gives whatever bytes a string holds, as images need it."""
+
+    def joined(image: Any) -> Any:  # noqa: ANN401 - a tensor
+        return {"image": tf.strings.join([image, image]), "size": tf.strings.length(image)}
+
+    _save(tmp_path, serving_default=(joined, {"image": ([None], tf.string)}))
+    runtime = _open(tmp_path)
+    got = runtime.predict({"image": np.array([b"\xff\xd8", b"text"], object)})
+
+    assert runtime.takes_bytes
+    assert got["size"].tolist() == [2, 4]
+    assert got["image"].tolist() == [b"\xff\xd8\xff\xd8", "texttext"]
