@@ -13,25 +13,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from numpy.typing import NDArray
-
-from inference import instances
 from inference.batching.batcher import Batcher
-from inference.batching.call import NOTHING_ASKED, Call, Given
+from inference.batching.call import Call, Given
 from inference.batching.streaming import Stream
 from inference.batching.terms import USUAL, Terms
-from inference.errors import InferenceError, InvalidInput, PredictionFailed
+from inference.errors import InferenceError
 from inference.metrics import PredictorMetrics
-from inference.protocol import v1
-from inference.protocol.errors import ProtocolError
-from inference.protocol.tensors import Tensor
 from inference.protocol.v1 import V1Request
 from inference.protocol.v2 import InferRequest, InferResponse
 from inference.repository import IndexEntry, Lease, Loaded, Repository
-from inference.runtime import Answer, Asked, Runtime, TensorSpec
+from inference.runtime import Answer, TensorSpec
 from inference.settings import ServerSettings
 from inference.siblings import Siblings
 from inference.tracing import Tracing
+from inference.work import V1Work, V2Work
 
 T = TypeVar("T")
 Gone = Callable[[], Awaitable[None]]
@@ -138,17 +133,31 @@ class DataPlane:
         return answer
 
     async def explain_v1_async(
-        self, model: str, body: Callable[[], bytes], terms: Terms = USUAL, gone: Gone | None = None
-    ) -> Mapping[str, Any]:
-        """Have a model that explains itself answer a V1 explain call. Raises what `infer` raises.
+        self,
+        model: str,
+        decode: Callable[[], V1Request],
+        encode: Callable[[Mapping[str, Any], str], T],
+        terms: Terms = USUAL,
+        gone: Gone | None = None,
+    ) -> T:
+        """Have a model that explains itself answer a V1 explain call; see `answer_v1_async`.
 
         Raises:
             Unsupported: the model does not explain itself.
         """
-        version = self._version(model, None, terms)
-        call = self._call(model, terms, alone=lambda loaded: _explained(loaded.runtime, body))
-        explained: Mapping[str, Any] = await self._awaited(call, version, gone)
-        return explained
+        return await self._explained(model, V1Work(decode, encode).explained, None, terms, gone)
+
+    async def explain_async(
+        self,
+        model: str,
+        decode: Callable[[], InferRequest],
+        encode: Callable[[InferResponse, InferRequest], T],
+        version: str | None = None,
+        terms: Terms = USUAL,
+        gone: Gone | None = None,
+    ) -> T:
+        """Do the same for a V2 call; see `answer_async`."""
+        return await self._explained(model, V2Work(model, decode, encode).explained, version, terms, gone)
 
     async def generate_async(
         self,
@@ -293,8 +302,8 @@ class DataPlane:
         version: str | None,
         terms: Terms,
     ) -> tuple[Call, str | None]:
-        work = _V2Work(model, decode, encode)
-        version = self._version(model, version, terms, _V2Work(model, decode, encode).given)
+        work = V2Work(model, decode, encode)
+        version = self._version(model, version, terms, V2Work(model, decode, encode).given)
         return self._call(model, terms, work.given, work.finish), version
 
     def _v1(
@@ -304,14 +313,16 @@ class DataPlane:
         encode: Callable[[list[Any], str], Any],
         terms: Terms,
     ) -> tuple[Call, str | None]:
-        def given() -> Given:
-            return instances.arrays(decode()), NOTHING_ASKED
+        work = V1Work(decode, encode)
+        version = self._version(model, None, terms, work.given)
+        return self._call(model, terms, work.given, work.finish), version
 
-        def finish(answer: Answer, loaded: Loaded) -> Any:  # noqa: ANN401 - whatever encode gives
-            return encode(instances.predictions(answer.outputs), loaded.version)
-
-        version = self._version(model, None, terms, given)
-        return self._call(model, terms, given, finish), version
+    async def _explained(
+        self, model: str, explained: Callable[[Loaded], T], version: str | None, terms: Terms, gone: Gone | None
+    ) -> T:
+        version = self._version(model, version, terms)
+        answer: T = await self._awaited(self._call(model, terms, alone=explained), version, gone)
+        return answer
 
     def _call(
         self,
@@ -346,77 +357,6 @@ class DataPlane:
 
     def _shadow_failed(self, model: str, version: str, error: BaseException) -> None:
         self.metrics.shadow_failed(model, version, type(error).__name__)
-
-
-class _V2Work:
-    """The V2 side of one call."""
-
-    __slots__ = ("_decode", "_encode", "_model", "_request")
-
-    def __init__(
-        self, model: str, decode: Callable[[], InferRequest], encode: Callable[[InferResponse, InferRequest], Any]
-    ) -> None:
-        self._model, self._decode, self._encode = model, decode, encode
-
-    def given(self) -> Given:
-        """Read the request."""
-        self._request = request = self._decode()
-        return _arrays(request.inputs), _asked(request)
-
-    def finish(self, answer: Answer, loaded: Loaded) -> Any:  # noqa: ANN401 - whatever encode gives
-        """Write the response."""
-        return self._encode(_response(self._model, loaded.version, self._request, answer), self._request)
-
-
-def _explained(runtime: Runtime, body: Callable[[], bytes]) -> Mapping[str, Any]:
-    if type(runtime).explain is Runtime.explain:
-        # The model's not being one that explains comes before anything about the body.
-        return runtime.explain(V1Request(instances=[]))
-    return runtime.explain(v1.decode_request(body()))
-
-
-def _response(model: str, version: str, request: InferRequest, answer: Answer) -> InferResponse:
-    chosen = _chosen(answer.outputs, tuple(output.name for output in request.outputs))
-    return InferResponse(
-        model_name=model,
-        model_version=version,
-        id=request.id,
-        outputs=_tensors(chosen, answer.output_parameters),
-        parameters=answer.parameters,
-    )
-
-
-def _asked(request: InferRequest) -> Asked:
-    inputs = {tensor.name: tensor.parameters for tensor in request.inputs if tensor.parameters}
-    if not (inputs or request.parameters or request.outputs):
-        return NOTHING_ASKED
-    outputs = {output.name: output.parameters for output in request.outputs}
-    return Asked(parameters=request.parameters, inputs=inputs, outputs=outputs)
-
-
-def _arrays(tensors: tuple[Tensor, ...]) -> dict[str, NDArray[Any]]:
-    inputs: dict[str, NDArray[Any]] = {}
-    for tensor in tensors:
-        if tensor.name in inputs:
-            raise InvalidInput(f"tensor {tensor.name!r}: is given twice")
-        if not tensor.shape:
-            raise InvalidInput(f"tensor {tensor.name!r}: expected at least one dimension, got a scalar")
-        inputs[tensor.name] = tensor.data
-    return inputs
-
-
-def _chosen(outputs: Mapping[str, NDArray[Any]], wanted: tuple[str, ...]) -> Mapping[str, NDArray[Any]]:
-    unknown = [name for name in wanted if name not in outputs]
-    if unknown:
-        raise InvalidInput(f"outputs: unknown {unknown}; the model gives {list(outputs)}")
-    return {name: outputs[name] for name in wanted} if wanted else outputs
-
-
-def _tensors(outputs: Mapping[str, NDArray[Any]], parameters: Mapping[str, Mapping[str, Any]]) -> tuple[Tensor, ...]:
-    try:
-        return tuple(Tensor.of(name, array, parameters.get(name, {})) for name, array in outputs.items())
-    except (ProtocolError, TypeError) as exc:
-        raise PredictionFailed(f"the model's output has no V2 form: {exc}") from exc
 
 
 def _described(spec: TensorSpec) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.errors import Unsupported
-from inference.protocol.v1 import V1Request
 from inference.settings import ModelSettings, Trust
 from streams.errors import MissingExtra
 from streams.plugins import Folder
@@ -162,15 +161,21 @@ class Runtime(ABC):
         del prompt, parameters
         raise Unsupported("this model generates no text")
 
-    def explain(self, request: V1Request) -> Mapping[str, Any]:
-        """Answer a V1 explain call with an object that JSON can say. Only a model that explains itself has its own.
+    def explain(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Answer an explain call with an object of arrays, or of whatever JSON can say.
+
+        Only a model that explains itself has its own. `parameters` are V2's, or what else a V1 body holds.
 
         Raises:
             Unsupported: it does not; the service's explainer does.
-            InvalidInput: instances that the model does not take.
+            InvalidInput: inputs that the model does not take.
         """
-        del request
+        del inputs, parameters
         raise Unsupported("explain is not offered by a predictor; send it to the service's explainer")
+
+    def explains(self) -> bool:
+        """Say whether it has an own `explain`; an instance may know better than its class."""
+        return type(self).explain is not Runtime.explain
 
     def ready(self, model: str) -> bool:
         """Say whether what the model depends on outside of the process is there. Asked often; must not wait."""

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from inference.batching.caller import caller
 from inference.errors import ModelLoadFailed, PredictionFailed
 from inference.modelcode import ModelCode
-from inference.protocol.v1 import V1Request
 from inference.runtime import Answer, Arrays, Asked, Runtime, Source, TensorSpec, iris
 from inference.settings import TransformerSettings
 from inference.steps import Step, arrays, checked
@@ -124,11 +123,9 @@ class Transformer(Runtime):
 
     def answer(self, inputs: Arrays, asked: Asked) -> Answer:
         """Do the same for a call that says more than its data."""
-        value: Any = checked(inputs) if self._signature is None else self._signature.fit(inputs)
-        value = self._run(self._preprocess, value, asked)
+        only, value = self._prepared(inputs, asked)
         if self._predict is not None:
             return Answer(outputs=self._finished(self._run(self._predict, value, asked), asked))
-        only = next(iter(inputs)) if len(inputs) == 1 else _INPUT
         answer = self._behind.answer(arrays(value, only), self._passed_on(asked))
         if self._postprocess is None:
             return answer
@@ -141,9 +138,17 @@ class Transformer(Runtime):
         """Leave it to the model, where it is here."""
         return (self._inner.generate if self._inner else super().generate)(prompt, parameters)
 
-    def explain(self, request: V1Request) -> Mapping[str, Any]:
-        """Leave it to the model, where it is here."""
-        return (self._inner.explain if self._inner else super().explain)(request)
+    def explain(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Leave it to the model, where it is here; it gets what it would predict on."""
+        if self._inner is None:
+            return super().explain(inputs, parameters)
+        only, value = self._prepared(inputs, Asked(parameters=parameters))
+        given = fitted(arrays(value, only), as_bytes=self._inner.takes_bytes)
+        return self._inner.explain(given, parameters)
+
+    def explains(self) -> bool:
+        """Say whether the model is here and explains itself."""
+        return self._inner is not None and self._inner.explains()
 
     def ready(self, model: str) -> bool:
         """Say whether what is behind is ready."""
@@ -172,6 +177,11 @@ class Transformer(Runtime):
             self.takes_bytes = self._behind.takes_bytes
         if self._postprocess is None and self._predict is None:
             self.outputs = self.outputs or self._behind.outputs
+
+    def _prepared(self, inputs: Arrays, asked: Asked) -> tuple[str, Any]:
+        """Preprocess; give what came of it, and a name for it, should it have none."""
+        value: Any = checked(inputs) if self._signature is None else self._signature.fit(inputs)
+        return next(iter(inputs)) if len(inputs) == 1 else _INPUT, self._run(self._preprocess, value, asked)
 
     def _passed_on(self, asked: Asked) -> Asked:
         inputs = asked.inputs if self._preprocess is None else _NOTHING

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+import numpy as np
 import orjson
 
 from inference.protocol.errors import MalformedBody
@@ -67,11 +68,23 @@ def encode_response(predictions: Sequence[Any]) -> bytes:
     return _dumps({"predictions": predictions})
 
 
-def _dumps(fields: Mapping[str, Any]) -> bytes:
+def encode_object(fields: Any) -> bytes:  # noqa: ANN401 - whatever JSON can say
+    """Write whatever JSON can say, such as an explanation; see `encode_request`."""
+    return _dumps(fields)
+
+
+def _dumps(fields: Any) -> bytes:  # noqa: ANN401 - as above
     try:
-        return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY, default=_listed)
     except TypeError as exc:
         raise MalformedBody("body", f"has no JSON form: {exc}") from exc
+
+
+def _listed(value: object) -> Any:  # noqa: ANN401 - nested lists
+    # Arrays of text, and those that are not in memory order.
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
@@ -61,13 +62,17 @@ class V1:
 
     async def _explained(self, request: Request, body: Body, terms: Terms, gone: Gone) -> Response:
         model = request.path_params["model"]
-        return answers.json(dict(await self._plane.explain_v1_async(model, body, terms, gone)))
+        return await self._plane.explain_v1_async(model, lambda: v1.decode_request(body()), _explanation, terms, gone)
 
     def _readiness(self, request: Request) -> Response:
         model = request.path_params["model"]
         if not self._plane.model_ready(model):
             raise ModelNotReady(model)
         return answers.json({"name": model, "ready": True})
+
+
+def _explanation(fields: Mapping[str, Any], version: str) -> Response:
+    return answers.versioned(Response(v1.encode_object(fields), media_type=answers.JSON), version)
 
 
 def _encoded(predictions: list[Any], version: str) -> Response:

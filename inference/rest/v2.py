@@ -40,6 +40,8 @@ class V2:
         routes = APIRouter()
         add(routes, "POST", "/v2/models/{model}/infer", self.infer)
         add(routes, "POST", "/v2/models/{model}/versions/{version}/infer", self.infer)
+        add(routes, "POST", "/v2/models/{model}/explain", self.explain)
+        add(routes, "POST", "/v2/models/{model}/versions/{version}/explain", self.explain)
         add(routes, "GET", "/v2/health/live", self.live)
         add(routes, "GET", "/v2/health/ready", self.ready)
         add(routes, "GET", "/v2/models/{model}/ready", self.model_ready)
@@ -53,6 +55,10 @@ class V2:
     async def infer(self, request: Request) -> Response:
         """Predict on tensors, JSON or binary."""
         return await self._calls.infer(request, "v2", self._inferred)
+
+    async def explain(self, request: Request) -> Response:
+        """Explain, where the model itself can: a request as for `infer`, and what the model gives as outputs."""
+        return await self._calls.infer(request, "v2", self._explained)
 
     async def live(self, request: Request) -> Response:
         """Say that the process lives."""
@@ -83,6 +89,13 @@ class V2:
         model, version = _which(request)
         length = header_length(request)
         return await self._plane.answer_async(
+            model, lambda: v2.decode_request(body(), length), _encoded, version, terms, gone
+        )
+
+    async def _explained(self, request: Request, body: Body, terms: Terms, gone: Gone) -> Response:
+        model, version = _which(request)
+        length = header_length(request)
+        return await self._plane.explain_async(
             model, lambda: v2.decode_request(body(), length), _encoded, version, terms, gone
         )
 

@@ -1,4 +1,4 @@
-"""A Python class of the user's own: `load`, `preprocess`, `predict` and `postprocess`, each plain or a coroutine.
+"""A Python class of the user's own: `load`, `preprocess`, `predict`, `postprocess`, ..., each plain or a coroutine.
 
 The class lies in the model directory or in an installed package, and runs only with `--trusted`. docs/runtimes.md says
 what each method gets and gives. Nothing of it runs on the server's event loop.
@@ -6,7 +6,7 @@ what each method gets and gives. Nothing of it runs on the server's event loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from inference import options
 from inference.errors import ModelLoadFailed
 from inference.modelcode import ModelCode
 from inference.runtime import Answer, Arrays, Asked, Runtime, Source, iris
-from inference.steps import arrays, checked
+from inference.steps import Step, arrays, checked
 from inference.userobject import UserObject
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -79,6 +79,8 @@ class Custom(Runtime):
         self._object = UserObject(code, options.read(Options, source).arguments, "model")
         self._output_name = source.settings.output_name
         self._steps = [found for name in _STEPS if (found := self._object.step(name)) is not None]
+        self._prepares = sum(each.name == "preprocess" for each in self._steps)
+        self._explain = self._object.step("explain")
         self._generate = self._object.attribute("generate")
         if not self._generate and not any(each.name == "predict" for each in self._steps):
             raise ModelLoadFailed(f"{code.where}: expected a method predict(self, inputs), got none")
@@ -116,6 +118,19 @@ class Custom(Runtime):
             return super().generate(prompt, parameters)
         return self._object.pieces(self._generate(prompt, parameters))
 
+    def explain(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Have the class explain what `preprocess` gives; `postprocess` is for predictions."""
+        if self._explain is None:
+            return super().explain(inputs, parameters)
+        found: Mapping[str, Any] = self._gone_through(
+            [*self._steps[: self._prepares], self._explain], inputs, parameters
+        )
+        return found
+
+    def explains(self) -> bool:
+        """Say whether the class has an `explain`."""
+        return self._explain is not None
+
     def unload(self) -> None:
         """Have the class let go of what it holds, and forget its modules."""
         self._object.unload()
@@ -129,10 +144,13 @@ class Custom(Runtime):
         return {"measurements": rows}
 
     def _predicted(self, inputs: Arrays, parameters: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        return arrays(self._gone_through(self._steps, inputs, parameters), self._output_name)
+
+    def _gone_through(self, steps: Sequence[Step], inputs: Arrays, parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever the class gives
         value: Any = checked(inputs) if self._signature is None else self._signature.fit(inputs)
-        for each in self._steps:
+        for each in steps:
             value = self._object.run(each, value, parameters)
-        return arrays(value, self._output_name)
+        return value
 
 
 _STEPS: Final = ("preprocess", "predict", "postprocess")

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.protocol.v1 import V1Request
 from inference.runtime import Arrays, Runtime, Source
 
 DEADLINE_S = 30.0
@@ -48,11 +47,12 @@ class Gated(Runtime):
         (array,) = inputs.values()
         return {"output-0": array.sum(axis=1), "rows": np.arange(len(array))}
 
-    def explain(self, request: V1Request) -> Mapping[str, Any]:
+    def explain(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """Explain a sum by its parts."""
         if (self.directory / "fail").exists():
             raise RuntimeError("the gate fell")
-        return {"explanations": [list(row) for row in request.instances]}
+        (array,) = inputs.values()
+        return {"explanations": array, **parameters}
 
     @classmethod
     def example(cls, directory: Path) -> dict[str, NDArray[Any]]:

@@ -147,7 +147,7 @@ def test_models_without_text_say_so() -> None:
             with pytest.raises(Unsupported):
                 await anext(plane.generate_async("m", "hello", {}))
             with pytest.raises(Unsupported):
-                await plane.explain_v1_async("m", lambda: b"{}")
+                await plane.explain_v1_async("m", lambda: v1.decode_request(b"{}"), lambda *answer: answer)
 
     _run(main)
 

@@ -312,3 +312,39 @@ def test_a_transformer_needs_its_code(tmp_path: Path) -> None:
     with scripted(V1_ANSWER) as script, pytest.raises(AssertionError, match="transformer:Transformer"):  # noqa: SIM117 - two things
         with predictor(tmp_path / "empty", tmp_path, "--trusted", "--predictor_host", f"127.0.0.1:{script.port}"):
             pass
+
+
+def test_a_model_that_explains_itself_gets_what_it_would_predict_on(tmp_path: Path) -> None:
+    """The explanation of a model behind a transformer is of what preprocess gave."""
+    (tmp_path / "model.py").write_text(
+        "class Model:\n    def predict(self, inputs):\n        return inputs['x']\n"
+        "    def explain(self, inputs):\n        return {'saw': inputs['x'].tolist()}\n"
+    )
+    (tmp_path / "transformer.py").write_text(
+        "class Transformer:\n    def preprocess(self, inputs):\n        return {'x': inputs['x'] / 2}"
+    )
+    (tmp_path / SETTINGS_FILE).write_text('{"runtime": "custom", "transformer": "transformer:Transformer"}')
+    runtime = open_model(tmp_path, Trust(pickle=True))
+
+    assert runtime.explains()
+    assert runtime.explain({"x": np.array([4.0, 6.0])}, {}) == {"saw": [2.0, 3.0]}
+
+
+def test_bytes_reach_what_takes_them(tmp_path: Path) -> None:
+    """A class around a model that takes bytes gets text unless it takes bytes, too; the model always gets bytes."""
+    (tmp_path / "model.py").write_text(
+        "class Model:\n    takes_bytes = True\n    def predict(self, inputs):\n"
+        "        (items,) = inputs.values()\n        return [item[::-1] for item in items]\n"
+    )
+    (tmp_path / SETTINGS_FILE).write_text('{"runtime": "custom", "transformer": "transformer:Transformer"}')
+    given = []
+    for says in ("takes_bytes = True", "x = 1"):
+        (tmp_path / "transformer.py").write_text(
+            f"class Transformer:\n    {says}\n    def preprocess(self, inputs):\n        return inputs\n"
+        )
+        given.append(open_model(tmp_path, Trust(pickle=True)))
+    raw, text = given
+
+    assert (raw.takes_bytes, text.takes_bytes) == (True, False)
+    assert raw.predict({"x": np.array([b"\xff\x00"], object)})["output-0"].tolist() == [b"\x00\xff"]
+    assert text.predict({"x": np.array(["ab"], object)})["output-0"].tolist() == [b"ba"]

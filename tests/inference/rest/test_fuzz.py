@@ -40,7 +40,7 @@ SPECIFIED: Final = {
 """The paths that the specification names."""
 OTHERS: Final = {
     "/v1/models/{}:predict": "post", "/v1/models/{}:explain": "post", "/v1/models/{}": "get", "/v2/models": "get",
-    "/v2/repository/index": "post",
+    "/v2/models/{}/explain": "post", "/v2/models/{}/versions/{}/explain": "post", "/v2/repository/index": "post",
 }  # fmt: skip
 ALLOWED: Final = {200, 400, 404, 405, 413, 501, 503}
 """501: a call that the model does not offer; 503: a model that is not loaded."""

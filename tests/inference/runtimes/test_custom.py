@@ -339,3 +339,79 @@ def test_v1_has_no_form_for_bytes_that_are_no_text(tmp_path: Path) -> None:
     assert answer.status_code == 400
     assert "output 'image': element 1: expected UTF-8 text" in answer.json()["error"]
     assert "ask over V2" in answer.json()["error"]
+
+
+_EXPLAINS = """
+inputs = [{"name": "x", "datatype": "FP64", "shape": [-1, 2]}]
+
+def preprocess(self, inputs):
+    if (inputs["x"] < 0).any():
+        raise ValueError("x: expected numbers from 0 up")
+    return inputs["x"] * 2
+
+def predict(self, rows):
+    return rows.sum(axis=1)
+
+def postprocess(self, sums):
+    return {"sum": sums}
+
+@def explain(self, rows, parameters):
+    if parameters.get("fail"):
+        raise RuntimeError("no idea")
+    said = {"seed": parameters.get("seed", 0), "meta": {"by": "part"}, "odd": [[1], []]}
+    return {"parts": rows.T, "names": np.array(["left", "right"], object), **said}
+"""
+
+
+@pytest.mark.parametrize("asynchronous", ["", "async "])
+def test_a_class_that_explains_answers_v1_and_v2(tmp_path: Path, asynchronous: str) -> None:
+    """V1 gives its object as it is, V2 its entries as outputs; both go through preprocess, and know of parameters."""
+    _model(tmp_path, _EXPLAINS.replace("@", asynchronous))
+    tensor = {"name": "x", "datatype": "FP64", "shape": [2, 2], "data": [1, 2, 3, 4]}
+    with predictor(tmp_path, tmp_path, "--runtime", "custom", "--trusted") as server, server.client() as client:
+        over_v1 = client.post("/v1/models/m:explain", json={"instances": [[1, 2], [3, 4]], "seed": 7})
+        over_v2 = client.post("/v2/models/m/explain", json={"id": "a", "inputs": [tensor], "parameters": {"seed": 7}})
+        chosen = client.post(
+            "/v2/models/m/versions/1/explain", json={"inputs": [tensor], "outputs": [{"name": "parts"}]}
+        )
+        bad = client.post("/v1/models/m:explain", json={"instances": [[-1, 2]]})
+        failed = client.post("/v1/models/m:explain", json={"instances": [[1, 2]], "fail": True})
+
+    parts = [[2.0, 6.0], [4.0, 8.0]]
+    assert over_v1.json() == {
+        "parts": parts, "names": ["left", "right"], "seed": 7, "meta": {"by": "part"}, "odd": [[1], []],
+    }  # fmt: skip
+    assert over_v1.headers["x-sidelight-model-version"] == "1"
+    answer = over_v2.json()
+    assert (answer["id"], answer["model_version"]) == ("a", "1")
+    assert {output["name"]: output["data"] for output in answer["outputs"]} == {
+        "parts": [2.0, 6.0, 4.0, 8.0], "names": ["left", "right"], "seed": [7], "meta": ['{"by":"part"}'],
+        "odd": ["[[1],[]]"],
+    }  # fmt: skip
+    assert [output["name"] for output in chosen.json()["outputs"]] == ["parts"]
+    assert (bad.status_code, bad.json()) == (400, {"error": "inputs: x: expected numbers from 0 up"})
+    assert (failed.status_code, failed.json()) == (500, {"error": "RuntimeError : no idea"})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("3", "expected an object, got int"), ("{'a': object()}", "has no JSON form"), ("{1j: 2}", "has no JSON form")],
+)
+def test_explanations_that_are_none_are_the_models_failure(tmp_path: Path, given: str, expected: str) -> None:
+    """What is no object, or what JSON cannot say, is 500 with the reason."""
+    _model(tmp_path, f"def predict(self, inputs):\n    return [1]\ndef explain(self, inputs):\n    return {given}")
+    with predictor(tmp_path, tmp_path, "--runtime", "custom", "--trusted") as server, server.client() as client:
+        answer = client.post("/v1/models/m:explain", json={"instances": [1]})
+
+    assert answer.status_code == 500
+    assert expected in answer.json()["error"]
+
+
+def test_a_class_without_explain_says_so_before_anything_else(tmp_path: Path) -> None:
+    """501 with who explains, whatever the body."""
+    _model(tmp_path, "def predict(self, inputs):\n    return [1]")
+    with predictor(tmp_path, tmp_path, "--runtime", "custom", "--trusted") as server, server.client() as client:
+        answers = [client.post(f"/{path}", content=b"{}") for path in ("v1/models/m:explain", "v2/models/m/explain")]
+
+    assert [answer.status_code for answer in answers] == [501, 501]
+    assert "the service's explainer does" in answers[0].json()["error"]
