@@ -53,5 +53,8 @@ def application(plane: DataPlane, settings: ServerSettings) -> ASGIApp:
 async def _no_such_path(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    if error.status_code == HTTPStatus.NOT_FOUND and not request.url.path.startswith(("/v1/", "/v2/")):
+        # No protocol's path: KServe's servers answer so.
+        return answers.json({"detail": "Not Found"}, error.status_code)
     phrase = HTTPStatus(error.status_code).phrase
     return answers.json({"error": f"{phrase}: {request.method} {request.url.path}"}, error.status_code)

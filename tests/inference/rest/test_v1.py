@@ -147,11 +147,13 @@ def test_explain_is_not_offered(client: httpx.Client) -> None:
 
 
 def test_unknown_paths_and_methods(client: httpx.Client) -> None:
-    """What is not served is answered with the protocol's error object."""
-    missing = client.get("/v3/models")
+    """What is not served is answered with the protocol's error object; what is no protocol's path, as KServe does."""
+    missing = client.get("/v2/modells")
+    foreign = client.get("/v3/models")
     wrong = client.put(PREDICT, json={})
 
-    assert (missing.status_code, missing.json()) == (404, {"error": "Not Found: GET /v3/models"})
+    assert (missing.status_code, missing.json()) == (404, {"error": "Not Found: GET /v2/modells"})
+    assert (foreign.status_code, foreign.json()) == (404, {"detail": "Not Found"})
     assert (wrong.status_code, wrong.json()) == (405, {"error": f"Method Not Allowed: PUT {PREDICT}"})
 
 
