@@ -64,9 +64,11 @@ class ModelFolder:
             ModelLoadFailed: it cannot be read, or says what it cannot mean.
         """
         for name in ROLLOUT_FILES:
-            path = Path(self.path, name)
+            path = os.path.join(self.path, name)  # noqa: PTH118 - called for thousands
+            if not os.path.exists(path):  # noqa: PTH110 - as above
+                continue
             try:
-                return parse(path.read_bytes(), str(path))
+                return parse(Path(path).read_bytes(), path)
             except FileNotFoundError:
                 continue
             except OSError as exc:

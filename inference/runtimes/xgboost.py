@@ -7,6 +7,7 @@ Predictions are the booster's own, as KServe's server gives them: probabilities 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,7 +15,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from inference import options
+from inference import options, xgboost_dense
 from inference.categories import Categories
 from inference.errors import ModelLoadFailed
 from inference.runtime import Source, head, iris, library
@@ -40,8 +41,7 @@ class XGBoost(TabularRuntime):
         self._booster = booster
         self._margin = chosen_output(source.settings, ("predict", "raw"), source.path) == "raw"
         # Only trees can be predicted in place, and only that is safe from several threads.
-        config = orjson.loads(booster.save_config())
-        self.thread_safe = config["learner"]["gradient_booster"]["name"] != "gblinear"
+        self.thread_safe = not _linear(booster, source.path)
         features = tuple(booster.feature_names or ())
         if given := options.read(Options, source).categories:
             self.categories = Categories.read(given, source.settings.features or features, source.path)
@@ -60,7 +60,7 @@ class XGBoost(TabularRuntime):
     def load(cls, source: Source) -> Self:
         """Read a booster."""
         xgboost = library("xgboost")
-        booster = xgboost.Booster({"nthread": 1})
+        booster = xgboost.Booster()
         try:
             booster.load_model(source.path)
         except (xgboost.core.XGBoostError, ValueError, UnicodeDecodeError) as exc:
@@ -71,11 +71,7 @@ class XGBoost(TabularRuntime):
     def predict_table(self, table: NDArray[Any]) -> NDArray[Any]:
         """Predict; NaN is a missing value."""
         if self.thread_safe:
-            return np.asarray(
-                self._booster.inplace_predict(
-                    table, predict_type="margin" if self._margin else "value", validate_features=False
-                )
-            )
+            return xgboost_dense.predict(self._booster, table, margin=self._margin)
         matrix = library("xgboost").DMatrix(table, nthread=1)
         return np.asarray(self._booster.predict(matrix, output_margin=self._margin, validate_features=False))
 
@@ -87,6 +83,15 @@ class XGBoost(TabularRuntime):
         model.fit(rows, labels)
         model.save_model(directory / "model.ubj")
         return {"input-0": rows}
+
+
+def _linear(booster: Any, path: Path) -> bool:  # noqa: ANN401 - the library is imported late
+    """Tell a linear model. To write the configuration out takes as long as to load a small model: only few need it."""
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        if content.find(b"gblinear") < 0:
+            return False
+    config = orjson.loads(booster.save_config())
+    return bool(config["learner"]["gradient_booster"]["name"] == "gblinear")
 
 
 def _first_line(exc: BaseException) -> str:
