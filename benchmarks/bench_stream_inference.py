@@ -122,7 +122,7 @@ def trained(kind: str, folder: Path) -> Model:
     place = folder / kind
     place.mkdir()
     joblib.dump(estimator().fit(table, labels), place / "model.joblib")
-    runtime = open_model(place, Trust(pickle=True))
+    runtime = open_model(place, Trust(code=True))
     return Model(kind, place, width, *bare(runtime, width))
 
 

@@ -104,7 +104,7 @@ def open_repository(arguments: argparse.Namespace, link: Link | None = None) -> 
         UserError: none is named, one is named twice, or one cannot be loaded.
     """
     environment.one_native_thread()
-    trust = Trust(pickle=arguments.trusted, types=arguments.trusted_types)
+    trust = Trust(code=arguments.trusted, types=arguments.trusted_types)
     storage = _storage(arguments)
     addresses, folder = _addresses(arguments), getattr(arguments, "model_repository", None)
     if folder is None and (found := _repository_of_kserve(arguments)):

@@ -40,7 +40,7 @@ class ModelCode:
             raise ModelLoadFailed(f"{self.where}: expected module:Class")
         file = _file(self.directory, module.split("."))
         self.where = f"{file}: {attribute}" if file is not None else self.where
-        if not source.trust.pickle:
+        if not source.trust.code:
             raise UnsafeFormat(f"{self.where}: a model's class runs whatever code it holds; if you trust it: --trusted")
         self._folder = _Folder(f"_sidelight_model_{next(_numbers)}", self.directory) if file is not None else None
         self.kind = self._imported(module, attribute)

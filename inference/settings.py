@@ -87,7 +87,7 @@ class Trust:
     Never read from the model directory: who can write the file could write the permission.
     """
 
-    pickle: bool = False
+    code: bool = False
     """Load what runs code: joblib and pickle files, custom classes, PyTorch and TensorFlow models."""
     types: tuple[str, ...] = ()
     """Types beyond skops' own list that a .skops file may build, by full name."""

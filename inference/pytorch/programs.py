@@ -79,7 +79,7 @@ def read(
         ModelLoadFailed: it is no model, or its class or inputs are not what the settings say.
     """
     suffix = source.path.suffix
-    if not source.trust.pickle:
+    if not source.trust.code:
         raise UnsafeFormat(f"{source.path}: {_WHY[suffix]}; if you trust the file: --trusted")
     if suffix in WEIGHTS:
         return _weights(source, device, declared, model, arguments)

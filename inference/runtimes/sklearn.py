@@ -6,7 +6,7 @@ them, because loading those runs whatever code they hold.
 
 from __future__ import annotations
 
-import pickle  # only behind Trust.pickle
+import pickle  # only behind Trust.code
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,7 +93,7 @@ def _skops(source: Source) -> Any:  # noqa: ANN401 - any estimator
 
 
 def _pickled(source: Source) -> Any:  # noqa: ANN401 - any estimator
-    if not source.trust.pickle:
+    if not source.trust.code:
         raise UnsafeFormat(
             f"{source.path}: loading {source.path.suffix} runs whatever code the file holds; save the model with skops "
             "(skops.io.dump), or allow it for a file whose author you trust: --trusted"

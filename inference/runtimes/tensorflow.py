@@ -77,7 +77,7 @@ class TensorFlow(Runtime):
     @classmethod
     def load(cls, source: Source) -> Self:
         """Read a model from the folder that its graph lies in."""
-        if not source.trust.pickle:
+        if not source.trust.code:
             raise UnsafeFormat(
                 f"{source.path}: a SavedModel is a program that can read and write files; if you trust it: --trusted"
             )

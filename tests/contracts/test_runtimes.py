@@ -45,7 +45,7 @@ def _example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         pytest.skip(str(exc))
     for array in inputs.values():
         array.flags.writeable = False  # tensors from the wire are views of the body
-    return Example(kind, directory, _open(kind, directory, Trust(pickle=kind.runs_code)), inputs)
+    return Example(kind, directory, _open(kind, directory, Trust(code=kind.runs_code)), inputs)
 
 
 def _rows(inputs: dict[str, NDArray[Any]], rows: slice) -> dict[str, NDArray[Any]]:
@@ -108,7 +108,7 @@ def test_metadata_matches_predictions(example: Example) -> None:
 def test_loading_twice_gives_the_same_model(example: Example) -> None:
     """Two loads of one directory predict the same, bit by bit."""
     runtime, inputs = example.runtime, example.inputs
-    again = _open(example.kind, example.directory, Trust(pickle=example.kind.runs_code)).predict(inputs)
+    again = _open(example.kind, example.directory, Trust(code=example.kind.runs_code)).predict(inputs)
 
     for name, array in runtime.predict(inputs).items():
         np.testing.assert_array_equal(array, again[name])
@@ -131,7 +131,7 @@ def test_threads_get_their_own_answers(example: Example) -> None:
 
 def test_unloaded_models_can_be_loaded_again(example: Example) -> None:
     """Unloading lets go of one load, not of the file or of others' loads."""
-    trust = Trust(pickle=example.kind.runs_code)
+    trust = Trust(code=example.kind.runs_code)
     first = _open(example.kind, example.directory, trust)
     first.predict(example.inputs)
     first.unload()
@@ -185,4 +185,4 @@ def test_damaged_files_are_refused(example: Example, tmp_path: Path, damage: str
     good.write_bytes({"cut": content[: len(content) // 3], "noise": b"\x93\x01\xfe" * 300, "empty": b""}[damage])
 
     with pytest.raises(ModelLoadFailed, match=good.name):
-        _open(example.kind, folder, Trust(pickle=example.kind.runs_code))
+        _open(example.kind, folder, Trust(code=example.kind.runs_code))

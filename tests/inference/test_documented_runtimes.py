@@ -79,7 +79,7 @@ def test_the_exported_program_is_served(tmp_path: Path, monkeypatch: pytest.Monk
     """The program that exports a model does so, and what it saves is served."""
     monkeypatch.chdir(tmp_path)
     exec(_blocks("PyTorch", "python")[0], {})  # noqa: S102 - our own documentation
-    runtime = open_model(tmp_path, Trust(pickle=True))
+    runtime = open_model(tmp_path, Trust(code=True))
 
     assert runtime.predict({"instances": np.ones((5, 4))})["output-0"].shape == (5, 3)
 
@@ -89,7 +89,7 @@ def test_the_weights_are_served_by_their_class(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(_blocks("PyTorch", "python")[1])
     (shown,) = _settings("torch")
     (tmp_path / SETTINGS_FILE).write_text(json.dumps(shown))
-    code = ModelCode(shown["options"]["model"], Source(path=tmp_path, trust=Trust(pickle=True)))
+    code = ModelCode(shown["options"]["model"], Source(path=tmp_path, trust=Trust(code=True)))
     module: torch.nn.Module = code.build(shown["options"]["arguments"])
     save_file(module.state_dict(), tmp_path / "model.safetensors")
     rows = np.ones((2, 4), np.float32)
@@ -97,7 +97,7 @@ def test_the_weights_are_served_by_their_class(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = module(torch.from_numpy(rows))["scores"].numpy()
     np.testing.assert_allclose(
-        open_model(tmp_path, Trust(pickle=True)).predict({"x": rows})["scores"], expected, atol=0.05
+        open_model(tmp_path, Trust(code=True)).predict({"x": rows})["scores"], expected, atol=0.05
     )
 
 

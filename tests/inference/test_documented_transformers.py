@@ -28,7 +28,7 @@ def test_the_class_and_the_settings_belong_together(tmp_path: Path) -> None:
     RUNTIMES.find("sklearn").example(tmp_path)
     (tmp_path / "transformer.py").write_text(_blocks("python")[0])
     (tmp_path / SETTINGS_FILE).write_text(_blocks("json")[0])
-    runtime = open_model(tmp_path, Trust(pickle=True))
+    runtime = open_model(tmp_path, Trust(code=True))
 
     assert runtime.predict({"x": np.array([[66.0, 30.0, 56.0, 20.0]])})["kind"].tolist() == ["virginica"]
 
@@ -40,7 +40,7 @@ def test_the_lookup_is_the_examples(tmp_path: Path) -> None:
     RUNTIMES.find("sklearn").example(tmp_path)
 
     assert json.loads(shown) == json.loads(example)
-    assert open_model(tmp_path, Trust(pickle=True)).max_batch == 1
+    assert open_model(tmp_path, Trust(code=True)).max_batch == 1
 
 
 def test_the_manifest_has_a_transformer(tmp_path: Path) -> None:

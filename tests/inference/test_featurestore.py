@@ -46,7 +46,7 @@ def _looking(directory: Path, store: str, **arguments: Any) -> Iterator[Runtime]
     given = {"store": store, "entities": ["driver_id"], "features": _FEATURES, **arguments}
     spec = {"class": "inference.featurestore:Lookup", "arguments": given}
     (directory / SETTINGS_FILE).write_text(json.dumps({"transformer": spec}))
-    runtime = open_model(directory, Trust(pickle=True), ECHO)
+    runtime = open_model(directory, Trust(code=True), ECHO)
     yield runtime
     runtime.unload()
 

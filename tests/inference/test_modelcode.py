@@ -16,7 +16,7 @@ from inference.settings import Trust
 
 
 def _code(directory: Path, name: str = "model:Model", *, trusted: bool = True) -> ModelCode:
-    return ModelCode(name, Source(path=directory, trust=Trust(pickle=trusted)))
+    return ModelCode(name, Source(path=directory, trust=Trust(code=trusted)))
 
 
 def test_nothing_is_imported_without_trust(tmp_path: Path) -> None:

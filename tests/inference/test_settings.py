@@ -68,13 +68,13 @@ def test_runtime_acts(tmp_path: Path) -> None:
     inputs = RUNTIMES.find("custom").example(directory)
 
     with pytest.raises(ModelLoadFailed, match="expected a model file"):
-        open_model(directory, Trust(pickle=True))
+        open_model(directory, Trust(code=True))
     assert not holds_model(directory)
     (directory / SETTINGS_FILE).write_text('{"runtime": "python"}')
     assert holds_model(directory)
-    assert len(open_model(directory, Trust(pickle=True)).predict(inputs)["kind"]) == 150
+    assert len(open_model(directory, Trust(code=True)).predict(inputs)["kind"]) == 150
     with pytest.raises(ModelLoadFailed, match="expected a model file"):
-        open_model(directory, Trust(pickle=True), "sklearn")
+        open_model(directory, Trust(code=True), "sklearn")
 
 
 def test_output_name_acts(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def _around(directory: Path, code: str, settings: dict[str, Any] | None = None) 
     RUNTIMES.find("sklearn").example(directory)
     (directory / "transformer.py").write_text(code)
     (directory / SETTINGS_FILE).write_text(json.dumps({"transformer": "transformer:Transformer", **(settings or {})}))
-    return open_model(directory, Trust(pickle=True))
+    return open_model(directory, Trust(code=True))
 
 
 def _code(directory: Path, code: str) -> Path:
@@ -324,7 +324,7 @@ def test_a_model_that_explains_itself_gets_what_it_would_predict_on(tmp_path: Pa
         "class Transformer:\n    def preprocess(self, inputs):\n        return {'x': inputs['x'] / 2}"
     )
     (tmp_path / SETTINGS_FILE).write_text('{"runtime": "custom", "transformer": "transformer:Transformer"}')
-    runtime = open_model(tmp_path, Trust(pickle=True))
+    runtime = open_model(tmp_path, Trust(code=True))
 
     assert runtime.explains()
     assert runtime.explain({"x": np.array([4.0, 6.0])}, {}) == {"saw": [2.0, 3.0]}
@@ -342,7 +342,7 @@ def test_bytes_reach_what_takes_them(tmp_path: Path) -> None:
         (tmp_path / "transformer.py").write_text(
             f"class Transformer:\n    {says}\n    def preprocess(self, inputs):\n        return inputs\n"
         )
-        given.append(open_model(tmp_path, Trust(pickle=True)))
+        given.append(open_model(tmp_path, Trust(code=True)))
     raw, text = given
 
     assert (raw.takes_bytes, text.takes_bytes) == (True, False)

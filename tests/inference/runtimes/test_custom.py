@@ -32,7 +32,7 @@ def _model(directory: Path, body: str, settings: str = "{}") -> Runtime:
         f"import asyncio\nimport threading\nimport numpy as np\n\nclass Model:\n{lines}\n"
     )
     (directory / SETTINGS_FILE).write_text(settings)
-    return open_model(directory, Trust(pickle=True), "custom")
+    return open_model(directory, Trust(code=True), "custom")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_options_act(tmp_path: Path) -> None:
         '{"options": {"model": "adders:Adder", "arguments": {"add": 9}}, "output_name": "y"}'
     )
 
-    assert open_model(tmp_path, Trust(pickle=True), "custom").predict(_ROWS)["y"].tolist() == [10.0, 12.0]
+    assert open_model(tmp_path, Trust(code=True), "custom").predict(_ROWS)["y"].tolist() == [10.0, 12.0]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -55,7 +55,7 @@ def test_pickles_are_refused_unloaded(tmp_path: Path, name: str) -> None:
         open_model(directory, Trust())
     assert not planted.exists()
     with pytest.raises(ModelLoadFailed, match="expected an estimator that predicts"):
-        open_model(directory, Trust(pickle=True))
+        open_model(directory, Trust(code=True))
     assert planted.exists()
 
 
@@ -68,7 +68,7 @@ def test_pickles_load_when_trusted(tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(pickle.dumps(model))
     else:
         joblib.dump(model, tmp_path / name)
-    outputs = open_model(tmp_path, Trust(pickle=True)).predict({"x": rows})
+    outputs = open_model(tmp_path, Trust(code=True)).predict({"x": rows})
 
     np.testing.assert_array_equal(outputs["output-0"], model.predict(rows))
 
@@ -121,7 +121,7 @@ def test_every_part_runs_on_one_thread(tmp_path: Path) -> None:
     forest = RandomForestClassifier(n_estimators=3, n_jobs=4, random_state=0)
     model = VotingClassifier([("forest", forest)], n_jobs=4).fit(rows, labels)
     joblib.dump(model, tmp_path / "model.joblib")
-    runtime = open_model(tmp_path, Trust(pickle=True))
+    runtime = open_model(tmp_path, Trust(code=True))
     served = runtime._predict.__self__  # type: ignore[attr-defined]
 
     assert (served.n_jobs, served.estimators_[0].n_jobs) == (1, 1)

@@ -24,7 +24,7 @@ if importlib.util.find_spec("tensorflow") is None:
 
 import tensorflow as tf
 
-_TRUST = Trust(pickle=True)
+_TRUST = Trust(code=True)
 
 
 def _save(directory: Path, **functions: tuple[Callable[..., Any], dict[str, Any]]) -> None:

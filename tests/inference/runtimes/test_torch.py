@@ -23,7 +23,7 @@ from inference.runtime import ANY, RUNTIMES, Runtime, TensorSpec
 from inference.settings import SETTINGS_FILE, Trust
 from tests.inference.serving import predictor
 
-_TRUST = Trust(pickle=True)
+_TRUST = Trust(code=True)
 _ROWS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 _NETWORK = '''
 import torch
