@@ -35,6 +35,8 @@ class Choice:
     """The version that answers; None: the only one there is."""
     shadows: tuple[str, ...] = ()
     """Versions that get a copy of the request; their answers go nowhere."""
+    steady: bool = False
+    """Whether it is the same for all requests that ask for the same version, or for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class Routes:
         self.aliases = {**resolved, STABLE: self._resolved(model, rollout.stable, aliases)}
         self._canary = self._share(model, rollout.canary, aliases) if rollout.canary else None
         self._shadows = tuple(self._share(model, share, aliases) for share in rollout.shadows)
-        self._plain = Choice(self.aliases[STABLE] or None)
+        self._plain = Choice(self.aliases[STABLE] or None, steady=True)
 
     @property
     def wanted(self) -> tuple[str, ...]:

@@ -8,27 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
 
 import numpy as np
 
-from inference.kafka.requests import Ask, Body
+from inference.kafka.requests import Ask, Body, Raw, Table
+from inference.kafka.sheets import Answered, Part, Sheet
 from inference.protocol.tensors import Tensor
 from inference.protocol.v1 import V1Request
 from inference.protocol.v2 import InferRequest
-
-Outcome: TypeAlias = tuple[Tensor, ...] | list[Any]
-"""Tensors, or V1 predictions where the request was none of tensors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What a model made of a call."""
-
-    outcome: Outcome
-    version: str
-    at_us: int
-    """When, in microseconds since the epoch."""
 
 
 @dataclass(slots=True)
@@ -54,27 +41,34 @@ class Group:
 
     def request(self) -> Body:
         """Give all rows as one request."""
-        first = self.asks[0].request
         if len(self.asks) == 1:
-            return first
+            return self.asks[0].request
+        bodies = [ask.body for ask in self.asks]
+        raws = [body for body in bodies if isinstance(body, Raw)]
+        if len(raws) == len(bodies):
+            return Raw.joined(raws)
+        tables = [body for body in bodies if isinstance(body, Table)]
+        if len(tables) == len(bodies):
+            return Table.joined(tables)
+        first, requests = self.asks[0].request, [ask.request for ask in self.asks]
         if isinstance(first, V1Request):
-            rows = [row for ask in self.asks if isinstance(ask.request, V1Request) for row in ask.request.instances]
+            rows = [row for request in requests if isinstance(request, V1Request) for row in request.instances]
             return replace(first, instances=rows)
-        parts = [ask.request.inputs for ask in self.asks if isinstance(ask.request, InferRequest)]
+        parts = [request.inputs for request in requests if isinstance(request, InferRequest)]
         return InferRequest(inputs=tuple(map(_joined, zip(*parts, strict=True))), outputs=first.outputs)
 
-    def split(self, answered: Answered) -> list[Answered] | None:
+    def parts(self, answered: Answered) -> list[Part] | None:
         """Give each request its rows; None when the outputs are not by rows, and each has to go by itself."""
+        sheet = Sheet(answered)
         if len(self.asks) == 1:
-            return [answered]
+            return [Part(sheet)]
         outcome = answered.outcome
         lengths = [len(outcome)] if isinstance(outcome, list) else [len(item.data) for item in outcome if item.shape]
         if lengths != [self.rows] * (1 if isinstance(outcome, list) else len(outcome)):
             return None
         found, start = [], 0
         for ask in self.asks:
-            # Built anew: `replace` takes as long as all the rest of this.
-            found.append(Answered(_cut(outcome, start, start + ask.rows), answered.version, answered.at_us))
+            found.append(Part(sheet, start, start + ask.rows))
             start += ask.rows
         return found
 
@@ -82,14 +76,3 @@ class Group:
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     data = np.concatenate([tensor.data for tensor in tensors])
     return replace(tensors[0], data=data, shape=data.shape)
-
-
-def _cut(outcome: Outcome, start: int, end: int) -> Outcome:
-    if isinstance(outcome, list):
-        return outcome[start:end]
-    return tuple(_rows(tensor, start, end) for tensor in outcome)
-
-
-def _rows(tensor: Tensor, start: int, end: int) -> Tensor:
-    data = tensor.data[start:end]
-    return Tensor(name=tensor.name, datatype=tensor.datatype, shape=data.shape, data=data, parameters=tensor.parameters)

@@ -21,8 +21,9 @@ from inference.errors import (
     Overloaded,
     PredictionFailed,
 )
-from inference.kafka.batches import Answered, Outcome
-from inference.kafka.requests import Ask, Envelope
+from inference.kafka.envelopes import Envelope
+from inference.kafka.requests import Ask
+from inference.kafka.sheets import Answered, Outcome
 from inference.kafka.stage import Call, Side
 from inference.protocol.errors import ProtocolError
 from inference.protocol.v1 import V1Request
@@ -46,13 +47,14 @@ class PlaneModels:
     def side(self, ask: Ask) -> Side:
         """Say with which other requests one may be joined; see `inference.kafka.stage.Models`."""
         around = ask.envelope
-        choice = self._repository.choose(around.model, around.version, around.correlation.encode(), _headers(around))
+        model, version = around.head.model, around.head.version
+        choice = self._repository.choose(model, version, around.correlation.encode(), _headers(around))
         try:
-            loaded = self._repository.loaded(around.model, choice.version)
+            loaded = self._repository.loaded(model, choice.version)
         except ModelNotReady:
             # Loaded by the first call; until then nobody knows.
             return Side(choice, 1)
-        return Side(choice, loaded.settings.max_batch or loaded.runtime.max_batch)
+        return Side(choice, loaded.settings.max_batch or loaded.runtime.max_batch, choice.steady)
 
     def start(self, call: Call) -> _Answer:
         """Begin a call."""
@@ -78,8 +80,7 @@ class PlaneModels:
         around = call.around
         terms = Terms(
             key=around.correlation.encode(), headers=_headers(around), protocol="kafka",
-            size=len(around.event.data or b""), traceparent=around.event.text("traceparent"),
-            yielding=around.event.text("synthetic") == "true",
+            size=len(around.record.value or b""), traceparent=around.traceparent, yielding=around.head.synthetic,
         )  # fmt: skip
         outcome: Outcome
         if isinstance(call.request, V1Request):

@@ -1,153 +1,175 @@
-"""Records of the request topic → what is asked, of which model, and where the answer goes. Pure.
+"""Bodies of requests: V1 JSON, V2 JSON, V2 with binary tensors, or an Arrow IPC stream. Pure.
 
-A request is a CloudEvent, binary or structured, or a bare record whose headers say as much as HTTP's would. Its body is
-V1 JSON, V2 JSON, V2 with binary tensors, or an Arrow IPC stream. Next: `inference/kafka/batches.py`.
+What most bodies are, numbers in rows, is left as it is until it is known which requests are joined: making an array of
+each and then one of all costs more than all the rest. Next: `inference/kafka/batches.py`.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
+import numpy as np
+import orjson
+
 from inference import arrow, instances
-from inference.kafka.settings import StreamSettings
+from inference.kafka.envelopes import Envelope
 from inference.observations import body_of, protocol_of
 from inference.protocol import v1, v2
+from inference.protocol.datatypes import BF16, BYTES, WIDTH, numpy_dtype
 from inference.protocol.errors import MalformedBody
 from inference.protocol.tensors import Tensor
 from inference.protocol.v1 import V1Request
 from inference.protocol.v2 import InferRequest
 from inference.runtime import Arrays
-from streams.bindings import from_kafka
-from streams.errors import InvalidEvent
-from streams.events import (
-    CONTENT_ENCODING,
-    CORRELATION_ID,
-    INFERENCE_HEADER_LENGTH,
-    MODEL_NAME,
-    MODEL_VERSION,
-    NAMESPACE,
-    PATH,
-    REQUEST_TYPE,
-    SERVICE,
-    SYNTHETIC,
-    SYNTHETIC_HEADER,
-    TRACEPARENT,
-    Event,
-    Value,
-    parse_time,
-    stable_id,
-)
-from streams.stage import Record
 
 Body: TypeAlias = InferRequest | V1Request
+Key: TypeAlias = tuple[object, ...]
 
-REPLY_TOPIC: Final = "replytopic"
-_PATH: Final = re.compile(
-    r"/v1/models/(?P<v1>[^/:]+)(?::predict)?$"
-    r"|/v2/models/(?P<v2>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/infer)?$"
-)
-_STRUCTURED: Final = b"application/cloudevents"
-_SNIFF: Final = 1 << 16
-_EVENT: Final = frozenset({"ce_specversion", "ce_id", "ce_source", "ce_type"})
-# What a bare record says in headers, and the extension of an event that says the same. The last is Spring Kafka's.
-_PLAIN: Final = {
-    "x-request-id": CORRELATION_ID, "correlationid": CORRELATION_ID, "correlation-id": CORRELATION_ID,
-    "modelname": MODEL_NAME, "model-name": MODEL_NAME, "modelversion": MODEL_VERSION, "model-version": MODEL_VERSION,
-    "path": PATH, "traceparent": TRACEPARENT, "content-encoding": CONTENT_ENCODING,
-    "inference-header-content-length": INFERENCE_HEADER_LENGTH, SYNTHETIC_HEADER: SYNTHETIC,
-    "inferenceservicename": SERVICE, "namespace": NAMESPACE,
-    "reply-topic": REPLY_TOPIC, "replytopic": REPLY_TOPIC, "kafka_replytopic": REPLY_TOPIC,
-}  # fmt: skip
-_REPLY: Final = frozenset(name for name, means in _PLAIN.items() if means == REPLY_TOPIC)
-ECHOED: Final = frozenset({"kafka_correlationid"})
-"""Headers that come back as they were: Spring Kafka's clients know their answers by them."""
+_GZIP: Final = b"\x1f\x8b"
+_OBJECT: Final = b"{"
+_NUMBERS: Final = frozenset({float, int})
+_KEPT: Final = 256
+"""Most layouts that are kept in mind; more come only from clients that put something unique into each."""
+_SHORT: Final = 2_048
+"""Longest JSON of a layout that is kept."""
 
 
-class Unreadable(Exception):
-    """A record that asks nothing that can be understood: `reason` is a short word, `detail` says what and where."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The JSON in front of binary tensors, which many requests have alike."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
-    """What a record says around its body: enough to answer it, whatever the body turns out to be."""
-
-    record: Record
-    event: Event
-    """The request as an event; made up from headers and place where the record is none."""
-    structured: bool = False
-    bare: bool = False
-    reply_topic: str
-    model: str
-    version: str | None
-    at_us: int
-    """When the request was made."""
-    problem: Unreadable | None = None
-    """Why there is no use in reading on."""
-
-    @property
-    def correlation(self) -> str:
-        """What request and answer share."""
-        return self.event.correlation()
+    header: int
+    """Its length."""
+    size: int
+    """Of the whole body."""
+    tensors: tuple[tuple[Tensor, int, int], ...]
+    """Name, datatype and shape of each tensor, and where its bytes begin and end. Its data are another request's."""
+    request: InferRequest
+    """Whatever else it says, without tensors."""
+    key: Key
+    rows: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
+class Raw:
+    """Binary tensors that are still in their body."""
+
+    layout: Layout
+    body: bytes
+
+    def whole(self) -> InferRequest:
+        """Give them by themselves."""
+        return v2.decode_request(self.body, self.layout.header)
+
+    @staticmethod
+    def joined(raws: Sequence[Raw]) -> InferRequest:
+        """Give the rows of several, of one key, as one request."""
+        layouts = [raw.layout for raw in raws]
+        views = [memoryview(raw.body) for raw in raws]
+        tensors = []
+        for place, (like, _, _) in enumerate(layouts[0].tensors):
+            cuts = [layout.tensors[place][1:] for layout in layouts]
+            pieces = [view[start:end] for view, (start, end) in zip(views, cuts, strict=True)]
+            # A bytearray: models may write to what they are given.
+            data = np.frombuffer(bytearray().join(pieces), like.data.dtype).reshape(-1, *like.shape[1:])
+            tensors.append(Tensor(name=like.name, datatype=like.datatype, shape=data.shape, data=data))
+        return InferRequest(inputs=tuple(tensors), outputs=layouts[0].request.outputs)
+
+
+@dataclass(slots=True)
+class Table:
+    """V1 instances that are rows of numbers, all of one length."""
+
+    name: str
+    rows: list[list[float]]
+
+    def whole(self) -> InferRequest:
+        """Give them by themselves."""
+        return InferRequest(inputs=(Tensor.of(self.name, np.array(self.rows)),))
+
+    @staticmethod
+    def joined(tables: Sequence[Table]) -> InferRequest:
+        """Give the rows of several, of one key, as one request."""
+        return Table(tables[0].name, [row for table in tables for row in table.rows]).whole()
+
+
+@dataclass(slots=True)
 class Ask:
     """A request that has been read."""
 
     envelope: Envelope
     protocol: str
     """v1 or v2."""
-    request: Body
+    body: Body | Raw | Table
     binary: bool = False
     """Whether tensors came as bytes; then the answer's do, unless it asks otherwise."""
     arrow: bool = False
-    key: tuple[object, ...] = field(default=())
+    key: Key = ()
     """What has to be equal for two requests to be joined."""
     rows: int = 1
 
+    @property
+    def request(self) -> Body:
+        """Give what is asked."""
+        if isinstance(self.body, (Raw, Table)):
+            self.body = self.body.whole()
+        return self.body
 
-def envelope(record: Record, settings: StreamSettings) -> Envelope:
-    """Read what a record says around its body. Never fails: what is wrong is in `problem`."""
-    names = {name.lower() for name, _ in record.headers}
-    structured, problem = _is_structured(record), None
-    bare = not structured and not names & _EVENT
-    try:
-        event = _plain(record) if bare else from_kafka(record.headers, record.value)
-    except InvalidEvent as exc:
-        event, problem = _plain(record), Unreadable(exc.reason, exc.detail)
-    reply = settings.responses
-    wanted = event.text(REPLY_TOPIC) or _named_reply(record)
-    if _allowed(wanted, settings):
-        reply = wanted or reply
-    elif problem is None:
-        problem = Unreadable("reply-topic", f"topic {wanted!r} is not among those that requests may name")
-    model, version = _model(event, settings)
-    return Envelope(
-        record=record, event=event, structured=structured, bare=bare, reply_topic=reply, model=model,
-        version=version, at_us=_time(event, record), problem=problem,
-    )  # fmt: skip
+    @property
+    def said(self) -> InferRequest:
+        """Give what a V2 request says; its tensors may be missing."""
+        found = self.body.layout.request if isinstance(self.body, Raw) else self.request
+        assert isinstance(found, InferRequest)  # noqa: S101 - only V1 has the other kind
+        return found
+
+
+class Bodies:
+    """Reads bodies. One thread uses it; what it keeps in mind changes nothing but the time that it takes."""
+
+    def __init__(self) -> None:
+        self._layouts: dict[bytes, Layout] = {}
+
+    def read(self, around: Envelope) -> Ask:
+        """Read the body.
+
+        Raises:
+            ProtocolError: it does not follow its protocol.
+            InvalidInput: V1 instances that make no table.
+        """
+        head, body = around.head, around.record.value
+        if not head.plain or head.structured or not body or body[:2] == _GZIP or head.media == arrow.STREAM:
+            return read(around)
+        if head.length is not None and head.protocol != "v1":
+            return self._binary(around, body, head.length)
+        if head.protocol != "v2" and body[:1] == _OBJECT:
+            return _table(around, body) or read(around)
+        return read(around)
+
+    def _binary(self, around: Envelope, body: bytes, length: int) -> Ask:
+        layout = self._layouts.get(body[:length])
+        if layout is not None and layout.size == len(body):
+            return Ask(around, "v2", Raw(layout, body), binary=True, key=layout.key, rows=layout.rows)
+        ask = read(around)
+        found = _layout(ask, body, length)
+        if found is not None and length <= _SHORT:
+            if len(self._layouts) >= _KEPT:
+                self._layouts.clear()
+            self._layouts[body[:length]] = found
+        return ask
 
 
 def read(around: Envelope) -> Ask:
-    """Read the body.
-
-    Raises:
-        ProtocolError: it does not follow its protocol.
-        InvalidInput: V1 instances that make no table.
-    """
+    """Read the body, from nothing. Raises what `Bodies.read` raises."""
     event = around.event
     body = body_of(event)
-    media = (event.datacontenttype or "").partition(";")[0].strip().lower()
+    media = around.head.media
     if media == arrow.STREAM:
         return _v2(around, InferRequest(inputs=arrow.decode(body)), binary=True, arrow_body=True)
     if protocol_of(event, body) == "v2":
-        length = event.number(INFERENCE_HEADER_LENGTH)
+        length = around.head.length
         if length is None and media == "application/octet-stream":
             raise MalformedBody("Inference-Header-Content-Length", f"expected with {media}, got no such header")
         request = v2.decode_request(body, length)
@@ -155,9 +177,57 @@ def read(around: Envelope) -> Ask:
     return _v1(around, v1.decode_request(body))
 
 
+def _table(around: Envelope, body: bytes) -> Ask | None:
+    """Read V1 instances that are plain rows of numbers; None when they are anything else, or wrong."""
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if type(fields) is not dict or len(fields) != 1:
+        return None
+    ((name, rows),) = fields.items()
+    if name not in v1.KEYS or type(rows) is not list or not rows or type(rows[0]) is not list:
+        return None
+    width = len(rows[0])
+    floats = False
+    for row in rows:
+        if type(row) is not list or len(row) != width:
+            return None
+        kinds = set(map(type, row))
+        if not kinds <= _NUMBERS:
+            return None
+        floats = floats or float in kinds
+    # Whole numbers alone are another type, and it depends on their size which.
+    if not floats:
+        return None
+    key = "v2", ((name, "FP64", (width,)),), ()
+    return Ask(around, "v1", Table(name, rows), key=key, rows=len(rows))
+
+
+def _layout(ask: Ask, body: bytes, length: int) -> Layout | None:
+    """Make a layout of a request; None when its tensors are not all of numbers that only have to be looked at."""
+    request = ask.request
+    if not isinstance(request, InferRequest) or not ask.binary or not ask.key:
+        return None
+    tensors, end = [], length
+    for tensor in request.inputs:
+        if tensor.datatype in _ODD or not all(tensor.shape):
+            return None
+        start, end = end, end + WIDTH[tensor.datatype] * math.prod(tensor.shape)
+        empty = np.empty(0, numpy_dtype(tensor.datatype, tensor.name))
+        tensors.append((replace(tensor, data=empty), start, end))
+    if end != len(body):
+        return None
+    return Layout(length, end, tuple(tensors), replace(request, inputs=()), ask.key, ask.rows)
+
+
+_ODD: Final = frozenset({BYTES, BF16, "BOOL"})
+"""Datatypes whose bytes are translated, or checked."""
+
+
 def _v2(around: Envelope, request: InferRequest, *, binary: bool, arrow_body: bool = False) -> Ask:
     key, rows = _likeness(request)
-    return Ask(envelope=around, protocol="v2", request=request, binary=binary, arrow=arrow_body, key=key, rows=rows)
+    return Ask(around, "v2", request, binary=binary, arrow=arrow_body, key=key, rows=rows)
 
 
 def _v1(around: Envelope, request: V1Request) -> Ask:
@@ -166,14 +236,14 @@ def _v1(around: Envelope, request: V1Request) -> Ask:
     if tensors is not None:
         whole = InferRequest(inputs=tensors)
         key, rows = _likeness(whole)
-        return Ask(envelope=around, protocol="v1", request=whole, key=key, rows=rows)
+        return Ask(around, "v1", whole, key=key, rows=rows)
     kinds = tuple((name, array.dtype.kind, array.shape[1:]) for name, array in arrays.items())
     key = () if request.extra else ("v1", request.key, kinds)
     rows = instances.row_count(arrays)
-    return Ask(envelope=around, protocol="v1", request=request, key=key, rows=max(rows, 1))
+    return Ask(around, "v1", request, key=key, rows=max(rows, 1))
 
 
-def _likeness(request: InferRequest) -> tuple[tuple[object, ...], int]:
+def _likeness(request: InferRequest) -> tuple[Key, int]:
     """Give what has to be equal for requests to be joined, () when they cannot be; and the number of rows."""
     lengths = {tensor.shape[0] if tensor.shape else 0 for tensor in request.inputs}
     rows = lengths.pop() if len(lengths) == 1 else 0
@@ -197,62 +267,3 @@ def _tensors(arrays: Arrays) -> tuple[Tensor, ...] | None:
 
 def _all_raw(tensors: tuple[Tensor, ...]) -> bool:
     return all("binary_data_size" in tensor.parameters for tensor in tensors)
-
-
-def _is_structured(record: Record) -> bool:
-    for name, value in record.headers:
-        if name.lower() == "content-type":
-            return (value or b"").lstrip()[: len(_STRUCTURED)].lower() == _STRUCTURED
-    # The header is optional; what a body without one begins with decides, as for every consumer of ours.
-    head = (record.value or b"")[:_SNIFF]
-    return head.lstrip()[:1] == b"{" and b'"specversion"' in head
-
-
-def _plain(record: Record) -> Event:
-    """Make an event of a record that is none, or no valid one: what its headers say, and an id from its place."""
-    extensions: dict[str, Value] = {}
-    content_type: str | None = None
-    for name, raw in record.headers:
-        lower = name.lower()
-        text = (raw or b"").decode("utf-8", "replace")
-        if lower == "content-type":
-            content_type = content_type or text or None
-        elif text and (known := _PLAIN.get(lower.removeprefix("ce_"))) is not None:
-            extensions.setdefault(known, text)
-    if SYNTHETIC in extensions:
-        extensions[SYNTHETIC] = "false" if extensions[SYNTHETIC] in {"false", "0"} else "true"
-    identity = stable_id(record.topic, record.partition, record.offset)
-    return Event(
-        id=identity, source=f"/{record.topic}", type=REQUEST_TYPE, datacontenttype=content_type, extensions=extensions,
-        data=record.value,
-    )  # fmt: skip
-
-
-def _named_reply(record: Record) -> str:
-    """Give the topic that a header names which is no attribute of an event."""
-    for name, value in record.headers:
-        if value and name.lower() in _REPLY:
-            return value.decode("utf-8", "replace")
-    return ""
-
-
-def _allowed(topic: str, settings: StreamSettings) -> bool:
-    if not topic or topic == settings.responses:
-        return True
-    return any(topic.startswith(one[:-1]) if one.endswith("*") else topic == one for one in settings.reply_topics)
-
-
-def _model(event: Event, settings: StreamSettings) -> tuple[str, str | None]:
-    """Find the model: named, else in the path, else in a subject that is a path, else the default one."""
-    version = event.text(MODEL_VERSION) or None
-    if event.text(MODEL_NAME):
-        return event.text(MODEL_NAME), version
-    for path in (event.text(PATH), event.subject or ""):
-        found = _PATH.search(path)
-        if found is not None:
-            return found["v1"] or found["v2"], version or found["version"]
-    return settings.model, version
-
-
-def _time(event: Event, record: Record) -> int:
-    return record.timestamp_ms * 1000 if event.time is None else parse_time(event.time)

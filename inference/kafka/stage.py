@@ -15,9 +15,12 @@ from typing import Final, Protocol
 
 from inference.errors import InferenceError
 from inference.kafka.answers import Writer
-from inference.kafka.batches import Answered, Group
-from inference.kafka.requests import Ask, Body, Envelope, Unreadable, envelope, read
+from inference.kafka.batches import Group
+from inference.kafka.envelopes import Envelope, Unreadable
+from inference.kafka.heads import Envelopes
+from inference.kafka.requests import Ask, Bodies, Body
 from inference.kafka.settings import StreamSettings
+from inference.kafka.sheets import Answered, Part, Sheet
 from inference.protocol.errors import ProtocolError
 from inference.rest.answers import status_of
 from streams.deadletter import dead_letter
@@ -50,6 +53,8 @@ class Side:
     which: Hashable
     limit: int
     """Most rows that may be joined there; 1 is never."""
+    steady: bool = False
+    """Whether all requests for the same model and version go there, for now."""
 
 
 class Pending(Protocol):
@@ -86,13 +91,14 @@ class InferenceStage:
 
     def __init__(self, partition: int, settings: StreamSettings, models: Models) -> None:
         self._partition, self._settings, self._models = partition, settings, models
+        self._tools = _Tools(Envelopes(settings), Bodies(), Writer(settings))
         self._counts = dict.fromkeys(COUNTED, 0)
 
     def process(self, batch: Batch) -> Effects:
         """Answer requests; see `streams.stage.Stage`."""
         if not batch.records:
             return Effects()
-        turn = _Turn(self._settings, self._models, len(batch.records))
+        turn = _Turn(self._settings, self._models, self._tools, len(batch.records))
         for place, record in enumerate(batch.records):
             turn.take(place, record)
         outputs = turn.finish()
@@ -122,11 +128,22 @@ class InferenceStage:
         return dict(self._counts)
 
 
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    """What reads and writes, and keeps in mind what many records have alike."""
+
+    envelopes: Envelopes
+    bodies: Bodies
+    writer: Writer
+
+
 class _Turn:
     """One batch of records."""
 
-    def __init__(self, settings: StreamSettings, models: Models, records: int) -> None:
-        self._settings, self._models, self._writer = settings, models, Writer(settings)
+    def __init__(self, settings: StreamSettings, models: Models, tools: _Tools, records: int) -> None:
+        self._settings, self._models = settings, models
+        self._envelope, self._read, self._writer = tools.envelopes.read, tools.bodies.read, tools.writer
+        self._sides: dict[tuple[str, str | None], Side] = {}
         self.counts = dict.fromkeys(COUNTED, 0)
         self._outputs: list[list[Output]] = [[] for _ in range(records)]
         self._open: dict[Hashable, Group] = {}
@@ -135,14 +152,14 @@ class _Turn:
     def take(self, place: int, record: Record) -> None:
         """Read a record and put it to those that it goes with."""
         self.counts["in"] += 1
-        around = envelope(record, self._settings)
+        around = self._envelope(record)
         if around.problem is not None:
             self._unreadable(place, around, around.problem)
             return
         ask = None
         try:
-            ask = read(around)
-            side = self._models.side(ask)
+            ask = self._read(around)
+            side = self._side(ask)
         except ProtocolError as exc:
             self._unreadable(place, around, Unreadable("undecodable", str(exc)))
             return
@@ -153,7 +170,7 @@ class _Turn:
         if limit <= 1:
             self._launch(_alone(ask, place))
             return
-        key = (ask.envelope.model, ask.envelope.version, side.which, ask.key)
+        key = around.head.model, around.head.version, side.which, ask.key
         group = self._open.get(key)
         if group is not None and not group.takes(ask):
             self._launch(group)
@@ -173,6 +190,15 @@ class _Turn:
             self._land()
         return tuple(output for outputs in self._outputs for output in outputs)
 
+    def _side(self, ask: Ask) -> Side:
+        asked = ask.envelope.head.model, ask.envelope.head.version
+        side = self._sides.get(asked)
+        if side is None:
+            side = self._models.side(ask)
+            if side.steady:
+                self._sides[asked] = side
+        return side
+
     def _launch(self, group: Group) -> None:
         while len(self._flying) >= self._settings.in_flight:
             self._land()
@@ -183,18 +209,18 @@ class _Turn:
         group, pending = self._flying.popleft()
         self.counts["calls"] += 1
         try:
-            answers = group.split(pending.result())
+            parts = group.parts(pending.result())
         except (InferenceError, ProtocolError) as exc:
             if len(group.asks) == 1:
                 self._refuse(group.places[0], group.asks[0].envelope, exc, 0, group.asks[0])
                 return
-            answers = None
-        if answers is None:
+            parts = None
+        if parts is None:
             # Somebody's rows spoil it, or nobody knows whose outputs are whose: each by itself.
             self._one_by_one(group)
             return
-        for ask, place, answered in zip(group.asks, group.places, answers, strict=True):
-            self._answer(place, ask, answered)
+        for ask, place, part in zip(group.asks, group.places, parts, strict=True):
+            self._answer(place, ask, part)
 
     def _one_by_one(self, group: Group) -> None:
         for ask, place in zip(group.asks, group.places, strict=True):
@@ -205,13 +231,13 @@ class _Turn:
             except (InferenceError, ProtocolError) as exc:
                 self._refuse(place, ask.envelope, exc, 0, ask)
             else:
-                self._answer(place, ask, answered)
+                self._answer(place, ask, Part(Sheet(answered)))
 
-    def _answer(self, place: int, ask: Ask, answered: Answered) -> None:
+    def _answer(self, place: int, ask: Ask, part: Part) -> None:
         try:
-            outputs = self._writer.answer(ask, answered)
+            outputs = self._writer.answer(ask, part)
         except ProtocolError as exc:
-            self._refuse(place, ask.envelope, exc, answered.at_us, ask)
+            self._refuse(place, ask.envelope, exc, part.sheet.answered.at_us, ask)
             return
         self._outputs[place] = outputs
         self.counts["answered"] += 1
@@ -242,4 +268,4 @@ def _alone(ask: Ask, place: int) -> Group:
 
 def _call(group: Group) -> Call:
     around = group.asks[0].envelope
-    return Call(around.model, around.version, group.request(), around, group.rows)
+    return Call(around.head.model, around.head.version, group.request(), around, group.rows)

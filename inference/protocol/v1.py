@@ -12,7 +12,7 @@ import orjson
 
 from inference.protocol.errors import MalformedBody
 
-_KEYS: Final = ("instances", "inputs")
+KEYS: Final = ("instances", "inputs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ def decode_request(body: bytes) -> V1Request:
         MalformedBody: no JSON object, or none of 'instances' and 'inputs', or no list under it.
     """
     fields = _object(body)
-    keys = [key for key in _KEYS if key in fields]
+    keys = [key for key in KEYS if key in fields]
     if not keys:
         raise MalformedBody("body", f"expected 'instances' or 'inputs', got {_keys(fields)}")
     instances = fields[keys[0]]

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from inference import arrow
 from inference.dataplane import DataPlane
 from inference.errors import ModelNotReady
-from inference.kafka.batches import Answered
 from inference.kafka.plane import PlaneModels
 from inference.kafka.requests import Ask
 from inference.kafka.settings import StreamSettings
+from inference.kafka.sheets import Answered
 from inference.kafka.stage import Call, InferenceStage, Side
 from inference.metrics import PredictorMetrics
 from inference.observations import ArrowCodec, decode_rows
@@ -29,6 +29,7 @@ from inference.runtimes.sklearn import SKLearn
 from streams.assembler import Assembler
 from streams.bindings import from_kafka, to_kafka
 from streams.errors import NotNow, StreamError
+from streams.events import Event, canonical
 from streams.hosts.memory import MemoryHost
 from streams.hosts.runner import Abandoned, RunnerSettings
 from streams.publishers.memory import MemoryLog, MemoryPublisher
@@ -492,3 +493,24 @@ def _hosted(log: MemoryLog, topic: str, factory: StageFactory) -> dict[str, int]
 def _rows(record: Record) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = decode_rows(record.value or b"").to_pylist()
     return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_is_the_event_that_is_logged(summing: Noted, kind: str) -> None:
+    """The answer, whose common headers are written once, says what the response for the detectors says."""
+    extra = {"traceparent": "00-1-2-01", "path": "/v2/models/m/infer" if "v2" in kind or kind == "arrow" else ""}
+    asked = [
+        asking.request("requests", kind, ROWS, f"c{n}", b"k", **{name: text for name, text in extra.items() if text})
+        for n in range(3)
+    ]  # fmt: skip
+    logged = replace(SETTINGS, payloads="payloads")
+    quick = [asking.told(output).event for output in outputs_of(summing, asked)]
+    events = [asking.told(o).event for o in outputs_of(summing, asked, logged) if o.topic == "answers"]
+
+    assert [_timeless(event) for event in quick] == [_timeless(event) for event in events]
+    assert {event.text("traceparent") for event in quick} == {"00-1-2-01"}
+
+
+def _timeless(event: Event) -> Event:
+    extensions = {name: canonical(value) for name, value in event.extensions.items() if name != "latencyus"}
+    return replace(event, time=None, extensions=extensions)
