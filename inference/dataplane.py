@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from inference.protocol.v2 import InferRequest, InferResponse
 from inference.repository import IndexEntry, Lease, Loaded, Repository
 from inference.runtime import Answer, TensorSpec
 from inference.settings import ServerSettings
+from inference.shadows import Copy, Shadows, V1Copy, V2Copy
 from inference.siblings import Siblings
 from inference.tracing import Tracing
 from inference.work import V1Work, V2Work
@@ -65,6 +65,7 @@ class DataPlane:
             repository, metrics, threads=settings.threads, queue=settings.queue, queue_bytes=settings.queue_bytes,
             timeout_s=settings.timeout_s, yielding_every=settings.yielding_every, enter=enter,
         )  # fmt: skip
+        self.shadows = Shadows(self.batcher, metrics, settings.timeout_s)
         self.draining = False
         """Set when the process is about to end: nothing is ready any more, but requests are still answered."""
 
@@ -178,8 +179,10 @@ class DataPlane:
         """
 
         def begin(loaded: Loaded) -> Iterator[str]:
-            chosen(loaded.version)
-            return loaded.runtime.generate(prompt, parameters)
+            text = loaded.runtime.generate(prompt, parameters)
+            # One that comes from another server may say which version makes it there.
+            chosen(getattr(text, "version", "") or loaded.version)
+            return text
 
         stream = Stream(begin)
         call = self._call(model, terms, alone=stream.produce)
@@ -303,7 +306,7 @@ class DataPlane:
         terms: Terms,
     ) -> tuple[Call, str | None]:
         work = V2Work(model, decode, encode)
-        version = self._version(model, version, terms, V2Work(model, decode, encode).given)
+        version = self._version(model, version, terms, partial(V2Copy, model, decode))
         return self._call(model, terms, work.given, work.finish), version
 
     def _v1(
@@ -314,7 +317,7 @@ class DataPlane:
         terms: Terms,
     ) -> tuple[Call, str | None]:
         work = V1Work(decode, encode)
-        version = self._version(model, None, terms, work.given)
+        version = self._version(model, None, terms, partial(V1Copy, decode))
         return self._call(model, terms, work.given, work.finish), version
 
     async def _explained(
@@ -336,27 +339,13 @@ class DataPlane:
         return Call(model, decode, finish, alone=alone, terms=terms, timeout_s=self.batcher.timeout_s)
 
     def _version(
-        self, model: str, version: str | None, terms: Terms, decode: Callable[[], Given] | None = None
+        self, model: str, version: str | None, terms: Terms, copy: Callable[[], Copy] | None = None
     ) -> str | None:
         """Ask the model's rollout who answers, and send the shadows their copies."""
         choice = self._repository.choose(model, version, terms.key, terms.headers)
-        if decode is not None:
-            for shadow in choice.shadows:
-                self._shadow(model, shadow, terms, decode)
+        if copy is not None and choice.shadows:
+            self.shadows.send(model, choice.shadows, terms, copy)
         return choice.version
-
-    def _shadow(self, model: str, version: str, terms: Terms, decode: Callable[[], Given]) -> None:
-        call = self._call(
-            model, replace(terms, yielding=True, protocol="shadow"), decode, lambda _answer, _loaded: None
-        )
-        call.failed = partial(self._shadow_failed, model, version)
-        try:
-            self.batcher.start(call, version)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the caller's own answer must not suffer
-            self._shadow_failed(model, version, exc)
-
-    def _shadow_failed(self, model: str, version: str, error: BaseException) -> None:
-        self.metrics.shadow_failed(model, version, type(error).__name__)
 
 
 def _described(spec: TensorSpec) -> dict[str, Any]:

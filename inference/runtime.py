@@ -82,6 +82,8 @@ class Answer:
     """Of the response."""
     output_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _NOTHING)
     """Of each output that has some."""
+    version: str = ""
+    """Of the model that predicted, where another server's did; empty: this one's."""
 
 
 class Runtime(ABC):

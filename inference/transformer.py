@@ -132,10 +132,12 @@ class Transformer(Runtime):
         given = fitted(answer.outputs, as_bytes=True) if self._wants_bytes else answer.outputs
         outputs = self._finished(dict(given), asked)
         kept = {name: given for name, given in answer.output_parameters.items() if name in outputs}
-        return Answer(outputs=outputs, parameters=answer.parameters, output_parameters=kept)
+        return replace(answer, outputs=outputs, output_parameters=kept)
 
     def generate(self, prompt: str, parameters: Mapping[str, Any]) -> Iterator[str]:
-        """Leave it to the model, where it is here."""
+        """Leave it to the model, wherever it is."""
+        if self._link is not None:
+            return self._link.generate(_model(), prompt, parameters)
         return (self._inner.generate if self._inner else super().generate)(prompt, parameters)
 
     def explain(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Mapping[str, Any]:

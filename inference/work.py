@@ -41,7 +41,7 @@ class V1Work:
 
     def finish(self, answer: Answer, loaded: Loaded) -> Any:  # noqa: ANN401 - whatever encode gives
         """Write the response."""
-        return self._encode(instances.predictions(answer.outputs), loaded.version)
+        return self._encode(instances.predictions(answer.outputs), answer.version or loaded.version)
 
     def explained(self, loaded: Loaded) -> Any:  # noqa: ANN401 - whatever encode gives
         """Have the model explain; write what it gives."""
@@ -71,7 +71,9 @@ class V2Work:
 
     def finish(self, answer: Answer, loaded: Loaded) -> Any:  # noqa: ANN401 - whatever encode gives
         """Write the response."""
-        return self._encode(_response(self._model, loaded.version, self._request, answer), self._request)
+        return self._encode(
+            _response(self._model, answer.version or loaded.version, self._request, answer), self._request
+        )
 
     def explained(self, loaded: Loaded) -> Any:  # noqa: ANN401 - whatever encode gives
         """Have the model explain; write what it gives as tensors."""

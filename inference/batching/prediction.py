@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from inference.batching import joining
@@ -92,15 +93,14 @@ class Prediction:
         self._lane.joined(well=True)
         for call, outputs in zip(calls, parts, strict=True):
             call.together = len(calls)
-            own = Answer(outputs=outputs, parameters=answer.parameters, output_parameters=answer.output_parameters)
-            call.complete(own, lease.loaded, compute_s, computed)
+            call.complete(replace(answer, outputs=outputs), lease.loaded, compute_s, computed)
         self._noted(calls, rows, compute_s)
         return True
 
     def _single(self, lease: Lease, call: Call) -> None:
         try:
             if call.alone is not None:
-                with lease.turn:
+                with on_behalf_of(lease.loaded.runtime, [call]), lease.turn:
                     call.result = call.alone(lease.loaded)
                 return
             assert call.inputs is not None  # noqa: S101 - it was read
@@ -127,8 +127,7 @@ class Prediction:
                 log.warning("model %s: batches are no longer padded: %s", lease.loaded.runtime.platform, exc)
                 self._lane.pad_to = ()
                 return self._predict(lease, inputs, asked, rows)
-            cut = joining.cut(answer.outputs, rows)
-            answer = Answer(outputs=cut, parameters=answer.parameters, output_parameters=answer.output_parameters)
+            answer = replace(answer, outputs=joining.cut(answer.outputs, rows))
         return answer, compute_s
 
     def _translated(self, call: Call, error: BaseException) -> BaseException:

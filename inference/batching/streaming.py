@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any, Final
 
 from inference.repository import Loaded
@@ -37,8 +37,9 @@ class Stream:
                 with contextlib.suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
         finally:
-            if isinstance(made, Generator):
-                made.close()
+            close = getattr(made, "close", None)
+            if close is not None:
+                close()
 
     async def pieces(self, production: Awaitable[Any]) -> AsyncGenerator[str, None]:
         """Give the pieces as they come; raises what the model raised after those that it made."""

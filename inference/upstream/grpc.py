@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from inference.errors import PredictorFailed, PredictorRefused, PredictorUnavailable
+from inference.errors import PredictorFailed, PredictorRefused, PredictorUnavailable, Unsupported
 from inference.protocol.errors import ProtocolError
 from inference.protocol.grpc_codec import decode_response, encode_request
 from inference.protocol.grpc_messages import MESSAGES, SERVICE
 from inference.runtime import Answer, Arrays, library
 from inference.upstream.settings import UpstreamSettings
-from inference.upstream.wire import Passing, arrays_of, request_of
+from inference.upstream.text import Text
+from inference.upstream.wire import Passing, answer_of, request_of
 
 _REFUSALS: Final = {
     "INVALID_ARGUMENT": 400,
@@ -53,7 +54,14 @@ class GrpcWire:
         except ProtocolError as exc:
             raise PredictorFailed(f"{self._named()} gave no V2 answer: {exc}") from exc
         described = {tensor.name: tensor.parameters for tensor in response.outputs if tensor.parameters}
-        return Answer(outputs=arrays_of(response.outputs), parameters=response.parameters, output_parameters=described)
+        return answer_of(model, response, response.parameters, described, response.model_version or "")
+
+    def generate(
+        self, model: str, prompt: str, parameters: Mapping[str, Any], head: Mapping[str, str], left_s: float
+    ) -> Text:
+        """Refuse: texts come over REST."""
+        del model, prompt, parameters, head, left_s
+        raise Unsupported("a transformer passes texts on over REST alone: --predictor_protocol v2")
 
     def ready(self, model: str, left_s: float) -> bool:
         """Ask whether the model is ready."""

@@ -7,12 +7,15 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from inference.upstream.settings import UpstreamSettings
 
 _PIECE = 1 << 20
+_Sent: TypeAlias = tuple[str, str, bytes | None, Mapping[str, str]]
+"""Method, path, body, headers."""
 
 
 class NotReached(Exception):
@@ -36,6 +39,15 @@ class HttpAnswer:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class HttpStream:
+    """An answer whose body is still coming; `pieces` is to be read to its end or closed."""
+
+    status: int
+    head: Mapping[str, str]
+    pieces: Generator[bytes, None, None]
+
+
 class Connections:
     """Each request takes a connection that is idle, or a new one."""
 
@@ -53,10 +65,53 @@ class Connections:
             TimeoutError: not done in time.
         """
         until = time.monotonic() + left_s
+        connection, answer = self._answered((method, path, body, head), until)
+        try:
+            content = _read(connection, answer, until)
+        except (http.client.HTTPException, OSError) as exc:
+            raise self._given_up(connection, exc) from exc
+        self._done(connection, answer)
+        return HttpAnswer(answer.status, _head(answer), content)
+
+    def stream(self, method: str, path: str, body: bytes | None, head: Mapping[str, str], left_s: float) -> HttpStream:
+        """Send a request and read the answer as it comes. Raises what `request` raises, also while it is read."""
+        until = time.monotonic() + left_s
+        connection, answer = self._answered((method, path, body, head), until)
+        return HttpStream(answer.status, _head(answer), self._pieces(connection, answer, until))
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while (connection := self._take()) is not None:
+            connection.close()
+
+    def _pieces(
+        self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, until: float
+    ) -> Generator[bytes, None, None]:
+        whole = False
+        try:
+            if not answer.chunked and answer.length is not None:
+                yield _read(connection, answer, until)
+            else:
+                while piece := answer.read1(_PIECE):
+                    yield piece
+                    if connection.sock is not None:
+                        connection.sock.settimeout(_left(until))
+            whole = True
+        except (http.client.HTTPException, OSError) as exc:
+            raise self._given_up(connection, exc) from exc
+        finally:
+            if whole:
+                self._done(connection, answer)
+            else:
+                # Closed, it tells the server that nobody reads any more.
+                answer.close()
+                connection.close()
+
+    def _answered(self, sent: _Sent, until: float) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         kept = self._take()
         if kept is not None:
             try:
-                return self._exchange(kept, (method, path, body, head), until)
+                return kept, self._exchange(kept, sent, until)
             except _Unanswered:
                 # The server ended it while it was idle, as servers do: that is no answer to this request.
                 pass
@@ -68,39 +123,26 @@ class Connections:
         except OSError as exc:
             raise NotReached(str(exc)) from exc
         try:
-            return self._exchange(connection, (method, path, body, head), until)
+            return connection, self._exchange(connection, sent, until)
         except _Unanswered as exc:
             raise Broken(str(exc)) from exc
 
-    def close(self) -> None:
-        """Close what is idle."""
-        while (connection := self._take()) is not None:
-            connection.close()
-
-    def _exchange(
-        self,
-        connection: http.client.HTTPConnection,
-        sent: tuple[str, str, bytes | None, Mapping[str, str]],
-        until: float,
-    ) -> HttpAnswer:
+    def _exchange(self, connection: http.client.HTTPConnection, sent: _Sent, until: float) -> http.client.HTTPResponse:
         method, path, body, head = sent
         try:
             connection.sock.settimeout(_left(until))
             connection.request(method, path, body, dict(head))
             connection.sock.settimeout(_left(until))
-            answer = connection.getresponse()
+            return connection.getresponse()
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as exc:
             connection.close()
             raise _Unanswered(str(exc)) from exc
         except (http.client.HTTPException, OSError) as exc:
             raise self._given_up(connection, exc) from exc
-        try:
-            content = _read(connection, answer, until)
-        except (http.client.HTTPException, OSError) as exc:
-            raise self._given_up(connection, exc) from exc
+
+    def _done(self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse) -> None:
         if not answer.will_close and connection.sock is not None:
             self._keep(connection)
-        return HttpAnswer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, content)
 
     def _given_up(self, connection: http.client.HTTPConnection, error: Exception) -> Exception:
         connection.close()
@@ -122,6 +164,10 @@ class Connections:
                 self._idle.append(connection)
                 return
         connection.close()
+
+
+def _head(answer: http.client.HTTPResponse) -> dict[str, str]:
+    return {name.lower(): value for name, value in answer.getheaders()}
 
 
 def _read(connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, until: float) -> bytes:

@@ -10,11 +10,11 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from inference.batching.caller import caller
 from inference.batching.terms import USUAL, Terms
@@ -22,8 +22,11 @@ from inference.errors import DeadlineExceeded, InferenceError
 from inference.runtime import Answer, Arrays
 from inference.upstream.rest import RestWire
 from inference.upstream.settings import Protocol, UpstreamSettings
+from inference.upstream.text import Text
 from inference.upstream.wire import Passing, Wire
 from streams.events import SYNTHETIC_HEADER, SYNTHETIC_PARAMETER
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,17 @@ class Link:
             PredictorFailed: it failed, or what came back is no answer.
             DeadlineExceeded: no answer in time.
         """
+        return self._asked(parameters, lambda head, left: self._wire.infer(model, inputs, parameters, head, left))
+
+    def generate(self, model: str, prompt: str, parameters: Mapping[str, Any]) -> Text:
+        """Have the predictor make a text; give it when its first piece has come. Raises what `infer` raises.
+
+        Raises:
+            Unsupported: the protocol has no way for texts.
+        """
+        return self._asked(parameters, lambda head, left: self._wire.generate(model, prompt, parameters, head, left))
+
+    def _asked(self, parameters: Mapping[str, Any], ask: Callable[[Mapping[str, str], float], T]) -> T:
         asking = caller()
         terms = USUAL if asking is None else asking.terms
         begun = time.monotonic()
@@ -76,7 +90,7 @@ class Link:
             if left <= 0:
                 break
             try:
-                return self._wire.infer(model, inputs, parameters, head_of(terms, parameters, left), left)
+                return ask(head_of(terms, parameters, left), left)
             except Passing as exc:
                 pause = max(exc.after_s, _FIRST_PAUSE_S * 2**attempt * (0.5 + self._jitter.random() / 2))
                 if attempt == self.settings.retries or pause >= until - time.monotonic():

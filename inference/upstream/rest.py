@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
@@ -11,7 +12,7 @@ import numpy as np
 import orjson
 
 from inference import instances
-from inference.errors import PredictorFailed, PredictorRefused, PredictorUnavailable
+from inference.errors import PredictionFailed, PredictorFailed, PredictorRefused, PredictorUnavailable
 from inference.protocol import v1, v2
 from inference.protocol.errors import ProtocolError
 from inference.protocol.v1 import V1Request
@@ -19,7 +20,9 @@ from inference.runtime import Answer, Arrays
 from inference.texts import decoded
 from inference.upstream.http import Broken, Connections, HttpAnswer, NotReached
 from inference.upstream.settings import Protocol, UpstreamSettings
-from inference.upstream.wire import Passing, arrays_of, request_of
+from inference.upstream.text import Text
+from inference.upstream.wire import Passing, answer_of, request_of
+from streams.events import MODEL_VERSION_HEADER
 
 _LENGTH: Final = "inference-header-content-length"
 _JSON: Final = {"content-type": "application/json"}
@@ -44,6 +47,22 @@ class RestWire:
         if self._settings.protocol is Protocol.V1:
             return self._v1(model, inputs, head, left_s)
         return self._v2(model, inputs, parameters, head, left_s)
+
+    def generate(
+        self, model: str, prompt: str, parameters: Mapping[str, Any], head: Mapping[str, str], left_s: float
+    ) -> Text:
+        """Have a text made; see `Wire`."""
+        path = f"/v2/models/{quote(model, safe='')}/generate_stream"
+        try:
+            body = orjson.dumps({"text_input": prompt, "parameters": dict(parameters)})
+        except TypeError as exc:
+            raise PredictionFailed(f"what is sent to the predictor has no JSON form: {exc}") from exc
+        with self._translated():
+            stream = self._connections.stream("POST", path, body, {**head, **_JSON}, left_s)
+            if stream.status != HTTPStatus.OK:
+                self._check(HttpAnswer(stream.status, stream.head, b"".join(stream.pieces)))
+        version = stream.head.get(MODEL_VERSION_HEADER, "")
+        return Text(stream.pieces, version, self._named(), left_s)
 
     def ready(self, model: str, left_s: float) -> bool:
         """Ask whether the model is ready."""
@@ -71,7 +90,7 @@ class RestWire:
             outputs = instances.arrays(V1Request(instances=predictions, key=self._output_name))
         except (ProtocolError, ValueError) as exc:
             raise self._failed(f"gave no V1 answer: {exc}") from exc
-        return Answer(outputs=outputs)
+        return Answer(outputs=outputs, version=answer.head.get(MODEL_VERSION_HEADER, ""))
 
     def _v2(
         self, model: str, inputs: Arrays, parameters: Mapping[str, Any], head: Mapping[str, str], left_s: float
@@ -88,7 +107,8 @@ class RestWire:
             raise self._failed(f"gave no V2 answer: {exc}") from exc
         described = {tensor.name: tensor.parameters for tensor in response.outputs}
         kept = {name: _own(given) for name, given in described.items() if _own(given)}
-        return Answer(outputs=arrays_of(response.outputs), parameters=_own(response.parameters), output_parameters=kept)
+        version = response.model_version or answer.head.get(MODEL_VERSION_HEADER, "")
+        return answer_of(model, response, _own(response.parameters), kept, version)
 
     def _takes_binary(self, head: Mapping[str, str], left_s: float) -> bool:
         """Ask once. A server that does not say so may take it all the same, but JSON is what all of them take."""
@@ -103,9 +123,13 @@ class RestWire:
         self, method: str, path: str, body: bytes | None, head: Mapping[str, str], left_s: float
     ) -> HttpAnswer:
         answer = self._send(method, path, body, head, left_s)
+        self._check(answer)
+        return answer
+
+    def _check(self, answer: HttpAnswer) -> None:
         status = answer.status
         if status == HTTPStatus.OK:
-            return answer
+            return
         text, after_s = _text(answer), _retry_after(answer)
         if status in _BUSY:
             busy = status == HTTPStatus.SERVICE_UNAVAILABLE
@@ -118,8 +142,13 @@ class RestWire:
         raise self._failed(f"answered {status}: {text}")
 
     def _send(self, method: str, path: str, body: bytes | None, head: Mapping[str, str], left_s: float) -> HttpAnswer:
-        try:
+        with self._translated():
             return self._connections.request(method, path, body, head, left_s)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
         except NotReached as exc:
             raise Passing(PredictorUnavailable(f"{self._named()} cannot be reached: {exc}", _SOON_S)) from exc
         except Broken as exc:

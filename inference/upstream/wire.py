@@ -13,8 +13,9 @@ from inference.errors import InferenceError, PredictionFailed
 from inference.protocol.datatypes import BYTES
 from inference.protocol.errors import ProtocolError
 from inference.protocol.tensors import Tensor
-from inference.protocol.v2 import InferRequest
+from inference.protocol.v2 import InferRequest, InferResponse
 from inference.runtime import Answer, Arrays
+from inference.upstream.text import Text
 
 _OF_THIS_WAY: Final = frozenset({"binary_data_output"})
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -43,6 +44,12 @@ class Wire(Protocol):
         """
         ...
 
+    def generate(
+        self, model: str, prompt: str, parameters: Mapping[str, Any], head: Mapping[str, str], left_s: float
+    ) -> Text:
+        """Begin a text; give it when its first piece has come. Raises what `infer` raises."""
+        ...
+
     def ready(self, model: str, left_s: float) -> bool:
         """Ask whether the model is ready. Raises what `infer` raises."""
         ...
@@ -64,6 +71,23 @@ def request_of(inputs: Arrays, parameters: Mapping[str, Any], own: Mapping[str, 
         raise PredictionFailed(f"what is sent to the predictor has no V2 form: {exc}") from exc
     kept = {name: value for name, value in parameters.items() if name not in _OF_THIS_WAY}
     return InferRequest(inputs=tensors, parameters={**kept, **own})
+
+
+def answer_of(
+    model: str,
+    response: InferResponse,
+    parameters: Mapping[str, Any],
+    output_parameters: Mapping[str, Mapping[str, Any]],
+    version: str,
+) -> Answer:
+    """Make the runtime's answer of a V2 response, whose model may call itself otherwise than it was asked for."""
+    named = {} if response.model_name in {model, ""} else {"predictor_model_name": response.model_name}
+    return Answer(
+        outputs=arrays_of(response.outputs),
+        parameters={**parameters, **named},
+        output_parameters=output_parameters,
+        version=version,
+    )
 
 
 def arrays_of(tensors: tuple[Tensor, ...]) -> dict[str, NDArray[Any]]:
