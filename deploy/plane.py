@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import threadpoolctl
 
@@ -15,7 +16,7 @@ from inference.settings import ServerSettings
 def open_plane(repository: Repository, threads: int) -> DataPlane:
     """Open a plane for the few calls that its one caller makes at a time: none is refused, none times out."""
     metrics = PredictorMetrics(lambda: plane.batcher.in_progress)
-    settings = ServerSettings(threads=threads, timeout_s=math.inf)
+    settings = ServerSettings(threads=threads, timeout_s=math.inf, queue=sys.maxsize, queue_bytes=sys.maxsize)
     plane = DataPlane(repository, metrics, settings, enter=_one_native_thread)
     return plane
 

@@ -81,9 +81,13 @@ class DataPlane:
             Overloaded: too much is waiting; its `retry_after_s` says when to come again.
             DeadlineExceeded: not done in time.
         """
-        call, version = self._v2(model, lambda: request, lambda response, _: response, version, terms)
-        response: InferResponse = self._blocking(call, version)
-        return response
+        return self.infer_later(model, request, version, terms)()
+
+    def infer_later(
+        self, model: str, request: InferRequest, version: str | None = None, terms: Terms = USUAL
+    ) -> Callable[[], InferResponse]:
+        """Begin to answer a V2 request; what it gives waits for the answer. Both raise what `infer` raises."""
+        return self._begun(*self._v2(model, lambda: request, lambda response, _: response, version, terms))
 
     async def infer_async(
         self, model: str, request: InferRequest, version: str | None = None, terms: Terms = USUAL
@@ -116,9 +120,11 @@ class DataPlane:
 
     def predict_v1(self, model: str, request: V1Request, terms: Terms = USUAL) -> list[Any]:
         """Answer a V1 request with one prediction per instance. Raises what `infer` raises."""
-        call, version = self._v1(model, lambda: request, lambda predictions, _version: predictions, terms)
-        predictions: list[Any] = self._blocking(call, version)
-        return predictions
+        return self.predict_v1_later(model, request, terms)()
+
+    def predict_v1_later(self, model: str, request: V1Request, terms: Terms = USUAL) -> Callable[[], list[Any]]:
+        """Begin to answer a V1 request; see `infer_later`."""
+        return self._begun(*self._v1(model, lambda: request, lambda predictions, _version: predictions, terms))
 
     async def answer_v1_async(
         self,
@@ -286,16 +292,26 @@ class DataPlane:
         self.tracing.record(call)
         return answer
 
-    def _blocking(self, call: Call, version: str | None) -> Any:  # noqa: ANN401 - see `_v2`
-        if self.tracing is None:
-            return self.batcher.run_blocking(call, version)
+    def _begun(self, call: Call, version: str | None) -> Callable[[], Any]:
         try:
-            answer = self.batcher.run_blocking(call, version)
+            self.batcher.begin(call, version)
         except BaseException as exc:
-            self.tracing.record(call, exc)
+            self._record(call, exc)
             raise
-        self.tracing.record(call)
+        return partial(self._ended, call)
+
+    def _ended(self, call: Call) -> Any:  # noqa: ANN401 - see `_v2`
+        try:
+            answer = self.batcher.wait(call)
+        except BaseException as exc:
+            self._record(call, exc)
+            raise
+        self._record(call)
         return answer
+
+    def _record(self, call: Call, error: BaseException | None = None) -> None:
+        if self.tracing is not None:
+            self.tracing.record(call, error)
 
     def _v2(
         self,

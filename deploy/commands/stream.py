@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 from collections.abc import Callable
 from typing import Final
@@ -34,6 +35,7 @@ _AHEAD: Final = 1
 _POLL_MS: Final = 2
 _BATCH_MS: Final = 2
 _BATCH_S: Final = 0.3
+_COLLECT: Final = (50_000, 20, 100)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--batch_records", type=_at_least(1), default=256,
+        "--batch_records", type=_at_least(1), default=1_024,
         help="most records that are answered and saved together, per partition (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
@@ -103,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     # What waits is in the topic, and may take as long as it takes.
     plane = open_plane(repository, arguments.max_threads)
     patience_s = arguments.patience or math.inf
-    models = PlaneModels(plane, repository, threads=arguments.max_threads, patience_s=patience_s)
+    models = PlaneModels(plane, repository, patience_s=patience_s)
 
     def stage(partition: int) -> Stage:
         return InferenceStage(partition, settings, models)
@@ -112,10 +114,13 @@ def run(arguments: argparse.Namespace) -> int:
         batch_records=arguments.batch_records, batch_ms=_BATCH_MS, batch_s=_BATCH_S, poll_ms=_POLL_MS, ahead=_AHEAD,
         compression=arguments.compression, collectors=(plane.metrics.registry,),
     )  # fmt: skip
+    # What was loaded so far stays, and requests leave hardly any cycles: a search for some looks at all that is there.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
     try:
         return run_stage(arguments, name=STAGE, topic=requests, partitions=partitions[0], factory=stage, tuning=tuning)
     finally:
-        models.close()
         plane.close()
         repository.close()
 

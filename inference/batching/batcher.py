@@ -154,9 +154,18 @@ class Batcher:
 
     def run_blocking(self, call: Call, version: str | None = None) -> Any:  # noqa: ANN401 - whatever the call's finish gives
         """Do the same for a caller on a thread of its own, which must not be one of the batcher's."""
+        self.begin(call, version)
+        return self.wait(call)
+
+    def begin(self, call: Call, version: str | None = None) -> None:
+        """Begin a call whose caller comes back to `wait` for it. Raises what `run` raises at once."""
         call.gate = threading.Lock()
         call.gate.acquire()
         self._submit(call, version)
+
+    def wait(self, call: Call) -> Any:  # noqa: ANN401 - as above
+        """Wait, once, for a call that has begun. Raises what `run` raises."""
+        assert call.gate is not None  # noqa: S101 - it has begun
         if not call.gate.acquire(timeout=min(max(0.0, call.deadline - time.monotonic()), threading.TIMEOUT_MAX)):
             self._withdraw(call)
             raise _late(call)

@@ -122,7 +122,7 @@ class Lane:
         queue = self._queues[urgency]
         first = queue.popleft()
         taken = [first]
-        if self.max_batch == 1 or first.alone is not None or self._keeps_apart():
+        if self.max_batch == 1 or first.alone is not None or first.terms.whole or self._keeps_apart():
             return taken
         most = self._share(len(queue) + 1, idle)
         rows = first.rows or self.rows_per_call
@@ -130,7 +130,12 @@ class Lane:
             call = queue[0]
             rows += call.rows or self.rows_per_call
             known = call.shape is not None and first.shape is not None
-            if rows > self.max_batch or call.alone is not None or (known and call.shape != first.shape):
+            if (
+                rows > self.max_batch
+                or call.alone is not None
+                or call.terms.whole
+                or (known and call.shape != first.shape)
+            ):
                 break
             taken.append(queue.popleft())
         return taken

@@ -1,4 +1,4 @@
-"""The stage's way to the data plane: calls on threads of their own, so that reading and writing go on meanwhile.
+"""The stage's way to the data plane: calls begin and are waited for later, so that reading and writing go on meanwhile.
 
 What may pass (not loaded yet, overloaded, late) is `NotNow`, for as long as the operator's patience lasts.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Final
 
 from inference.batching.terms import Terms
@@ -23,7 +23,7 @@ from inference.errors import (
 )
 from inference.kafka.envelopes import Envelope
 from inference.kafka.requests import Ask
-from inference.kafka.sheets import Answered, Outcome
+from inference.kafka.sheets import Answered
 from inference.kafka.stage import Call, Side
 from inference.protocol.errors import ProtocolError
 from inference.protocol.v1 import V1Request
@@ -36,11 +36,8 @@ MAY_PASS: Final = (ModelNotReady, Overloaded, DeadlineExceeded)
 class PlaneModels:
     """`Models` over one data plane, for all partitions."""
 
-    def __init__(
-        self, plane: DataPlane, repository: Repository, *, threads: int = 1, patience_s: float = math.inf
-    ) -> None:
+    def __init__(self, plane: DataPlane, repository: Repository, *, patience_s: float = math.inf) -> None:
         self._plane, self._repository, self._patience_s = plane, repository, patience_s
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="stream-call")
         self._lock = threading.Lock()
         self._away_since: dict[tuple[str, str | None], float] = {}
 
@@ -58,11 +55,15 @@ class PlaneModels:
 
     def start(self, call: Call) -> _Answer:
         """Begin a call."""
-        return _Answer(self, call, self._pool.submit(self._run, call))
+        try:
+            return _Answer(self, call, self._begun(call))
+        except Exception as exc:  # noqa: BLE001 - told when the answer is waited for, as whatever comes later is
+            problem = exc
 
-    def close(self) -> None:
-        """Let go of the threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        def fail() -> Answered:
+            raise problem
+
+        return _Answer(self, call, fail)
 
     def patient(self, call: Call, error: InferenceError) -> NotNow | None:
         """Say whether to try again; None when it has been away for too long."""
@@ -76,22 +77,28 @@ class PlaneModels:
             with self._lock:
                 self._away_since.pop((call.model, call.version), None)
 
-    def _run(self, call: Call) -> Answered:
+    def _begun(self, call: Call) -> Callable[[], Answered]:
         around = call.around
         terms = Terms(
-            key=around.correlation.encode(), headers=_headers(around), protocol="kafka",
+            key=around.correlation.encode(), headers=_headers(around), protocol="kafka", whole=True,
             size=len(around.record.value or b""), traceparent=around.traceparent, yielding=around.head.synthetic,
         )  # fmt: skip
-        outcome: Outcome
         if isinstance(call.request, V1Request):
             if call.version is not None:
                 raise ModelNotFound(call.model, call.version)
-            outcome = self._plane.predict_v1(call.model, call.request, terms)
-            version = ""
-        else:
-            response = self._plane.infer(call.model, call.request, call.version, terms)
-            outcome, version = response.outputs, response.model_version or ""
-        return Answered(outcome, version, time.time_ns() // 1000)
+            predictions = self._plane.predict_v1_later(call.model, call.request, terms)
+            return lambda: Answered(predictions(), "", _now_us())
+        response = self._plane.infer_later(call.model, call.request, call.version, terms)
+
+        def wait() -> Answered:
+            given = response()
+            return Answered(given.outputs, given.model_version or "", _now_us())
+
+        return wait
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def _headers(around: Envelope) -> dict[str, str]:
@@ -99,15 +106,15 @@ def _headers(around: Envelope) -> dict[str, str]:
 
 
 class _Answer:
-    """A call on its thread."""
+    """A call under way."""
 
-    def __init__(self, models: PlaneModels, call: Call, future: Future[Answered]) -> None:
-        self._models, self._call, self._future = models, call, future
+    def __init__(self, models: PlaneModels, call: Call, wait: Callable[[], Answered]) -> None:
+        self._models, self._call, self._wait = models, call, wait
 
     def result(self) -> Answered:
         """Wait; see `inference.kafka.stage.Pending`."""
         try:
-            answered = self._future.result()
+            answered = self._wait()
         except MAY_PASS as exc:
             not_now = self._models.patient(self._call, exc)
             if not_now is None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from inference import arrow
 from inference.dataplane import DataPlane
 from inference.errors import ModelNotReady
+from inference.kafka.envelopes import envelope
 from inference.kafka.plane import PlaneModels
 from inference.kafka.requests import Ask
 from inference.kafka.settings import StreamSettings
@@ -23,6 +24,8 @@ from inference.kafka.sheets import Answered
 from inference.kafka.stage import Call, InferenceStage, Side
 from inference.metrics import PredictorMetrics
 from inference.observations import ArrowCodec, decode_rows
+from inference.protocol.tensors import Tensor
+from inference.protocol.v2 import InferRequest
 from inference.repository import Loaded, Repository
 from inference.runtime import Source
 from inference.runtimes.sklearn import SKLearn
@@ -386,6 +389,28 @@ def _mixed() -> PlaneModels:
     repository = Repository({"m": lambda: Loaded(Mixed(Path()), "1")})
     repository.load("m")
     return PlaneModels(DataPlane(repository, PredictorMetrics(lambda: 0.0)), repository)
+
+
+def test_what_was_joined_is_not_joined_again() -> None:
+    """Batches that several partitions have begun reach the model as they are: --max_batch_rows holds."""
+    sizes: list[int] = []
+
+    class Noting(Summing):
+        def predict(self, inputs: Any) -> dict[str, Any]:  # noqa: ANN401 - arrays
+            (table,) = inputs.values()
+            sizes.append(len(table))
+            return super().predict(inputs)
+
+    repository = Repository({"m": lambda: Loaded(Noting(Path()), "1")})
+    repository.load("m")
+    models = Noted(PlaneModels(DataPlane(repository, PredictorMetrics(lambda: 0.0)), repository))
+    around = envelope(laid([asking.request("requests", "v2", ROWS, "c", b"k")])[0], SETTINGS)
+    request = InferRequest(inputs=(Tensor.of("x", np.ones((3, 2))),))
+    begun = [models.start(Call("m", None, request, around, 3)) for _ in range(8)]
+    answers = [pending.result() for pending in begun]
+
+    assert [answer.outcome[0].data.tolist() for answer in answers] == [[2.0] * 3] * 8
+    assert sizes == [3] * 8
 
 
 def test_a_real_model_gives_what_it_gives_in_process(tmp_path: Path) -> None:
