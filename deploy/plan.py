@@ -162,11 +162,21 @@ def _predictor(service: ServiceManifest, port: int, grpc_port: int, settings: Pl
     command = _sidelight(
         "predictor", "--model_name", service.name, "--model_dir", str(model_directory(service, settings.volumes)),
         "--host", _LOOPBACK, "--http_port", str(port), "--grpc_port", str(grpc_port), "--runtime", service.model_format,
-        *service.model_args,
+        *(_shadow_flags(service, settings) if service.logger else ()), *service.model_args,
     )  # fmt: skip
     base = f"http://{_LOOPBACK}:{port}"
     ready = _answers(f"{base}/v2/models/{service.name}/ready")
     return Program(name=f"predictor-{service.name}", command=command, ready=ready, metrics=f"{base}/metrics")
+
+
+def _shadow_flags(service: ServiceManifest, settings: PlanSettings) -> tuple[str, ...]:
+    """Have what shadow versions answer logged where the logger writes, and by its rules."""
+    rules = [word for word in settings.logger_flags if word.startswith("--privacy=")]
+    return (
+        "--log-shadows", f"kafka://{settings.kafka}/{settings.topics.payloads}",
+        "--inference-service", service.name, "--namespace", service.namespace,
+        *(rules[-1:] or ("--privacy=none",)), *settings.kafka_flags,
+    )  # fmt: skip
 
 
 def _transforming(

@@ -13,12 +13,12 @@ from typing import Any, Final, Literal
 
 from detectors.budget import Budget
 from detectors.errors import InvalidMonitor
-from streams.events import PREDICTOR
+from streams.events import PREDICTOR, SHADOW
 
 Kind = Literal["numeric", "categorical"]
 
 API_VERSION: Final = "sidelight.dev/v1alpha1"
-_COMPONENTS: Final = (PREDICTOR, "transformer")
+_COMPONENTS: Final = (PREDICTOR, "transformer", SHADOW)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _PERIOD: Final = re.compile(r"(\d+)\s*([smhd]|observations)")
 
@@ -69,7 +69,8 @@ class MonitorSettings:
     budget: Budget
     alerts: AlertSettings
     component: str = PREDICTOR
-    """Whose rows: the predictor's, or the transformer's before it. A call passes through both, each in its own form."""
+    """Whose rows: the predictor's, the transformer's before it, or those of shadow versions. A call passes through all
+    of them, each with an answer of its own."""
     version: str = ""
     """Only rows that this version of the model answered, as a predictor's rollout names it. Empty: all rows."""
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import threadpoolctl
 import uvicorn
+from prometheus_client.registry import Collector
 
 from inference.dataplane import DataPlane
 from inference.inventory import Inventory
@@ -24,6 +25,7 @@ from inference.metrics import PredictorMetrics
 from inference.repository import Repository
 from inference.rest.app import application
 from inference.settings import ServerSettings
+from inference.shadows import Witness
 from inference.siblings import Siblings
 from inference.tracing import Tracing
 from streams.errors import MissingExtra
@@ -57,6 +59,11 @@ class PredictorServer(uvicorn.Server):
             timeout_keep_alive=settings.keep_alive_s, timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         )  # fmt: skip
         super().__init__(config)
+
+    def keep_shadows(self, witness: Witness, collector: Collector) -> None:
+        """Tell somebody what shadow versions answer; what becomes of that is shown on the page. Before `run`."""
+        self._plane.shadows.witness = witness
+        self._plane.metrics.registry.register(collector)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal ends it."""

@@ -24,7 +24,7 @@ from inference.protocol import v1
 from inference.protocol.errors import ProtocolError
 from streams.envelope import opened
 from streams.errors import Sealed
-from streams.events import MODEL_NAME, REQUEST_TYPE, SERVICE, Event
+from streams.events import COMPONENT, MODEL_NAME, REQUEST_TYPE, SERVICE, SHADOW, Event
 from streams.keyring import Keyring
 
 HELP = "explain a logged request"
@@ -97,7 +97,9 @@ def find(identity: str, where: Source, since_s: float) -> Event:
             if event.id == identity:
                 return event
             # An event that was delivered twice has one id. More than are named are not kept: each holds its body.
-            if event.correlation() == identity and len(found) <= _NAMED:
+            # A shadow's copy is the same request once more.
+            meant = event.correlation() == identity and event.text(COMPONENT) != SHADOW
+            if meant and len(found) <= _NAMED:
                 found.setdefault(event.id, event)
     if not found:
         raise UserError(f"no logged request has the id {identity!r}: {_looked(topic, looked, oldest, since_s)}")

@@ -13,6 +13,7 @@ from typing import Final
 from deploy import environment, siblings
 from deploy.errors import UserError
 from deploy.models import add_model_arguments, add_repository_arguments, open_repository
+from deploy.shadows import add_shadow_arguments, open_shadow_log
 from deploy.upstream import THREADS, add_upstream_arguments, open_link, upstream_settings, without_host
 from inference.protocol.cloudevents import EventSettings
 from inference.server import PredictorServer
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_grpc(parser.add_argument_group("gRPC"))
     _add_limits(parser.add_argument_group("limits"))
     add_upstream_arguments(parser, _boolean, _at_least(0), _seconds)
+    add_shadow_arguments(parser)
     accepted = parser.add_argument_group("accepted from KServe, without effect")
     for name, reason in _WITHOUT_EFFECT.items():
         accepted.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), help=reason, metavar="X")
@@ -110,15 +112,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace, settings: ServerSettings, others: Siblings | None = None) -> int:
+    shadows = open_shadow_log(arguments)
     link = open_link(arguments)
     repository = open_repository(arguments, link)
     try:
         server = PredictorServer(repository, settings, others)
     except MissingExtra as exc:
         raise UserError(str(exc)) from exc
+    if shadows is not None:
+        server.keep_shadows(shadows.offer, shadows)
     repository.watch()
     server.run()
     repository.close()
+    if shadows is not None:
+        shadows.close()
     if link is not None:
         link.close()
     log.info("stopped")

@@ -63,6 +63,20 @@ def test_clients_reach_the_predictor_only_through_the_logger(service: ServiceMan
     assert argument(programs["logger-iris"], "--metadata-annotations") == "team=data"
 
 
+def test_shadows_are_logged_where_the_service_is(service: ServiceManifest) -> None:
+    """What shadow versions answer goes to the logger's topic, under its names and rules; without a logger, nowhere."""
+    chosen = settings(kafka_flags=("--kafka-ca-file=/ca",), logger_flags=("--privacy=p", "--log-mode=request"))
+    words = make([service], chosen, ports()).programs
+    predictor = next(program for program in words if program.name == "predictor-iris")
+    unlogged = make([replace(service, logger=None)], chosen, ports()).programs
+
+    assert argument(predictor, "--log-shadows") == "kafka://127.0.0.1:9092/t.payloads"
+    assert argument(predictor, "--inference-service") == "iris"
+    assert argument(predictor, "--namespace") == "shop"
+    assert {"--privacy=p", "--kafka-ca-file=/ca"} <= set(predictor.command)
+    assert not any("--log-shadows" in program.command for program in unlogged)
+
+
 def test_without_a_logger_the_predictor_answers_itself(service: ServiceManifest) -> None:
     """A service that asks for no logging gets no proxy."""
     plan = make([replace(service, logger=None)], settings(port=8080), ports())
@@ -127,7 +141,7 @@ def test_flags_for_the_logger_and_the_broker(service: ServiceManifest) -> None:
     programs = {program.name: program for program in make([service], chosen, ports()).programs}
 
     assert {name for name, program in programs.items() if "--kafka-ca-file=/ca" in program.command} == {
-        "assembler-0", "detector-0", "logger-iris",
+        "assembler-0", "detector-0", "logger-iris", "predictor-iris",
     }  # fmt: skip
     assert [name for name, program in programs.items() if "--keys=k" in program.command] == ["assembler-0"]
     assert programs["logger-iris"].command[-2:] == ("--privacy=p", "--log-mode=request")

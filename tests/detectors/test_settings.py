@@ -201,5 +201,5 @@ def test_a_monitor_watches_the_predictor_unless_it_says_otherwise() -> None:
     assert (read().key, read().target) == ("shop/credit", "shop/credit")
     other = read(put("spec.component", "transformer"))
     assert (other.key, other.target) == ("shop/credit/transformer", "shop/credit")
-    with pytest.raises(InvalidMonitor, match="expected one of predictor, transformer, got 'explainer'"):
+    with pytest.raises(InvalidMonitor, match="expected one of predictor, transformer, shadow, got 'explainer'"):
         read(put("spec.component", "explainer"))

@@ -203,6 +203,22 @@ def test_pickles_need_the_flag(tmp_path: Path) -> None:
     assert answer.json() == {"predictions": [0]}
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--inference-service", "s"), "expected --privacy FILE with the logger's rules, or --privacy none"),
+        (("--inference-service", "s", "--privacy", "no.yaml"), "no.yaml: cannot be read"),
+        (("--privacy", "none"), "expected --inference-service"),
+    ],
+)
+def test_shadows_are_logged_under_rules_that_were_chosen(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    """Payloads leave the predictor only where it was said which rules hold for them, and whose they are."""
+    code, output = _ended("--model_dir", str(tmp_path), "--log-shadows", "kafka://127.0.0.1:1/t", *words)
+
+    assert code == 2
+    assert said in output
+
+
 def test_taken_port_is_said(tmp_path: Path) -> None:
     """A port that somebody else has ends the start with an error that names it."""
     model = tmp_path / "model"
