@@ -186,12 +186,13 @@ class Batcher:
                 self._room.leave(call)
                 call.state, call.error = State.OVER, ModelNotReady(call.model)
             sleepers, self._idle = self._idle, []
+            started = self._started
         for sleeper in sleepers:
             sleeper.lock.release()
         _release(dropped)
         _deliver(dropped)
         deadline = time.monotonic() + grace_s
-        for thread in self._threads if self._started else ():
+        for thread in self._threads if started else ():
             thread.join(max(0.0, deadline - time.monotonic()))
 
     # On the caller's thread.
@@ -286,11 +287,12 @@ class Batcher:
 
     def _start(self) -> None:
         with self._lock:
-            if self._started:
+            if self._started or self._closed:
                 return
             self._started = True
-        for thread in self._threads:
-            thread.start()
+            # Under the lock: a close that sees the flag joins them all.
+            for thread in self._threads:
+                thread.start()
 
     # Who is next. All under the lock.
 
