@@ -111,19 +111,15 @@ class Torch(Runtime):
         if text:
             raise InvalidInput(f"input {text[0]!r}: expected numbers, got text")
         try:
-            with self._place.turn():
-                tensors = {name: self._place.put(array, self._dtype(name, array)) for name, array in arrays.items()}
-                graph = self._graphs.get(len(next(iter(arrays.values()))))
-                if graph is not None and graph.fits(tensors):
-                    with graph.lock:
-                        return self._place.get(graph(tensors))
-                return self._place.get(self._call(tensors))
+            return self._run(arrays)
         except AssertionError as exc:
             if not str(exc).startswith("Guard failed"):
                 raise
             # The program was recorded for sizes within bounds.
             raise InvalidInput(f"inputs: {exc}") from exc
         except IndexError as exc:
+            if not self._bears(arrays):
+                raise
             raise InvalidInput(f"inputs: {exc}") from exc
 
     def unload(self) -> None:
@@ -148,6 +144,29 @@ class Torch(Runtime):
         sizes = ({0: torch.export.Dim("rows")},)
         torch.export.save(torch.export.export(network.eval(), (inputs,), dynamic_shapes=sizes), directory / "model.pt2")
         return {"input": inputs.numpy()}
+
+    def _run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        with self._place.turn():
+            tensors = {name: self._place.put(array, self._dtype(name, array)) for name, array in arrays.items()}
+            graph = self._graphs.get(len(next(iter(arrays.values()))))
+            if graph is not None and graph.fits(tensors):
+                with graph.lock:
+                    return self._place.get(graph(tensors))
+            return self._place.get(self._call(tensors))
+
+    def _bears(self, arrays: Arrays) -> bool:
+        """Say whether as many rows of zeros are predicted on, of the same sizes or of smaller ones.
+
+        Then it is the values or sizes of the call that the model does not take, and else the model that is wrong.
+        """
+        for longest in (None, _TRIALS[0][1]):
+            zeros = {name: np.zeros(_cut(each.shape, longest), each.dtype) for name, each in arrays.items()}
+            try:
+                self._run(self._signature.fit(zeros))
+            except Exception:  # noqa: BLE001, S112 - whatever it is, these zeros show nothing
+                continue
+            return True
+        return False
 
     def _input_types(self) -> dict[str, torch.dtype]:
         from inference.pytorch.programs import DATATYPES  # noqa: PLC0415 - it imports torch
@@ -264,6 +283,10 @@ def _zeros(spec: TensorSpec, rows: int, size: int) -> NDArray[Any]:
     if spec.shape[:1] == (ANY,):
         shape[0] = rows
     return np.zeros(shape, NUMPY[spec.datatype])
+
+
+def _cut(shape: tuple[int, ...], longest: int | None) -> tuple[int, ...]:
+    return shape if longest is None else (*shape[:1], *(min(size, longest) for size in shape[1:]))
 
 
 def _described(name: str, one: NDArray[Any], other: NDArray[Any]) -> TensorSpec:

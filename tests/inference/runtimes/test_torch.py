@@ -392,6 +392,40 @@ def test_whose_mistake_it_is(tmp_path: Path) -> None:
         nests.predict({"index": np.array(["a"], object)})
 
 
+_INDEXES = """
+import torch
+
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = torch.nn.Embedding(5, 2)
+        self.places = torch.nn.Embedding(20, 2)
+        self.names = {names}
+
+    def forward(self, word):
+        places = self.places(torch.arange(word.shape[1]))
+        return self.words(word).sum(dim=-1) + places.sum(dim=-1) + self.names[len(word) - 1]
+"""
+
+
+def test_an_index_out_of_range_is_whoever_chose_it(tmp_path: Path) -> None:
+    """Values and lengths that tables do not have are the caller's; what fails whatever they are is the model's bug."""
+    network = torch.nn.ModuleDict({"words": torch.nn.Embedding(5, 2), "places": torch.nn.Embedding(20, 2)})
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "net.py").write_text(_INDEXES.replace("{names}", "[1, 2, 3]"))
+    declared = {"name": "word", "datatype": "INT64", "shape": [-1, -1]}
+    options = {"model": "net:Network", "inputs": [declared], "device": "cpu"}
+    runtime = _open(tmp_path, options=options)
+
+    assert runtime.predict({"word": np.zeros((3, 20), int)})["output-0"].shape == (3, 20)
+    for wrong in (np.full((2, 4), 5), np.zeros((2, 21), int)):
+        with pytest.raises(InvalidInput, match="inputs: index out of range"):
+            runtime.predict({"word": wrong})
+    with pytest.raises(IndexError, match="list index out of range"):
+        runtime.predict({"word": np.zeros((4, 2), int)})
+
+
 def test_served_with_the_flag(tmp_path: Path) -> None:
     """Over HTTP: `--trusted` loads the file, V1 and V2 predict the same."""
     rows = RUNTIMES.find("torch").example(tmp_path)["input"][:2]
