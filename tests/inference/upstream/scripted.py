@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,8 +33,8 @@ class Script:
 
 
 @contextmanager
-def scripted(*answers: Scripted) -> Iterator[Script]:
-    """Serve until the block ends; after the last answer, that one again."""
+def scripted(*answers: Scripted, tls: ssl.SSLContext | None = None) -> Iterator[Script]:
+    """Serve until the block ends, encrypted if asked; after the last answer, that one again."""
     script = Script(answers=list(answers))
 
     class Handler(BaseHTTPRequestHandler):
@@ -68,6 +69,8 @@ def scripted(*answers: Scripted) -> Iterator[Script]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     script.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
