@@ -21,13 +21,13 @@ from typing import Final
 import httptools
 import orjson
 
+from inference.http2.outlet import Outlet, Turn
 from logger.exchange import STALL_QUEUE, Exchange, refusal
 from logger.grpc.front import Front
 from logger.grpc.preface import Doorway
 from logger.heads import Fields, Refusal, RequestHead, forwarded_line, head_size, judge, wants_only_h2c, without_upgrade
 from logger.hold import Hold
 from logger.lane import CONNECTIONS, RETRIED, Tally
-from logger.outlet import Outlet, Turn
 from logger.settings import ProxySettings
 from logger.tap import Seen
 from logger.upstream import Pool

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from inference.http2.outlet import Turn
 from logger.batcher import batchable
 from logger.heads import RequestHead
-from logger.outlet import Turn
 from logger.readiness import Probe, Readiness
 from logger.settings import ProxySettings
 from logger.upstream import Pool

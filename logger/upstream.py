@@ -12,8 +12,8 @@ from typing import Final, Protocol
 
 import httptools
 
+from inference.http2.outlet import Outlet, Turn
 from logger.heads import Fields, head_size, is_chunked, without_named
-from logger.outlet import Outlet, Turn
 from logger.settings import ProxySettings
 
 _LOWEST, _INTERIM_END, _HIGHEST = 100, 200, 599

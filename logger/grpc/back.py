@@ -14,10 +14,10 @@ from h2.events import ConnectionTerminated, RemoteSettingsChanged, StreamReset
 from h2.exceptions import NoAvailableStreamIDError, ProtocolError
 from h2.settings import SettingCodes
 
+from inference.http2.fields import Head
+from inference.http2.outlet import Turn
+from inference.http2.status import UNAVAILABLE
 from logger.grpc.call import Call, ServerLink
-from logger.grpc.fields import Head
-from logger.grpc.status import UNAVAILABLE
-from logger.outlet import Turn
 
 _LOST = "the model closed the connection before its answer was whole"
 

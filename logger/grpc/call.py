@@ -10,10 +10,11 @@ from typing import Final
 
 from h2.errors import ErrorCodes
 
-from logger.grpc import status
-from logger.grpc.fields import Head, block_of, identity
-from logger.grpc.flow import Flow
-from logger.grpc.link import Link
+from inference.http2 import status
+from inference.http2.fields import Head, block_of, identity
+from inference.http2.flow import Flow
+from inference.http2.guest import Guest
+from inference.http2.link import Link
 from logger.grpc.meter import Meter
 from logger.heads import Fields
 from logger.hold import Hold
@@ -29,7 +30,7 @@ _OF_RESET: Final = {
 _INTERNAL: Final = 13
 
 
-class ClientLink(Link):
+class ClientLink(Guest):
     """What a call needs of the client's connection."""
 
     settings: ProxySettings
@@ -44,10 +45,6 @@ class ClientLink(Link):
 
     def count(self, seen: Seen) -> None:
         """Count a call by its status."""
-        raise NotImplementedError
-
-    def refused(self, http_status: int) -> None:
-        """Count a call that was refused because of its form, under the status that HTTP/1.1 has for that."""
         raise NotImplementedError
 
     def seen(self, seen: Seen) -> None:

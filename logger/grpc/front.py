@@ -13,41 +13,25 @@ from typing import Any, Final, Protocol
 
 import orjson
 from h2.errors import ErrorCodes
-from h2.events import (
-    ConnectionTerminated,
-    PingAckReceived,
-    PingReceived,
-    PriorityUpdated,
-    RemoteSettingsChanged,
-    SettingsAcknowledged,
-    StreamReset,
-    UnknownFrameReceived,
-)
-from h2.exceptions import DenialOfServiceError, ProtocolError
+from h2.events import StreamReset
+from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
+from inference.http2.fields import Head
+from inference.http2.guest import STARVED
+from inference.http2.outlet import Turn
+from inference.http2.status import EXHAUSTED, UNAVAILABLE, trailers
 from logger.grpc import methods, patience
 from logger.grpc.back import Back
 from logger.grpc.call import Call, ClientLink, kept, refusal
-from logger.grpc.fields import Head
-from logger.grpc.framing import HeadTooLarge, Stray
-from logger.grpc.status import EXHAUSTED, UNAVAILABLE, trailers
 from logger.hold import Hold
 from logger.lane import Tally
-from logger.outlet import Turn
 from logger.settings import ProxySettings
 from logger.tap import Seen
 
 log = logging.getLogger(__name__)
 
 _LONGEST_ID: Final = 256
-_LINGER_S: Final = 1.0
-"""How long a client may take to close after the goodbye; a call that crossed it is told that it was not served."""
-_BURST: Final = 1_000
-_PER_S: Final = 200.0
-"""Frames beyond a call's own that a client may send: pings, settings, priorities, empty content, resets at once."""
-_STARVED: Final = 16_384
-"""With less of the connection's window left than a frame, a client's silence says nothing."""
 
 
 class Host(Protocol):
@@ -80,8 +64,7 @@ class Front(ClientLink):
         settings = host.settings
         super().__init__(
             host.turn,
-            client_side=False,
-            settings={
+            {
                 SettingCodes.MAX_CONCURRENT_STREAMS: settings.grpc_streams,
                 SettingCodes.MAX_HEADER_LIST_SIZE: settings.max_head,
             },
@@ -94,24 +77,10 @@ class Front(ClientLink):
         self._back: Back | None = None
         self._backs: set[Back] = set()
         self._connecting: set[asyncio.Task[None]] = set()
-        self._idle_since = time.monotonic()
         self._served = 0
-        self._leaving = False
         self._away = ""
         """Why no call is served, if so."""
-        self._gone_by: float | None = None
-        self._patience, self._asked_at = float(_BURST), self._idle_since
-        self._head = (0, 0.0)
-        """Which head has begun and not ended, and when that was first noticed."""
-        self._stuck: tuple[float, int] | None = None
-        """Since when the client reads nothing, and how much is waiting for it."""
-        self.on |= {
-            StreamReset: self._reset,
-            ConnectionTerminated: self._goaway,
-            **dict.fromkeys((
-                PingReceived, PingAckReceived, PriorityUpdated, SettingsAcknowledged, UnknownFrameReceived, Stray,
-            ), self._extra),
-        }  # fmt: skip
+        self.on[StreamReset] = self._reset
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's contract
         self._host.connections.add(self)
@@ -136,11 +105,9 @@ class Front(ClientLink):
             fresh, self._fresh = self._fresh, []
             self._place(fresh)
 
-    def broken(self, problem: ProtocolError) -> None:
-        """Close: where the next frame would begin is unknown. The client has its code."""
-        flood = 429 if isinstance(problem, DenialOfServiceError) else 400
-        self.refused(431 if isinstance(problem, HeadTooLarge) else flood)
-        self._close()
+    def busy(self) -> bool:
+        """Tell whether calls are running."""
+        return bool(self._calls)
 
     def turn_away(self, status: int, reason: str) -> None:
         """Serve nothing, for there are too many connections: whoever calls within a second hears so, then it ends.
@@ -149,7 +116,7 @@ class Front(ClientLink):
         """
         self.refused(status)
         self._away = reason
-        self._linger()
+        self.linger()
 
     def finished(self, call: Call) -> None:
         """Take the news that a call is over."""
@@ -157,9 +124,7 @@ class Front(ClientLink):
         if self._back is not None:
             self._back.freed(call, 0)
         if not self._calls:
-            self._idle_since = time.monotonic()
-            if self._leaving:
-                self._linger()
+            self.freed()
 
     def seen(self, seen: Seen) -> None:
         """Hand what was seen of a call to the outbox."""
@@ -174,32 +139,28 @@ class Front(ClientLink):
         """Count a refusal, under the status that HTTP/1.1 has for it."""
         self._host.tally.refused(http_status)
 
-    def close_when_idle(self) -> None:
-        """Serve no further call, and close when the running ones are over."""
-        self._leave(ErrorCodes.NO_ERROR)
-
     def sweep(self, now: float) -> None:
         """Give up on who was silent for too long."""
         settings = self.settings
-        if self._gone_by is not None:
-            if now > self._gone_by:
-                self._leave(ErrorCodes.ENHANCE_YOUR_CALM, self._away)
+        if self.gone_by is not None:
+            if now > self.gone_by:
+                self.leave(ErrorCodes.ENHANCE_YOUR_CALM, self._away)
                 self.end()
-        elif self._reads_nothing(now):
+        elif self.reads_nothing(now, settings.send_s):
             self.abort()
-        elif self._head_takes_too_long(now):
+        elif self.head_takes_too_long(now, settings.head_s):
             self.refused(408)
             self.say_goodbye(ErrorCodes.ENHANCE_YOUR_CALM, b"no whole head within %g s" % settings.head_s)
-            self._close()
+            self.close()
         elif self._calls:
             self._turn.begin()
-            starved = self.h2.inbound_flow_control_window < _STARVED
+            starved = self.h2.inbound_flow_control_window < STARVED
             for call in list(self._calls.values()):
                 http_status = patience.sweep(call, now, settings, starved=starved)
                 if http_status:
                     self.refused(http_status)
             self._turn.end()
-        elif now - self._idle_since > settings.idle_s:
+        elif now - self.idle_since > settings.idle_s:
             self.close_when_idle()
 
     def take_head(self, stream: int, head: Head, *, end: bool) -> None:
@@ -207,10 +168,10 @@ class Front(ClientLink):
         found, settings = head.found, self.settings
         given = found.get(b"x-request-id") or found.get(b"ce-id")
         correlation = given if given and len(given) <= _LONGEST_ID else self._host.new_id()
-        if self._leaving or len(self._calls) >= settings.grpc_streams:
+        if self.leaving or len(self._calls) >= settings.grpc_streams:
             # RFC 9113 section 5.1.2: an error of this stream alone, and the client may repeat the call without a doubt.
             self.reset(stream, ErrorCodes.REFUSED_STREAM)
-            self._extra()
+            self.extra()
             return
         if found.get(b":method") != b"POST" or not found.get(b"content-type", b"").startswith(b"application/grpc"):
             self._refuse(stream, 415, "HTTP/2 is served for gRPC: expected POST and application/grpc", correlation)
@@ -218,7 +179,7 @@ class Front(ClientLink):
         raw = found.get(b":path", b"")
         if self._away:
             self._end_at_once(stream, UNAVAILABLE, self._away, correlation)
-            self._extra()
+            self.extra()
             return
         if len(head.fields) > settings.max_headers:
             self._exhaust(stream, 431, f"expected at most {settings.max_headers} fields of metadata", correlation)
@@ -246,7 +207,7 @@ class Front(ClientLink):
         else:
             call.request_data(data, credit, end=end)
         if not (data or end):
-            self._extra()
+            self.extra()
 
     def take_trailers(self, stream: int, head: Head) -> None:
         """Pass on the end of a request."""
@@ -254,35 +215,14 @@ class Front(ClientLink):
         if call is not None:
             call.request_end(head)
 
-    def settings_changed(self, event: RemoteSettingsChanged) -> None:
-        """Take the client's settings."""
-        super().settings_changed(event)
-        self._extra()
-
     def _reset(self, event: StreamReset) -> None:
         call = self._calls.get(event.stream_id)
         if call is None:
-            self._extra()
+            self.extra()
             return
         if call.rapid(time.monotonic()):
-            self._extra()
+            self.extra()
         call.client_reset(int(event.error_code or 0))
-
-    def _goaway(self, _event: ConnectionTerminated) -> None:
-        # The client opens no further call, and closes when it has its answers.
-        self._leaving = True
-        if not self._calls:
-            self._linger()
-
-    def _extra(self, _event: object = None) -> None:
-        """Count a frame that no honest client sends in such numbers."""
-        now = time.monotonic()
-        self._patience = min(float(_BURST), self._patience + (now - self._asked_at) * _PER_S) - 1
-        self._asked_at = now
-        if self._patience < 0 and not self.closed:
-            self.refused(429)
-            self.say_goodbye(ErrorCodes.ENHANCE_YOUR_CALM)
-            self._close()
 
     def _refuse(self, stream: int, status: int, reason: str, correlation: bytes) -> None:
         """Answer what is no gRPC."""
@@ -347,35 +287,3 @@ class Front(ClientLink):
             self._turn.begin()
             back.fail(problem)
             self._turn.end()
-
-    def _leave(self, code: ErrorCodes, reason: str = "") -> None:
-        if self._leaving or self.closed:
-            return
-        self._leaving = True
-        self.say_goodbye(code, reason.encode())
-        if not self._calls:
-            self._linger()
-
-    def _linger(self) -> None:
-        self._gone_by = time.monotonic() + _LINGER_S
-
-    def _close(self) -> None:
-        """Close now; `connection_lost` tells the calls."""
-        if not self.closed:
-            self.closed = True
-            self.end()
-
-    def _reads_nothing(self, now: float) -> bool:
-        if not self.paused:
-            self._stuck = None
-            return False
-        left = self.transport.get_write_buffer_size()
-        if self._stuck is None or left < self._stuck[1]:
-            self._stuck = (now, left)
-        return now - self._stuck[0] > self.settings.send_s
-
-    def _head_takes_too_long(self, now: float) -> bool:
-        begun = self.h2.head_begun()
-        if begun != self._head[0]:
-            self._head = (begun, now)
-        return begun > 0 and now - self._head[1] > self.settings.head_s

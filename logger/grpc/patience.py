@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from inference.http2.status import DEADLINE
 from logger.grpc.call import Call
-from logger.grpc.status import DEADLINE
 from logger.settings import ProxySettings
 
 _TIMEOUT: Final = 408

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import orjson
 
-from logger.grpc import messages, methods, status
+from inference.http2 import status
+from logger.grpc import messages, methods
 from logger.grpc.messages import V2Body
 from logger.grpc.wire import Malformed
 from logger.heads import Fields

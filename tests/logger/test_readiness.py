@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from deploy.kafka.ports import free_port
+from inference.http2.outlet import Turn
 from logger.errors import BadProbe
 from logger.lane import Lane
-from logger.outlet import Turn
 from logger.proxy import Proxy
 from logger.readiness import Probe, Readiness, parse
 from logger.routes import Routes

@@ -21,9 +21,9 @@ from hpack import Decoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logger.grpc.fields import Head
-from logger.grpc.framing import Framing
-from logger.grpc.status import HTTP
+from inference.http2.fields import Head
+from inference.http2.framing import Framing
+from inference.http2.status import HTTP
 from logger.tap import Seen
 from tests.logger.grpc import drafts, wires
 from tests.logger.grpc.drafts import NUMBER, Reply, Stream

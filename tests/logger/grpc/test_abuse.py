@@ -22,7 +22,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from logger.grpc.link import CONNECTION_WINDOW, STREAM_WINDOW
+from inference.http2.link import CONNECTION_WINDOW, STREAM_WINDOW
 from logger.grpc.methods import INFER
 from tests.inference.serving import eventually
 from tests.logger.grpc import raw

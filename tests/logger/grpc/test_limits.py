@@ -23,8 +23,8 @@ from h2.events import (
     TrailersReceived,
 )
 
+from inference.http2.framing import PREFACE
 from logger.grpc.methods import INFER, SERVICE, STREAM
-from logger.grpc.preface import PREFACE
 from tests.inference.serving import eventually
 from tests.logger.grpc import raw
 from tests.logger.grpc.raw import Peer

@@ -21,9 +21,9 @@ from h2.events import (
 )
 from hyperframe.frame import GoAwayFrame
 
-from logger.grpc.link import CONNECTION_WINDOW, STREAM_WINDOW
+from inference.http2.framing import PREFACE
+from inference.http2.link import CONNECTION_WINDOW, STREAM_WINDOW
 from logger.grpc.methods import INFER
-from logger.grpc.preface import PREFACE
 from tests.inference.serving import eventually
 from tests.logger.grpc import raw
 from tests.logger.grpc.raw import Peer

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inference.http2.status import trailers
 from inference.observations import ArrowCodec, decode_rows
 from logger.grpc import methods
-from logger.grpc.status import trailers
 from logger.grpc.tap import GrpcTap
 from logger.grpc.transcript import Transcriber
 from logger.heads import Fields

@@ -20,13 +20,13 @@ from hpack.huffman_table import decode_huffman
 from hpack.struct import HeaderTuple, NeverIndexedHeaderTuple
 from hpack.table import HeaderTable
 
-from logger.heads import Fields
+Fields = list[tuple[bytes, bytes]]
 
 NO_TABLE: Final = b"\x20"
 """The dynamic table's size becomes 0; once, before the first field, so that no later limit is below it."""
 REQUEST, ANSWER, TRAILERS = range(3)
 DROPPED: Final = frozenset({b"x-request-id", b"proxy-authorization", b"proxy-authenticate", b"http2-settings"})
-"""What does not travel on."""
+"""What does not travel on through a proxy."""
 _INDEXED, _LITERAL, _NEVER = 0x80, 0x00, 0x10
 _WORTH_KEEPING: Final = 512
 _ENTRY_BYTES: Final = 32
@@ -41,7 +41,7 @@ _OF_REQUESTS: Final = frozenset({b":method", b":scheme", b":authority", b":path"
 class Head:
     """A block of fields that was read: a request's or an answer's head, or trailers. Never changed, so often shared."""
 
-    __slots__ = ("block", "fields", "found", "plain", "size")
+    __slots__ = ("_block", "fields", "found", "made", "plain", "size")
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
         self.fields = fields
@@ -49,9 +49,17 @@ class Head:
         """By name; of a name that comes twice, the last."""
         self.plain: Fields = [(name, value) for name, value in fields if name[:1] != b":"]
         """What is kept for the log."""
-        self.block = block_of([item for item in fields if item[0] not in DROPPED])
-        """What travels on, written."""
         self.size = sum([len(name) + len(value) + _ENTRY_BYTES for name, value in fields])
+        self._block: bytes | None = None
+        self.made: Any = None
+        """What its reader has made of it, kept for the next time that it comes."""
+
+    @property
+    def block(self) -> bytes:
+        """Give what travels on through a proxy, written."""
+        if self._block is None:
+            self._block = block_of([item for item in self.fields if item[0] not in DROPPED])
+        return self._block
 
 
 class Reader(Decoder):

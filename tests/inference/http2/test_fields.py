@@ -11,7 +11,7 @@ from hpack.struct import HeaderTuple, NeverIndexedHeaderTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logger.grpc.fields import ANSWER, REQUEST, TRAILERS, Head, Reader, StaticEncoder, misplaced
+from inference.http2.fields import ANSWER, REQUEST, TRAILERS, Head, Reader, StaticEncoder, misplaced
 
 NAMES = st.sampled_from([b":status", b":path", b"content-type", b"x-request-id", b"grpc-status", b"k-bin"])
 VALUES = st.one_of(st.sampled_from([b"200", b"/", b"404", b""]), st.binary(max_size=700))

@@ -16,9 +16,10 @@ from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
-from logger.grpc.fields import Head
-from logger.grpc.framing import FRAME_BYTES, Framing
-from logger.outlet import Outlet, Turn
+from inference.http2.fields import Head
+from inference.http2.framing import Framing
+from inference.http2.outlet import Outlet, Turn
+from inference.http2.rare import FRAME_BYTES
 
 STREAM_WINDOW: Final = 128 * 1024
 """Bytes of one stream that may come in before the other side has taken any of them."""
@@ -39,14 +40,23 @@ class Waiting(Protocol):
 class Link(Outlet):
     """One connection. Its subclasses say what is done with what the peer says: they are its framing's `Taker`."""
 
-    def __init__(self, turn: Turn, *, client_side: bool, settings: dict[int, int]) -> None:
+    def __init__(
+        self,
+        turn: Turn,
+        *,
+        client_side: bool,
+        settings: dict[int, int],
+        stream_window: int = STREAM_WINDOW,
+        connection_window: int = CONNECTION_WINDOW,
+    ) -> None:
         super().__init__(turn)
         self.closed = False
         """The connection is gone, or going: nothing more is read or written."""
         self.h2 = Framing(H2Configuration(client_side=client_side, header_encoding=None), self)
-        initial = {SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW, SettingCodes.MAX_FRAME_SIZE: FRAME_BYTES}
+        initial = {SettingCodes.INITIAL_WINDOW_SIZE: stream_window, SettingCodes.MAX_FRAME_SIZE: FRAME_BYTES}
         self.h2.local_settings = Settings(client=client_side, initial_values={**initial, **settings})  # type: ignore[dict-item] # the codes are integers
         self.h2.decoder.max_header_list_size = self.h2.local_settings.max_header_list_size or _FIRST_WINDOW
+        self._connection_window = connection_window
         self.paused = False
         self._marked = False
         self._blocked: dict[int, Waiting] = {}
@@ -56,7 +66,7 @@ class Link(Outlet):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's contract
         self.transport = transport
         self.h2.initiate_connection()
-        self.h2.increment_flow_control_window(CONNECTION_WINDOW - _FIRST_WINDOW)
+        self.h2.increment_flow_control_window(self._connection_window - _FIRST_WINDOW)
         self.touch()
 
     def data_received(self, data: bytes) -> None:  # noqa: D102

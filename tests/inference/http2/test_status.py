@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logger.grpc import status
+from inference.http2 import status
 
 
 def test_every_status_has_a_counterpart() -> None:

@@ -21,7 +21,7 @@ from h2.exceptions import (
 )
 from h2.stream import H2Stream, StreamClosedBy, StreamState
 
-from logger.grpc.fields import StaticEncoder
+from inference.http2.fields import StaticEncoder
 
 DATA, HEADERS, RST_STREAM, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 8, 9
 END_STREAM, END_HEADERS, PADDED, PRIORITY = 0x1, 0x4, 0x8, 0x20

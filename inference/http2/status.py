@@ -9,7 +9,7 @@ import re
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-from logger.heads import Fields
+from inference.http2.fields import Fields
 
 OK, CANCELLED, UNKNOWN, _, DEADLINE = range(5)
 EXHAUSTED: Final = 8

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from h2.exceptions import ProtocolError
 
-from logger.grpc.link import Link
+from inference.http2.link import Link
 
 
 class Flow:
