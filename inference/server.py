@@ -115,7 +115,7 @@ class PredictorServer(uvicorn.Server):
     async def _start_grpc(self) -> None:
         try:
             server = _grpc_server(self._plane, self._settings)
-            port = await server.start(shared=self._siblings is not None)
+            port = await server.start(self._grpc_listener())
         except (MissingExtra, OSError) as exc:
             if self._settings.grpc_required:
                 raise
@@ -123,6 +123,13 @@ class PredictorServer(uvicorn.Server):
             return
         self._grpc = server
         log.info("gRPC on %s:%d", self._settings.host, port)
+
+    def _grpc_listener(self) -> socket.socket:
+        host, port = self._settings.host, self._settings.grpc_port or 0
+        try:
+            return bound(host, port, shared=self._siblings is not None)
+        except OSError as exc:
+            raise OSError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
 
     async def _answer_siblings(self, siblings: Siblings) -> None:
         siblings.socket.unlink(missing_ok=True)
@@ -168,7 +175,7 @@ def _grpc_server(plane: DataPlane, settings: ServerSettings) -> GrpcServer:
     try:
         from inference.grpc.server import GrpcServer  # noqa: PLC0415 - whoever wants no gRPC needs none of it
     except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] not in {"google", "grpc"}:
+        if (exc.name or "").partition(".")[0] != "google":
             raise
         raise MissingExtra("gRPC", "inference", str(exc.name)) from exc
     return GrpcServer(plane, settings)

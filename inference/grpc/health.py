@@ -6,16 +6,16 @@ Source: the gRPC project's "GRPC Health Checking Protocol", package grpc.health.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Final
 
-import grpc
 from google.protobuf.message import DecodeError
-from grpc import StatusCode
 
 from inference.dataplane import DataPlane
 from inference.errors import ModelNotFound
-from inference.grpc.statuses import refuse
+from inference.grpc.codes import Code
+from inference.grpc.methods import Asked, Method, of_service, only
+from inference.grpc.statuses import Refused
 from inference.protocol.errors import MalformedBody
 from inference.protocol.grpc_messages import SERVICE
 from inference.protocol.grpc_schema import Messages, Schema
@@ -57,44 +57,31 @@ class Health:
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
 
-    def handlers(self) -> Any:  # noqa: ANN401 - grpc has no types
-        """Give the methods as grpc takes them."""
-        return grpc.method_handlers_generic_handler(
-            NAME,
-            {
-                "Check": grpc.unary_unary_rpc_method_handler(self.check),
-                "List": grpc.unary_unary_rpc_method_handler(self.list),
-                "Watch": grpc.unary_stream_rpc_method_handler(self.watch),
-            },
-        )
+    def methods(self) -> dict[bytes, Method]:
+        """Give the methods."""
+        return of_service(NAME, {"Check": self.check, "List": self.list}, {"Watch": self.watch})
 
-    async def check(self, data: bytes, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
+    async def check(self, data: bytes, _asked: Asked) -> bytes:
         """Say whether the server, or a model, takes calls."""
-        try:
-            status = self._status(_service(data))
-        except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
-            await refuse(context, "Check", exc)
+        status = self._status(_service(data))
         if status == _UNKNOWN:
-            await context.abort(StatusCode.NOT_FOUND, "unknown service")
+            raise Refused(Code.NOT_FOUND, "unknown service")
         return _said(status)
 
-    async def list(self, _data: bytes, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
+    async def list(self, _data: bytes, _asked: Asked) -> bytes:
         """Say it of everything."""
         names = ["", SERVICE, *self._plane.models()]
         if len(names) > _MOST:
-            await context.abort(StatusCode.RESOURCE_EXHAUSTED, f"{len(names)} services; ask for one of them")
+            raise Refused(Code.RESOURCE_EXHAUSTED, f"{len(names)} services; ask for one of them")
         listed = _Listed()
         for name in names:
             listed.statuses[name].status = self._status(name)
         text: bytes = listed.SerializeToString()
         return text
 
-    async def watch(self, data: bytes, context: Any) -> AsyncIterator[bytes]:  # noqa: ANN401 - grpc has no types
+    async def watch(self, messages: AsyncIterator[bytes], _asked: Asked) -> AsyncGenerator[bytes, None]:
         """Say it now and whenever it changes, until the client leaves."""
-        try:
-            service = _service(data)
-        except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
-            await refuse(context, "Watch", exc)
+        service = _service(await only(messages))
         last = None
         while True:
             status = self._status(service)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, Final
 
 from inference.batching.terms import Terms
 from inference.dataplane import DataPlane
 from inference.errors import ClientGone
-from inference.grpc.callers import REQUEST_ID, head_of, synthetic, terms_of
-from inference.grpc.statuses import note, refuse, text_of
+from inference.grpc.callers import synthetic, terms_of
+from inference.grpc.methods import Asked
+from inference.grpc.statuses import note, text_of
 from inference.protocol.grpc_codec import Received, encode_response, encode_stream_error, encode_streamed
 from inference.protocol.v2 import InferRequest, InferResponse
 from inference.rest import answers
@@ -26,35 +27,32 @@ class Predictions:
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
 
-    async def unary(self, data: bytes, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
-        """Answer ModelInfer. Cancelled, as grpc does when the client has gone, the call leaves the queue."""
-        head = head_of(context)
-        await _tag(context, head)
-        model = ""
+    async def unary(self, data: bytes, asked: Asked) -> bytes:
+        """Answer ModelInfer. Cancelled, as it is when the client has gone, the call leaves the queue."""
+        head, model = asked.head, ""
         try:
             received = Received(data)
             model = received.model
-            answer = await self._predicted(received, terms_of(context, head, len(data)))
+            answer = await self._predicted(received, terms_of(asked, len(data)))
         except asyncio.CancelledError:
             self._count(model, head, ClientGone())
             raise
-        except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
+        except Exception as exc:
             self._count(model, head, exc)
-            await refuse(context, "ModelInfer", exc)
+            raise
         self._count(model, head)
         return answer
 
-    async def stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:  # noqa: ANN401 - grpc has no types
+    async def stream(self, messages: AsyncIterator[bytes], asked: Asked) -> AsyncGenerator[bytes, None]:
         """Answer ModelStreamInfer. What goes wrong with a message is its own answer, and the stream goes on."""
-        head = head_of(context)
-        await _tag(context, head)
+        head = asked.head
         waiting: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_AHEAD)
         tasks: set[asyncio.Task[Any]] = set()
 
         async def read() -> None:
             try:
                 async for data in messages:
-                    task = asyncio.ensure_future(self._streamed(data, head, terms_of(context, head, len(data))))
+                    task = asyncio.ensure_future(self._streamed(data, head, terms_of(asked, len(data))))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
                     await waiting.put(task)
@@ -102,10 +100,3 @@ class Predictions:
         # By HTTP's statuses, as the other transports count, so that one query asks for all of them.
         status = _OK if error is None else answers.status_of(error) or _BUG
         self._plane.metrics.answered(label, "grpc", status, synthetic=synthetic(head))
-
-
-async def _tag(context: Any, head: Mapping[str, str]) -> None:  # noqa: ANN401 - grpc has no types
-    identity = head.get(REQUEST_ID)
-    # gRPC takes more from a peer than it lets us send: what is no printable ASCII would end the call.
-    if identity is not None and identity.isascii() and identity.isprintable():
-        await context.send_initial_metadata(((REQUEST_ID, identity),))

@@ -5,14 +5,15 @@ Source: the gRPC project's "GRPC Server Reflection Protocol", packages grpc.refl
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from typing import Any, Final
 
-import grpc
 from google.protobuf.message import DecodeError
-from grpc import StatusCode
 
 from inference.grpc import health
+from inference.grpc.codes import Code
+from inference.grpc.methods import Asked, Method, of_service
+from inference.grpc.statuses import Refused
 from inference.protocol.grpc_messages import MESSAGES
 from inference.protocol.grpc_schema import Messages, Schema
 
@@ -71,14 +72,12 @@ _BY_SYMBOL: Final = {symbol: file for file in _FILES.values() for symbol in _sym
 _SERVICES: Final = sorted(f"{file.package}.{service.name}" for file in _FILES.values() for service in file.service)
 
 
-def handlers() -> tuple[Any, ...]:
-    """Give the services as grpc takes them."""
-    return tuple(
-        grpc.method_handlers_generic_handler(
-            f"{package}.ServerReflection", {_METHOD: grpc.stream_stream_rpc_method_handler(_Reflection(messages).info)}
-        )
-        for package, messages in _REFLECTIONS.items()
-    )
+def methods() -> dict[bytes, Method]:
+    """Give the methods of all versions."""
+    found: dict[bytes, Method] = {}
+    for package, messages in _REFLECTIONS.items():
+        found |= of_service(f"{package}.ServerReflection", {}, {_METHOD: _Reflection(messages).info})
+    return found
 
 
 class _Reflection:
@@ -88,13 +87,13 @@ class _Reflection:
         self._asked = messages.of("ServerReflectionRequest")
         self._answered = messages.of("ServerReflectionResponse")
 
-    async def info(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:  # noqa: ANN401 - grpc has no types
+    async def info(self, messages: AsyncIterator[bytes], _asked: Asked) -> AsyncGenerator[bytes, None]:
         """Answer questions, one by one."""
         async for data in messages:
             try:
                 request = self._asked.FromString(data)
             except DecodeError as exc:
-                await context.abort(StatusCode.INVALID_ARGUMENT, f"no ServerReflectionRequest: {exc}")
+                raise Refused(Code.INVALID_ARGUMENT, f"no ServerReflectionRequest: {exc}") from exc
             answer = self._answered(valid_host=request.host, original_request=request)
             self._fill(answer, request)
             yield answer.SerializeToString()
@@ -116,5 +115,5 @@ class _Reflection:
         if found is not None:
             answer.file_descriptor_response.file_descriptor_proto.append(found.SerializeToString())
             return
-        answer.error_response.error_code = StatusCode.NOT_FOUND.value[0]
+        answer.error_response.error_code = Code.NOT_FOUND.value
         answer.error_response.error_message = f"{kind or 'nothing'}: unknown here"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import time
+from collections.abc import Callable
 from typing import Final
-
-import grpc.aio
 
 from inference.dataplane import DataPlane
 from inference.grpc import reflection
+from inference.grpc.connection import Connection, Host
 from inference.grpc.health import Health
 from inference.grpc.service import Service
 from inference.pool import ComputePool
@@ -15,7 +18,11 @@ from inference.settings import ServerSettings
 
 _MANAGE_TIMEOUT_S: Final = 600.0
 _MANAGE_QUEUE: Final = 16
-_PING_MS: Final = 5_000
+_BACKLOG: Final = 2_048
+_SWEEP_S: Final = 0.25
+_LOOK_S: Final = 0.01
+_GOODBYE_S: Final = 0.5
+"""For clients without calls to close after the goodbye, as they do at once."""
 
 
 class GrpcServer:
@@ -25,37 +32,38 @@ class GrpcServer:
         self._manage = ComputePool(threads=1, queue=_MANAGE_QUEUE, timeout_s=_MANAGE_TIMEOUT_S)
         self._plane, self._settings = plane, settings
 
-    async def start(self, *, shared: bool = False) -> int:
-        """Listen; give the port.
-
-        Args:
-            shared: other processes listen on the same port, too.
-
-        Raises:
-            OSError: the port is taken.
-        """
-        settings = self._settings
-        self._server = grpc.aio.server(
-            options=(
-                ("grpc.max_receive_message_length", settings.grpc_max_receive),
-                ("grpc.max_send_message_length", settings.grpc_max_send),
-                ("grpc.so_reuseport", int(shared)),
-                # Clients keep connections alive with pings; by default gRPC breaks with those that do it often.
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", _PING_MS),
-            )
+    async def start(self, listener: socket.socket) -> int:
+        """Listen on a bound socket; give the port."""
+        loop = self._loop = asyncio.get_running_loop()
+        methods = Service(self._plane, self._manage).methods() | Health(self._plane).methods() | reflection.methods()
+        host = self._host = Host(
+            methods=methods, settings=self._settings, loop=loop, waiting=lambda: self._plane.batcher.in_progress
         )
-        services = (Service(self._plane, self._manage).handlers(), Health(self._plane).handlers())
-        self._server.add_generic_rpc_handlers((*services, *reflection.handlers()))
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        try:
-            port: int = self._server.add_insecure_port(f"{host}:{settings.grpc_port}")
-        except RuntimeError as exc:
-            raise OSError(f"cannot listen on {host}:{settings.grpc_port}: {exc}") from exc
-        await self._server.start()
+        self._server = await loop.create_server(lambda: Connection(host), sock=listener, backlog=_BACKLOG)
+        self._timer = loop.call_later(_SWEEP_S, self._sweep)
+        port: int = listener.getsockname()[1]
         return port
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and end when those in progress have ended, or at the end of the grace."""
-        await self._server.stop(grace_s)
+        self._server.close()
+        connections = self._host.connections
+        for connection in list(connections):
+            connection.close_when_idle()
+        await self._until(lambda: not any(each.busy() for each in connections), grace_s)
+        await self._until(lambda: not connections, min(grace_s, _GOODBYE_S))
+        for connection in list(connections):
+            connection.stop()
+        self._timer.cancel()
         self._manage.close()
+
+    async def _until(self, done: Callable[[], bool], most_s: float) -> None:
+        until = time.monotonic() + most_s
+        while not done() and time.monotonic() < until:  # noqa: ASYNC110 - many things end it, once in a process's life
+            await asyncio.sleep(_LOOK_S)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for connection in list(self._host.connections):
+            connection.sweep(now)
+        self._timer = self._loop.call_later(_SWEEP_S, self._sweep)

@@ -11,13 +11,12 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from inference.dataplane import DataPlane
 from inference.errors import Unsupported
+from inference.grpc.methods import Asked, Method, Unary, of_service
 from inference.grpc.predictions import Predictions
-from inference.grpc.statuses import refuse
 from inference.pool import ComputePool
 from inference.protocol.errors import MalformedBody
 from inference.protocol.grpc_messages import MESSAGES, SERVICE
@@ -25,7 +24,6 @@ from inference.repository import State
 
 Look = Callable[[Any], Mapping[str, Any]]
 """A message in, the fields of the answer out."""
-Handler = Callable[[bytes, Any], Awaitable[bytes]]
 
 _EXTENSIONS: Final = ("model_repository_extension", "model_repository")
 """The first is KServe's word, the second Triton's."""
@@ -40,8 +38,8 @@ class Service:
         self._predictions = Predictions(plane)
         self._server = {"name": "sidelight", "version": version("sidelight"), "extensions": _EXTENSIONS}
 
-    def handlers(self) -> Any:  # noqa: ANN401 - grpc has no types
-        """Give the methods as grpc takes them."""
+    def methods(self) -> dict[bytes, Method]:
+        """Give the methods."""
         looks: dict[str, Look] = {
             "ServerLive": lambda _: {"live": True},
             "ServerReady": lambda _: {"ready": self._plane.ready()},
@@ -53,13 +51,11 @@ class Service:
             "RepositoryModelUnload": self._unload,
             "RepositoryIndex": self._index,
         }
-        unary: dict[str, Handler] = {"ModelInfer": self._predictions.unary}
+        unary: dict[str, Unary] = {"ModelInfer": self._predictions.unary}
         unary |= {name: _method(name, work, None) for name, work in looks.items()}
         unary |= {name: _method(name, work, self._manage) for name, work in slow.items()}
         unary["ModelMetadata"] = _method("ModelMetadata", self._model_metadata, None, self._awaken)
-        methods = {name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in unary.items()}
-        methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._predictions.stream)
-        return grpc.method_handlers_generic_handler(SERVICE, methods)
+        return of_service(SERVICE, unary, {"ModelStreamInfer": self._predictions.stream})
 
     def _model_ready(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
         return {"ready": self._plane.model_ready(message.name, message.version or None)}
@@ -100,22 +96,19 @@ def _named(message: Any) -> str:  # noqa: ANN401 - messages are made at run time
 
 def _method(
     name: str, work: Look, pool: ComputePool | None, first: Callable[[Any], Awaitable[None]] | None = None
-) -> Handler:
+) -> Unary:
     """Make a unary method of a function; with a pool, of one that takes its time; with what is to be awaited first."""
     asked, answered = MESSAGES.of(f"{name}Request"), MESSAGES.of(f"{name}Response")
 
-    async def handle(data: bytes, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
+    async def handle(data: bytes, _asked: Asked) -> bytes:
         try:
-            try:
-                message = asked.FromString(data)
-            except DecodeError as exc:
-                raise MalformedBody("message", f"no {name}Request: {exc}") from exc
-            if first is not None:
-                await first(message)
-            fields = work(message) if pool is None else await pool.run(partial(work, message))
-            answer: bytes = answered(**fields).SerializeToString()
-        except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
-            await refuse(context, name, exc)
+            message = asked.FromString(data)
+        except DecodeError as exc:
+            raise MalformedBody("message", f"no {name}Request: {exc}") from exc
+        if first is not None:
+            await first(message)
+        fields = work(message) if pool is None else await pool.run(partial(work, message))
+        answer: bytes = answered(**fields).SerializeToString()
         return answer
 
     return handle

@@ -3,47 +3,47 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final, NoReturn
-
-from grpc import StatusCode
+from collections.abc import Mapping
+from typing import Final
 
 from inference import errors
+from inference.grpc.codes import Code
 from inference.protocol.errors import ProtocolError
 from inference.protocol.grpc_schema import Messages, Schema
 from streams.errors import InvalidEvent, MissingExtra, UnknownPlugin
 
 log = logging.getLogger(__name__)
 
-STATUSES: Final[dict[type[Exception], StatusCode]] = {
-    ProtocolError: StatusCode.INVALID_ARGUMENT,
-    InvalidEvent: StatusCode.INVALID_ARGUMENT,
-    errors.InvalidInput: StatusCode.INVALID_ARGUMENT,
-    errors.ModelNotFound: StatusCode.NOT_FOUND,
-    errors.ModelNotReady: StatusCode.UNAVAILABLE,
-    errors.Overloaded: StatusCode.UNAVAILABLE,
-    errors.Postponed: StatusCode.RESOURCE_EXHAUSTED,
-    errors.BodyTooLarge: StatusCode.RESOURCE_EXHAUSTED,
-    errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
-    errors.BodyTooSlow: StatusCode.DEADLINE_EXCEEDED,
-    errors.ClientGone: StatusCode.CANCELLED,
-    errors.Unsupported: StatusCode.UNIMPLEMENTED,
-    MissingExtra: StatusCode.UNIMPLEMENTED,
+STATUSES: Final[dict[type[Exception], Code]] = {
+    ProtocolError: Code.INVALID_ARGUMENT,
+    InvalidEvent: Code.INVALID_ARGUMENT,
+    errors.InvalidInput: Code.INVALID_ARGUMENT,
+    errors.ModelNotFound: Code.NOT_FOUND,
+    errors.ModelNotReady: Code.UNAVAILABLE,
+    errors.Overloaded: Code.UNAVAILABLE,
+    errors.Postponed: Code.RESOURCE_EXHAUSTED,
+    errors.BodyTooLarge: Code.RESOURCE_EXHAUSTED,
+    errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
+    errors.BodyTooSlow: Code.DEADLINE_EXCEEDED,
+    errors.ClientGone: Code.CANCELLED,
+    errors.Unsupported: Code.UNIMPLEMENTED,
+    MissingExtra: Code.UNIMPLEMENTED,
     # No repetition helps before somebody has changed the model's folder.
-    errors.ModelLoadFailed: StatusCode.FAILED_PRECONDITION,
-    UnknownPlugin: StatusCode.FAILED_PRECONDITION,
-    errors.PredictionFailed: StatusCode.INTERNAL,
-    errors.PredictorRefused: StatusCode.INVALID_ARGUMENT,
-    errors.PredictorUnavailable: StatusCode.UNAVAILABLE,
-    errors.PredictorFailed: StatusCode.INTERNAL,
+    errors.ModelLoadFailed: Code.FAILED_PRECONDITION,
+    UnknownPlugin: Code.FAILED_PRECONDITION,
+    errors.PredictionFailed: Code.INTERNAL,
+    errors.PredictorRefused: Code.INVALID_ARGUMENT,
+    errors.PredictorUnavailable: Code.UNAVAILABLE,
+    errors.PredictorFailed: Code.INTERNAL,
 }
 _REFUSALS: Final = {
-    401: StatusCode.UNAUTHENTICATED,
-    403: StatusCode.PERMISSION_DENIED,
-    404: StatusCode.NOT_FOUND,
-    409: StatusCode.FAILED_PRECONDITION,
-    413: StatusCode.RESOURCE_EXHAUSTED,
-    429: StatusCode.RESOURCE_EXHAUSTED,
-    501: StatusCode.UNIMPLEMENTED,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.NOT_FOUND,
+    409: Code.FAILED_PRECONDITION,
+    413: Code.RESOURCE_EXHAUSTED,
+    429: Code.RESOURCE_EXHAUSTED,
+    501: Code.UNIMPLEMENTED,
 }
 """What a refusal by the predictor behind a transformer means here; the others are INVALID_ARGUMENT."""
 _RETRY_LATER: Final = (errors.ModelNotReady, errors.Overloaded, errors.PredictorUnavailable)
@@ -65,13 +65,24 @@ _RPC: Final = Messages(
 )
 _Status, _RetryInfo, _Duration = _RPC.of("Status"), _RPC.of("RetryInfo"), _RPC.of("Duration")
 
-Metadata = tuple[tuple[str, str | bytes], ...]
+Metadata = Mapping[str, str | bytes]
+_NOTHING: Final[Metadata] = {}
 
 
-def status_of(error: Exception) -> StatusCode | None:
+class Refused(Exception):
+    """A call that ends with a status of the transport's own."""
+
+    def __init__(self, code: Code, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def status_of(error: Exception) -> Code | None:
     """Give the status of an error; None for what is a bug."""
+    if isinstance(error, Refused):
+        return error.code
     if isinstance(error, errors.PredictorRefused):
-        return _REFUSALS.get(error.status, StatusCode.INVALID_ARGUMENT)
+        return _REFUSALS.get(error.status, Code.INVALID_ARGUMENT)
     return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
 
 
@@ -84,16 +95,16 @@ def text_of(error: Exception) -> str:
 def details_of(error: Exception) -> Metadata:
     """Say when to come again, in the three ways that clients look for it: gRPC's own, google.rpc's and HTTP's."""
     if not isinstance(error, _RETRY_LATER):
-        return ()
+        return _NOTHING
     seconds = error.retry_after_s
     retry = _RetryInfo(retry_delay=_Duration(seconds=int(seconds)))
-    status = _Status(code=_code(error).value[0], message=text_of(error))
+    status = _Status(code=code_of(error), message=text_of(error))
     status.details.add(type_url="type.googleapis.com/google.rpc.RetryInfo", value=retry.SerializeToString())
-    return (
-        ("grpc-retry-pushback-ms", str(int(seconds * 1_000))),
-        ("grpc-status-details-bin", status.SerializeToString()),
-        ("retry-after", str(int(seconds))),
-    )
+    return {
+        "grpc-retry-pushback-ms": str(int(seconds * 1_000)),
+        "grpc-status-details-bin": status.SerializeToString(),
+        "retry-after": str(int(seconds)),
+    }
 
 
 def note(method: str, error: Exception) -> None:
@@ -102,12 +113,6 @@ def note(method: str, error: Exception) -> None:
         log.error("%s failed", method, exc_info=error)
 
 
-async def refuse(context: Any, method: str, error: Exception) -> NoReturn:  # noqa: ANN401 - grpc has no types
-    """End a call with an error."""
-    note(method, error)
-    await context.abort(_code(error), text_of(error), details_of(error))
-    raise AssertionError("abort returned")
-
-
-def _code(error: Exception) -> StatusCode:
-    return status_of(error) or StatusCode.INTERNAL
+def code_of(error: Exception) -> Code:
+    """Give the status of any error: of a bug, too."""
+    return status_of(error) or Code.INTERNAL

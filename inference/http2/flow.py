@@ -5,14 +5,22 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from h2.exceptions import ProtocolError
 
 from inference.http2.link import Link
 
 
+class Source(Protocol):
+    """Where content comes from."""
+
+    def taken(self, stream: int, amount: int) -> None:
+        """Take the news that so much of it has gone out."""
+
+
 class Flow:
-    """From a stream of one connection to a stream of another.
+    """To a stream of a connection, from a stream of another or from whoever else makes content.
 
     What came in is given back to its sender's window only when it has gone out: the windows bound what waits here.
 
@@ -24,7 +32,7 @@ class Flow:
 
     __slots__ = ("_done", "_pending", "_sink", "_source", "_stream", "_to", "_trailers", "ended", "over", "stuck")
 
-    def __init__(self, source: Link, stream: int, done: Callable[[], None] | None = None) -> None:
+    def __init__(self, source: Source, stream: int, done: Callable[[], None] | None = None) -> None:
         self._source, self._stream, self._done = source, stream, done
         self._sink: Link | None = None
         self._to = 0

@@ -28,6 +28,8 @@ CONNECTION_WINDOW: Final = 1 << 20
 _BACKLOG: Final = 1 << 20
 """Bytes that may wait for a peer that does not read. No content is sent to it meanwhile, so these answer its frames."""
 _FIRST_WINDOW: Final = 65_535
+_PIECE: Final = 128 * 1024
+"""Bytes of content that are framed at once, wide as the peer's windows may be."""
 
 
 class Waiting(Protocol):
@@ -147,7 +149,13 @@ class Link(Outlet):
         Raises:
             ProtocolError: none, the stream is over.
         """
-        return 0 if self.paused else self.h2.room(stream)
+        if self.h2.unsent > _PIECE:
+            # Now, and not at the end of the turn: the transport says when its peer does not keep up.
+            self._turn_out()
+        if self.paused:
+            return 0
+        room = self.h2.room(stream)
+        return room if room < _PIECE else _PIECE  # noqa: FURB136 - `min` costs twice as much
 
     def head(self, stream: int, block: bytes, *, end: bool) -> None:
         """Send written fields: a head, or with `end` maybe trailers."""
@@ -171,6 +179,19 @@ class Link(Outlet):
                 last = at + most >= len(view)
                 self.h2.send_content(stream, view[at : at + most], end=end and last)
         self.touch()
+
+    def whole(self, stream: int, head: bytes, content: bytes, trailers: bytes) -> bool:
+        """Send a whole answer to a whole request, if there is room for it now; tell whether that is done."""
+        if self.closed or self.paused:
+            return False
+        try:
+            sent = self.h2.send_whole(stream, head, content, trailers)
+        except StreamClosedError:
+            # As above.
+            return True
+        if sent:
+            self.touch()
+        return sent
 
     def taken(self, stream: int, amount: int) -> None:
         """Let the peer send as much again: it has gone on."""

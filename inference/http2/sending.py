@@ -103,11 +103,48 @@ class Sending(H2Connection):
             self._slack += SLACK_PER_FRAME
         self._write(DATA, END_STREAM if end else 0, stream_id, data)
 
+    def send_whole(self, stream_id: int, head: bytes, content: bytes, trailers: bytes) -> bool:
+        """Send a whole answer to a whole request, if it fits into one frame now; tell whether it was sent.
+
+        Raises:
+            StreamClosedError: the stream is over.
+        """
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            raise StreamClosedError(stream_id)
+        machine, size = stream.state_machine, len(content)
+        if (
+            machine.state is not HALF_REMOTE
+            or machine.headers_sent
+            or size > stream.outbound_flow_control_window
+            or size > self.outbound_flow_control_window
+            or size > self.max_outbound_frame_size
+        ):
+            return False
+        head = self.encoder.begin(head)
+        self.outbound_flow_control_window -= size
+        machine.state, machine.stream_closed_by = CLOSED, StreamClosedBy.SEND_END_STREAM
+        self._forget(stream_id)
+        if self._slack < SLACK:
+            self._slack += SLACK_PER_FRAME
+        self._write(HEADERS, END_HEADERS, stream_id, head)
+        self._write(DATA, 0, stream_id, content)
+        self._write(HEADERS, END_HEADERS | END_STREAM, stream_id, trailers)
+        return True
+
     def taken(self, stream_id: int, amount: int) -> None:
-        """Give back what content took of the windows."""
+        """Give back what content took of both windows."""
+        self.taken_of_all(amount)
+        self.taken_of(stream_id, amount)
+
+    def taken_of_all(self, amount: int) -> None:
+        """Give back what content took of the connection's window."""
         increment = self._inbound_flow_control_window_manager.process_bytes(amount)
         if increment:
             self._write(WINDOW_UPDATE, 0, 0, INCREMENT.pack(increment))
+
+    def taken_of(self, stream_id: int, amount: int) -> None:
+        """Give back what content took of its stream's window."""
         stream = self.streams.get(stream_id)
         # A peer that has ended its stream needs no window for it.
         if stream is not None and (stream.state_machine.state is OPEN or stream.state_machine.state is HALF_LOCAL):
@@ -119,6 +156,11 @@ class Sending(H2Connection):
         """End a stream at once."""
         super().reset_stream(stream_id, error_code)
         self._forget(stream_id)
+
+    @property
+    def unsent(self) -> int:
+        """Give how many bytes are framed and not yet taken to be sent."""
+        return len(self._data_to_send)
 
     def framed(self) -> bytearray:
         """Give what is to be sent, once."""

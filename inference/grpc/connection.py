@@ -1,0 +1,164 @@
+"""A client's connection: its calls, from their heads on, and what ends them. Next on the path: `call.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+from h2.errors import ErrorCodes
+from h2.events import StreamReset
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes
+
+from inference.grpc.call import Call
+from inference.grpc.codes import Code
+from inference.grpc.heads import NO_GRPC, Wanted, ending
+from inference.grpc.methods import Methods
+from inference.http2.fields import Head
+from inference.http2.guest import Guest
+from inference.http2.outlet import Turn
+from inference.settings import ServerSettings
+
+log = logging.getLogger(__name__)
+
+STREAMS: Final = 256
+"""Calls of a connection at a time, which its settings say: clients wait with more, or open another connection."""
+_STREAM_WINDOW, _CONNECTION_WINDOW = 256 * 1024, 4 << 20
+_HEAD_BYTES: Final = 32 * 1024
+_HEAD_S: Final = 20.0
+_IDLE_S: Final = 600.0
+"""How long a connection without calls is kept: opening one anew costs a client little, and many of them cost us."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Host:
+    """What the connections of a server share."""
+
+    methods: Methods
+    settings: ServerSettings
+    loop: asyncio.AbstractEventLoop
+    waiting: Callable[[], int]
+    """Counts the calls in progress, for who is refused."""
+    turn: Turn = field(default_factory=Turn)
+    connections: set[Connection] = field(default_factory=set)
+    held: int = 0
+    """Bytes of requests that no method has taken yet."""
+
+
+class Connection(Guest):
+    """One connection."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(
+            host.turn,
+            {SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS, SettingCodes.MAX_HEADER_LIST_SIZE: _HEAD_BYTES},
+            stream_window=_STREAM_WINDOW,
+            connection_window=_CONNECTION_WINDOW,
+        )
+        self.host = host
+        self._calls: dict[int, Call] = {}
+        self.on[StreamReset] = self._reset
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's contract
+        self.host.connections.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102, ARG002
+        self.closed = True
+        self.host.connections.discard(self)
+        for call in list(self._calls.values()):
+            call.gone()
+
+    def busy(self) -> bool:
+        """Tell whether calls are running."""
+        return bool(self._calls)
+
+    def finished(self, call: Call) -> None:
+        """Take the news that a call is over."""
+        del self._calls[call.stream]
+        if not self._calls:
+            self.freed()
+
+    def stop(self) -> None:
+        """Serve nothing any more: what still runs ends now."""
+        for call in list(self._calls.values()):
+            call.stop()
+        self.close()
+
+    def sweep(self, now: float) -> None:
+        """Give up on who was silent for too long."""
+        settings = self.host.settings
+        if self.gone_by is not None:
+            if now > self.gone_by:
+                self.end()
+        elif self.reads_nothing(now, settings.body_timeout_s):
+            self.abort()
+        elif self.head_takes_too_long(now, _HEAD_S):
+            self.say_goodbye(ErrorCodes.ENHANCE_YOUR_CALM, b"no whole head within %g s" % _HEAD_S)
+            self.close()
+        elif self._calls:
+            for call in list(self._calls.values()):
+                call.sweep(now)
+        elif now - self.idle_since > _IDLE_S:
+            self.close_when_idle()
+
+    def take_head(self, stream: int, head: Head, *, end: bool) -> None:
+        """Begin a call, or refuse it."""
+        if self.leaving or len(self._calls) >= STREAMS:
+            # RFC 9113 section 5.1.2: an error of this stream alone, and the client may repeat the call without a doubt.
+            self.reset(stream, ErrorCodes.REFUSED_STREAM)
+            self.extra()
+            return
+        wanted: Wanted | None = head.made
+        if wanted is None:
+            wanted = head.made = Wanted(head, self.host.methods)
+        if wanted.method is None or not wanted.grpc:
+            self._refuse(stream, wanted)
+            return
+        call = self._calls[stream] = Call(self, stream, wanted, wanted.method)
+        if end:
+            call.end()
+
+    def take_content(self, stream: int, data: bytes, credit: int, *, end: bool) -> None:
+        """Take a piece of a request."""
+        call = self._calls.get(stream)
+        if call is None:
+            self.taken(stream, credit)
+        else:
+            call.content(data, credit, end=end)
+        if not (data or end):
+            self.extra()
+
+    def take_trailers(self, stream: int, head: Head) -> None:  # noqa: ARG002 - gRPC has none in requests
+        """Take the end of a request."""
+        call = self._calls.get(stream)
+        if call is not None:
+            call.end()
+
+    def _reset(self, event: StreamReset) -> None:
+        call = self._calls.get(event.stream_id)
+        if call is None:
+            self.extra()
+            return
+        if call.rapid(time.monotonic()):
+            self.extra()
+        call.gone()
+
+    def _refuse(self, stream: int, wanted: Wanted) -> None:
+        """Answer what is no call, or one of a method that is not here."""
+        if wanted.grpc:
+            text = f"unknown method {wanted.path.decode('latin-1')}"
+            self.head(stream, wanted.answer + ending(Code.UNIMPLEMENTED, text, {}), end=True)
+        else:
+            self.head(stream, NO_GRPC, end=False)
+            reason = "HTTP/2 is served for gRPC: expected POST and application/grpc"
+            try:
+                self.content(stream, orjson.dumps({"error": reason}), end=True)
+            except ProtocolError:
+                log.debug("no room for the reason of a refusal")
+        self.reset(stream, ErrorCodes.NO_ERROR)
