@@ -1,0 +1,122 @@
+"""Clients that mean harm, on the predictor's port: told to go, and nothing of theirs stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from h2.errors import ErrorCodes
+from h2.events import ConnectionTerminated, StreamReset
+from h2.settings import SettingCodes
+from hpack import Encoder
+from hyperframe.frame import ContinuationFrame, HeadersFrame
+
+from inference.grpc.connection import STREAMS
+from tests.inference.grpc.hosting import FLOOD, WAIT, Hosted, hosted
+from tests.inference.grpc.test_connection import codes
+from tests.inference.serving import eventually
+from tests.logger.grpc import raw
+from tests.logger.grpc import test_abuse as floods
+from tests.logger.grpc.raw import Peer
+
+
+def _after(server: Hosted) -> None:
+    """Nothing of what was is left, and others are served."""
+    eventually(lambda: not server.host.connections, "the connection's end")
+    with raw.client(server.port) as peer:
+        found = codes(peer, peer.call(b"x"))
+
+    assert found == ["OK"]
+    assert server.host.held == 0
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        floods.resets, floods.pings, floods.settings, floods.priorities, floods.pongs, floods.agreements,
+        floods.unknown, floods.windows, floods.stragglers, floods.forced_resets,
+    ],
+)  # fmt: skip
+def test_floods_are_ended(flood: Callable[[Peer], None]) -> None:
+    """Frames that cost their sender nothing end the connection at some point, and no method begins for them."""
+    with hosted() as server:
+        with raw.client(server.port) as peer:
+            for _ in range(200):
+                if peer.closed:
+                    break
+                flood(peer)
+                peer.flush()
+            peer.until_closed()
+
+            assert peer.closed
+
+        _after(server)
+        begun = len(server.asked)
+
+    assert begun == 1
+
+
+def test_calls_beyond_the_limit_are_refused() -> None:
+    """More calls than the settings say are refused one by one; those that run go on; who insists is told to go."""
+    with hosted() as server:
+        with raw.client(server.port) as peer:
+            while peer.h2.remote_settings.max_concurrent_streams != STREAMS:
+                assert peer.read()
+            peer.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 1 << 20
+            peer.h2.remote_settings.acknowledge()
+            running = [peer.call(b"w", WAIT) for _ in range(STREAMS)]
+            more = peer.call(b"w", WAIT)
+            peer.flush()
+            reset = peer.until(StreamReset, more)
+            server.open()
+            found = codes(peer, *running)
+        with raw.client(server.port) as peer:
+            peer.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 1 << 20
+            peer.h2.remote_settings.acknowledge()
+            for _ in range(20):
+                floods.too_many(peer)
+                peer.flush()
+            ends = [event for event in peer.until_closed() if isinstance(event, ConnectionTerminated)]
+        _after(server)
+
+    assert reset.error_code == ErrorCodes.REFUSED_STREAM
+    assert found == ["OK"] * STREAMS
+    # A client that still sends when it is cut may never see the goodbye.
+    assert [end.error_code for end in ends] in ([ErrorCodes.ENHANCE_YOUR_CALM], [])
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        Encoder().encode([*floods.HEAD, ("k", "v" * 40_000)]),
+        (writer := Encoder()).encode([*floods.HEAD, ("k", "v" * 4_000)]) + writer.encode([("k", "v" * 4_000)]) * 100,
+    ],
+    ids=["large", "references"],
+)
+def test_large_heads_are_ended(block: bytes) -> None:
+    """A head counts by what it says; one that is too large ends the connection, whose table is then in doubt."""
+    with hosted() as server:
+        with raw.client(server.port) as peer:
+            floods.send(peer, HeadersFrame(1, block[:16_000]), ContinuationFrame(1, block[16_000:32_000]))
+            floods.send(peer, ContinuationFrame(1, block[32_000:], flags=["END_HEADERS"]))
+            ends = floods.ends(peer)
+        _after(server)
+
+    assert ends in ([ErrorCodes.ENHANCE_YOUR_CALM], [])
+
+
+def test_a_client_that_reads_nothing_is_cut() -> None:
+    """Windows without end and a socket that is not read: what waits is bounded, and it is given up in time."""
+    widest: dict[int, int] = {raw.WINDOW: (1 << 31) - 1}
+    with hosted(body_timeout_s=0.5) as server:
+        with raw.client(server.port, widest) as peer:
+            peer.h2.increment_flow_control_window((1 << 31) - 1 - 65_535)
+            peer.call(b"", FLOOD)
+            peer.flush()
+            eventually(lambda: bool(server.host.connections), "the connection")
+            eventually(lambda: not server.host.connections, "its end")
+            made = server.made
+        _after(server)
+
+    # What the system's own buffers take, and a little more.
+    assert made * 32_768 < 64 << 20
