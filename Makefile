@@ -42,7 +42,7 @@ bench: $(STAMP) ## measure against the named baselines and print the tables
 bench-gpu: $(STAMP) ## measure PyTorch models on a CUDA device, and write docs/gpu.md
 	$(BIN)/python benchmarks/bench_gpu.py --cuda-graphs --write docs/gpu.md
 
-fuzz: $(STAMP) ## draw streams of bytes for the logger's proxy, ten minutes for each promise
+fuzz: $(STAMP) ## draw streams of bytes for the logger's proxy and the predictor's gRPC, ten minutes for each promise
 	$(BIN)/python -m tests.logger.fuzz --seconds 600
 
 lock: ## resolve requirements/dev.lock anew from pyproject.toml

@@ -1,4 +1,4 @@
-"""Draws streams of bytes for the proxy for as long as one likes: `python -m tests.logger.fuzz --seconds 600`."""
+"""Draws streams of bytes for proxy and predictor, as long as one likes: `python -m tests.logger.fuzz --seconds 600`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 
 from hypothesis import HealthCheck, settings
 
+from tests.inference.grpc import promises as predictor
 from tests.logger.grpc import promises as grpc
 from tests.logger.promises import PROMISES
 
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="PART", help="promises with this in their name (default: all)")
     arguments = parser.parse_args()
     rounds = settings(max_examples=_ROUND, deadline=None, suppress_health_check=list(HealthCheck))
-    for promise in (*PROMISES, *grpc.PROMISES):
+    for promise in (*PROMISES, *grpc.PROMISES, *predictor.PROMISES):
         if arguments.only not in promise.__name__:
             continue
         draw, drawn, end = rounds(promise), 0, time.monotonic() + arguments.seconds

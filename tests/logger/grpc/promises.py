@@ -65,7 +65,7 @@ def damaged_calls_end(stream: Stream, replies: Sequence[Reply], settings: dict[i
 
     assert not outcome.faults, outcome.faults
     assert not outcome.left
-    _check_frames(outcome.output)
+    check_frames(outcome.output)
     whole = [draft for found in outcome.seen.values() for draft in found]
     told = {item.correlation.encode(): item for item in outcome.logged}
     assert len(told) == len(outcome.logged)
@@ -188,7 +188,7 @@ def _own(fields: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     return [item for item in fields if item[0] in drafts.NAMES]
 
 
-def _check_frames(data: bytes) -> None:
+def check_frames(data: bytes) -> None:
     """Check what the proxy wrote to a client that a library could not follow."""
     decoder, over = Decoder(), set[int]()
     for frame in drafts.frames(data):
