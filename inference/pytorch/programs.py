@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from inference.errors import ModelLoadFailed, UnsafeFormat
 from inference.modelcode import ModelCode
+from inference.pytorch import sharded
 from inference.runtime import ANY, Source, TensorSpec
 from inference.signature import Wanted
 
@@ -36,11 +37,13 @@ DATATYPES: Final = {
     torch.float16: "FP16", torch.bfloat16: "BF16", torch.float32: "FP32", torch.float64: "FP64",
 }  # fmt: skip
 WEIGHTS: Final = (".safetensors", ".pth")
+_INDEX: Final = ".json"
+"""Of weights in several .safetensors files."""
 SCRIPTS: Final = (".pt", ".ts")
 _WHY: Final = {
     ".pt2": "torch.export.load evaluates expressions of the file as Python",
     **dict.fromkeys(SCRIPTS, "TorchScript is a program, which runs while it loads and can write files"),
-    **dict.fromkeys(WEIGHTS, "the class that the weights belong to is code"),
+    **dict.fromkeys((*WEIGHTS, _INDEX), "the class that the weights belong to is code"),
 }
 
 
@@ -81,7 +84,7 @@ def read(
     suffix = source.path.suffix
     if not source.trust.code:
         raise UnsafeFormat(f"{source.path}: {_WHY[suffix]}; if you trust the file: --trusted")
-    if suffix in WEIGHTS:
+    if suffix in {*WEIGHTS, _INDEX}:
         return _weights(source, device, declared, model, arguments)
     if model or arguments:
         raise ModelLoadFailed(f"{source.path}: options: model and arguments belong to {', '.join(WEIGHTS)} files")
@@ -166,6 +169,8 @@ def _fill(module: object, path: Path, where: str) -> None:
     with _refused(path):
         if path.suffix == ".safetensors":
             load_model(module, path)
+        elif path.suffix == _INDEX:
+            sharded.fill(module, path)
         else:
             module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
@@ -193,6 +198,8 @@ def _refused(path: Path) -> Iterator[None]:
     """Turn whatever torch says about a file into one error."""
     try:
         yield
+    except ModelLoadFailed:
+        raise
     except (OSError, SafetensorError) as exc:
         raise ModelLoadFailed(f"{path}: no PyTorch model: {exc}") from exc
     except Exception as exc:

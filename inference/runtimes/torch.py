@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 _HALVES: Final = {"FP16": "float16", "BF16": "bfloat16"}
 # Those without CUDA graphs of the compiler's own, which are bound to one thread.
 _MODES: Final = ("default", "max-autotune-no-cudagraphs")
+_INDEX: Final = ".safetensors.index.json"
+_PART: Final = re.compile(r"(.+)-\d+-of-\d+\.safetensors")
 _BATCH: Final = 64
 _TRIALS: Final = ((2, 16), (3, 24))
 """Rows, and the size of every other free dimension, of the calls that a model is tried with."""
@@ -84,6 +87,14 @@ class Torch(Runtime):
         self._graphs: dict[int, Graph] = {}
         self.inputs = self._signature.specs()
         self.features = self._signature.features()
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Read files by their endings; of weights in several files the index, which lists them."""
+        if path.name.endswith(_INDEX):
+            return True
+        part = _PART.fullmatch(path.name)
+        return path.suffix in cls.suffixes and not (part and path.with_name(part[1] + _INDEX).exists())
 
     @classmethod
     def load(cls, source: Source) -> Self:
