@@ -12,12 +12,12 @@ from typing import Final
 from deploy import environment
 from deploy.errors import UserError
 from inference.directory import holds_model
+from inference.entries import Source
 from inference.errors import ModelLoadFailed
 from inference.folders import ModelFolder, Shelf, Stored
 from inference.repository import Repository
 from inference.residency import container_limit
 from inference.settings import RepositorySettings, Trust
-from inference.stock import Source
 from inference.storage.cache import Storage, StorageSettings
 from inference.upstream.link import Link
 
@@ -75,8 +75,12 @@ def add_repository_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--max_memory", type=_bytes, metavar="SIZE",
-        help="of the process, such as 4Gi; above it models that are not in use are unloaded, the least recently used"
-        " first (default: 80%% of the container's limit with a repository, else none)",
+        help="of all --workers together, such as 4Gi; above it models that are not in use are unloaded, the least"
+        " recently used first (default: 80%% of the container's limit with a repository, else none)",
+    )  # fmt: skip
+    group.add_argument(
+        "--max_gpu_memory", type=_bytes, metavar="SIZE",
+        help="that loaded models hold of a GPU, all --workers together; above it the same (default: no bound)",
     )  # fmt: skip
     group.add_argument(
         "--model_loads", type=_positive, default=_DEFAULTS.loads, metavar="N",
@@ -173,9 +177,18 @@ def _settings(arguments: argparse.Namespace, *, on_demand: bool) -> RepositorySe
     most = arguments.max_memory
     if most is None and on_demand:
         most = int(container_limit() * _OF_CONTAINER)
+    # A container's limit is one for all of its processes, and each process loads models of its own.
+    workers = getattr(arguments, "workers", 1)
+    memory, of_gpu = (most or 0) // workers, (arguments.max_gpu_memory or 0) // workers
+    if workers > 1 and (memory or of_gpu):
+        log.info(
+            "%d processes share the memory: models get %d MiB of it in each, and %s of a GPU's",
+            workers, memory >> 20, f"{of_gpu >> 20} MiB" if of_gpu else "any part",
+        )  # fmt: skip
     return RepositorySettings(
-        on_demand=on_demand, max_memory=most or 0, loads=arguments.model_loads, poll_s=arguments.repository_poll_s
-    )
+        on_demand=on_demand, max_memory=memory, max_gpu_memory=of_gpu, loads=arguments.model_loads,
+        poll_s=arguments.repository_poll_s,
+    )  # fmt: skip
 
 
 def _repository_of_kserve(arguments: argparse.Namespace) -> Path | None:

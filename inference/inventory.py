@@ -30,6 +30,9 @@ class Inventory(Collector):
         yield GaugeMetricFamily("sidelight_models_weight_bytes", "What the loaded ones weigh, by estimate.", weight)
         yield GaugeMetricFamily("sidelight_resident_bytes", "The process's resident set.", resident_bytes())
         yield GaugeMetricFamily("sidelight_memory_bound_bytes", "Kept below it; 0: no bound.", self._repository.bound)
+        _, on_device, device_bound = self._repository.on_device
+        yield GaugeMetricFamily("sidelight_models_gpu_bytes", "What the loaded ones hold of a GPU's memory.", on_device)
+        yield GaugeMetricFamily("sidelight_gpu_memory_bound_bytes", "Kept below it; 0: no bound.", device_bound)
         yield CounterMetricFamily("sidelight_model_load_failures", "Loads that failed.", counts.failures)
         yield CounterMetricFamily("sidelight_model_evictions", "Models unloaded to make room.", counts.evictions)
         bounds = [*map(str, LOAD_SECONDS), "+Inf"]

@@ -17,12 +17,13 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from inference.entries import Copy, Model, Source
 from inference.errors import InferenceError, ModelLoadFailed, ModelNotFound, ModelNotReady
 from inference.folders import Fingerprint, Loaded, ModelFolder, Shelf
 from inference.lease import Done, Lease, Wait
 from inference.rollout import UNNUMBERED, Choice, Routes
 from inference.settings import RepositorySettings
-from inference.stock import Copy, Counts, Model, Source, Stock
+from inference.stock import Counts, Stock
 
 __all__ = ["IndexEntry", "Lease", "Loaded", "Repository", "State"]
 
@@ -286,6 +287,12 @@ class Repository:
         return len(self._stock.residents), self._stock.residents.total
 
     @property
+    def on_device(self) -> tuple[int, int, int]:
+        """Give how many models hold memory of a GPU, how much together, and the bound; 0: none."""
+        devices = self._stock.devices
+        return len(devices), devices.total, self._settings.max_gpu_memory
+
+    @property
     def bound(self) -> int:
         """Give the bytes that the process is kept below; 0: no bound."""
         return self._settings.max_memory
@@ -294,7 +301,7 @@ class Repository:
     def counts(self) -> Counts:
         """Give what was loaded and unloaded so far."""
         counts = self._stock.counts
-        counts.evictions = self._stock.residents.evictions
+        counts.evictions = self._stock.residents.evictions + self._stock.devices.evictions
         return counts
 
     def _add(self, name: str, source: Source) -> Model:

@@ -1,7 +1,8 @@
 """Decides which loaded models stay in memory: the least recently used go first, within a bound on the whole process.
 
 What a model weighs is an estimate; what the process holds is measured. So the estimates decide who goes, and the
-measure decides how much the estimates may add up to. Thread-safe. Used by `inference/repository.py`.
+measure decides how much the estimates may add up to. A GPU's memory has a bound and an order of its own, and there the
+weights are exact. Thread-safe. Used by `inference/stock.py`.
 """
 
 from __future__ import annotations
@@ -63,13 +64,28 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+class Shortage:
+    """Loads that wait until a model is no longer in use, whichever memory they lack."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        """One lock for all bounds: who makes room in one of them makes it in the others, too."""
+        self.short = 0
+        """How many wait; who ends a use looks here and calls `idle`."""
+
+    def idle(self) -> None:
+        """Wake them."""
+        with self.changed:
+            self.changed.notify_all()
+
+
 class Residents(Generic[K]):
     """The models in memory, by when they were last used."""
 
     def __init__(
         self, limit: int, evict: Callable[[K], bool], *,
         measure: Callable[[], int] = resident_bytes, trim: Callable[[], None] = give_back,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, shortage: Shortage | None = None,
     ) -> None:  # fmt: skip
         """Keep the process within `limit` bytes; 0 keeps everything.
 
@@ -78,13 +94,12 @@ class Residents(Generic[K]):
         self._limit = int(limit * (1 - MARGIN))
         self._evict, self._measure, self._trim, self._clock = evict, measure, trim, clock
         self._order: OrderedDict[K, int] = OrderedDict()
-        self._changed = threading.Condition()
+        self.shortage = shortage or Shortage()
+        self._changed = self.shortage.changed
         self._total = 0
         self._coming = 0
         self._ceiling: int | None = None
         self._steered = 0.0
-        self.short = 0
-        """Loads that wait until a model is no longer in use; who ends a use looks here and calls `idle`."""
         self.evictions = 0
 
     @property
@@ -106,11 +121,6 @@ class Residents(Generic[K]):
             with contextlib.suppress(KeyError):
                 self._order.move_to_end(key)
 
-    def idle(self) -> None:
-        """Wake the loads that wait for a model to be no longer in use."""
-        with self._changed:
-            self._changed.notify_all()
-
     def reserve(self, weight: int, give_up: float) -> bool:
         """Make room for a model that is about to be loaded; False when there is none by `give_up`.
 
@@ -127,11 +137,11 @@ class Residents(Generic[K]):
                 left = give_up - self._clock()
                 if left <= 0:
                     return False
-                self.short += 1
+                self.shortage.short += 1
                 try:
                     self._changed.wait(min(left, _WAIT_S))
                 finally:
-                    self.short -= 1
+                    self.shortage.short -= 1
             self._coming += weight
         return True
 

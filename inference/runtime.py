@@ -111,6 +111,8 @@ class Runtime(ABC):
     takes_bytes: bool = False
     """Whether texts come as the bytes that were sent, be they UTF-8 or not, such as images. Else they come as str, and
     what is no UTF-8 is refused. An instance may know better than its class."""
+    device_bytes: int = 0
+    """Bytes of a GPU's memory that the loaded model holds, as far as its library tells; set by `load`."""
     forwards: bool = False
     """Whether it asks another server, and wants to know for whom: `inference/batching/caller.py` tells."""
     inputs: tuple[TensorSpec, ...] = ()

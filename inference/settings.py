@@ -102,6 +102,9 @@ class RepositorySettings:
     max_memory: int = 0
     """Bytes of the process's resident set. Above it the models that were not used for longest are unloaded, to be
     loaded again on demand; never one in use. 0: everything stays."""
+    max_gpu_memory: int = 0
+    """Bytes of a GPU's memory that loaded models may hold together, as their runtimes say; the same holds then. A model
+    that is loaded for the first time is counted when it is there. 0: no bound."""
     loads: int = 2
     """Models that are loaded at the same time. More than the cores only slow the predictions that go on."""
     load_wait_s: float = 60.0

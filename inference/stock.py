@@ -12,14 +12,15 @@ import threading
 import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
+from inference.devices import OnDevice
+from inference.entries import Copy
 from inference.errors import InferenceError, ModelLoadFailed, ModelNotReady
-from inference.folders import Fingerprint, Loaded
+from inference.folders import Loaded
 from inference.lease import Done, Lease
 from inference.loading import Loads
 from inference.residency import Residents, resident_bytes
-from inference.rollout import Rollout, Routes
 from inference.settings import RepositorySettings
 
 log = logging.getLogger(__name__)
@@ -47,63 +48,6 @@ class Counts:
     """Those loads by how long they took."""
 
 
-class Source(Protocol):
-    """Where a model comes from."""
-
-    def versions(self) -> tuple[str, ...]:
-        """List the versions; `UNNUMBERED` alone for a model that has none."""
-
-    def rollout(self) -> Rollout | None:
-        """Give the rollout, where there is one."""
-
-    def load(self, version: str) -> Loaded:
-        """Load one version."""
-
-    def fingerprint(self, version: str) -> Fingerprint:
-        """Describe what `load` would read."""
-
-
-class Model:
-    """One model. What lies in its folder is looked up on its first use: thousands are known by name only."""
-
-    __slots__ = ("copies", "failures", "name", "reason", "retry_at", "routes", "seen", "source", "stopped", "unsettled")
-
-    def __init__(self, name: str, source: Source, *, stopped: bool) -> None:
-        self.name, self.source = name, source
-        self.routes: Routes | None = None
-        self.copies: dict[str, Copy] = {}
-        self.stopped = stopped
-        """Not to be loaded by a request: not loaded yet, or unloaded by a call."""
-        self.seen: Fingerprint = ()
-        """How the folder looked when it was read."""
-        self.unsettled: Fingerprint | None = None
-        """How a changed folder looked at the last look."""
-        self.failures, self.retry_at, self.reason = 0, 0.0, ""
-        """Of reading the rollout, or of changing to what the folder holds now."""
-
-
-class Copy:
-    """One version of a model, in memory or not. Changed under the repository's lock."""
-
-    __slots__ = (
-        "busy", "failures", "fingerprint", "known", "lease", "measured", "model", "reason", "retry_at", "version",
-        "waiters",
-    )  # fmt: skip
-
-    def __init__(self, model: Model, version: str) -> None:
-        self.model, self.version = model, version
-        self.lease: Lease | None = None
-        self.busy = False
-        self.reason = ""
-        self.waiters: list[Done] = []
-        self.failures = 0
-        self.retry_at = 0.0
-        self.known = version
-        """What it calls itself, where it has no number."""
-        self.measured = 0
-        self.fingerprint: Fingerprint = ()
-
-
 class Stock:
     """Loads and unloads."""
 
@@ -118,6 +62,7 @@ class Stock:
         self._kinds: set[type] = set()
         self.draw = random.Random().random  # noqa: S311 - spreads retries and chooses canaries, no secret
         self.residents: Residents[Copy] = Residents(settings.max_memory, self._evict)
+        self.devices: OnDevice[Copy] = OnDevice(settings.max_gpu_memory, self._evict, self.residents.shortage)
         self.counts = Counts()
 
     def lease(self, copy: Copy) -> Lease | None:
@@ -129,6 +74,7 @@ class Stock:
         while (lease := copy.lease) is not None:
             if lease.acquire():
                 self.residents.used(copy)
+                self.devices.used(copy)
                 return lease
         self._refuse_unless_loadable(copy)
         return None
@@ -169,7 +115,7 @@ class Stock:
             self._free.wait_for(lambda: not copy.busy)
             old, copy.lease = copy.lease, None
             copy.failures, copy.reason = 0, "unloaded" if copy.model.stopped else ""
-        self.residents.gone(copy)
+        self._gone(copy)
         if old is not None:
             old.retire()
 
@@ -198,15 +144,15 @@ class Stock:
 
     def _load(self, copy: Copy) -> Lease | Exception:
         """Load what is marked busy, and tell whoever waits."""
-        weight = copy.measured or 0
+        weight, on_device = copy.measured, copy.device
         try:
             with self._slots:
                 fingerprint = copy.model.source.fingerprint(copy.version)
                 weight = weight or _WEIGHT_EACH + _WEIGHT_FACTOR * sum(size for _, size, _, _ in fingerprint)
-                loaded = self._load_within(copy, weight)
+                loaded = self._load_within(copy, weight, on_device)
         except Exception as exc:  # noqa: BLE001 - whatever a model's file does; it is remembered and told
             return self._failed(copy, exc)
-        lease = Lease(loaded, self.residents)
+        lease = Lease(loaded, self.residents.shortage)
         with self._free:
             waiters, copy.waiters = copy.waiters, []
             lease.acquire(len(waiters) + 1)
@@ -216,6 +162,7 @@ class Stock:
             self.counts.loads += 1
             self._free.notify_all()
         self.residents.settle(copy, weight, copy.measured or weight)
+        self.devices.settle_found(copy, on_device, copy.device)
         lease.release()
         for done in waiters:
             done(lease)
@@ -230,21 +177,48 @@ class Stock:
         )
         return lease
 
-    def _load_within(self, copy: Copy, weight: int) -> Loaded:
-        if not self.residents.reserve(weight, time.monotonic() + self._settings.load_wait_s):
+    def _load_within(self, copy: Copy, weight: int, on_device: int) -> Loaded:
+        self._reserve(weight, on_device)
+        try:
+            loaded = self._measured(copy)
+            self._check_device(copy, loaded)
+        except BaseException:
+            self.residents.cancel(weight)
+            self.devices.cancel(on_device)
+            raise
+        return loaded
+
+    def _reserve(self, weight: int, on_device: int) -> None:
+        give_up = time.monotonic() + self._settings.load_wait_s
+        if not self.residents.reserve(weight, give_up):
             raise ModelLoadFailed(
                 f"no room: needs about {weight >> 10} KiB within --max_memory {self._settings.max_memory >> 20} MiB; "
                 f"{len(self.residents)} loaded models are in use"
             )
+        if not self.devices.reserve(on_device, give_up):
+            self.residents.cancel(weight)
+            raise ModelLoadFailed(
+                f"no room: needs {on_device >> 20} MiB within --max_gpu_memory "
+                f"{self._settings.max_gpu_memory >> 20} MiB; {len(self.devices)} loaded models are in use"
+            )
+
+    def _check_device(self, copy: Copy, loaded: Loaded) -> None:
+        held = loaded.runtime.device_bytes
+        if not self.devices.takes(held):
+            loaded.runtime.unload()
+            raise ModelLoadFailed(
+                f"holds {held >> 20} MiB of GPU memory, more than --max_gpu_memory "
+                f"{self._settings.max_gpu_memory >> 20} MiB allows"
+            )
+        copy.device = held
+
+    def _measured(self, copy: Copy) -> Loaded:
         start, before = time.monotonic(), resident_bytes()
         with self._lock:
             self._begun += 1
             number, alone = self._begun, self._ended == self._begun - 1
         try:
             loaded = copy.model.source.load(copy.version)
-        except BaseException:
-            self.residents.cancel(weight)
-            raise
         finally:
             with self._lock:
                 self._ended += 1
@@ -289,5 +263,11 @@ class Stock:
             if not lease.retire_if_idle():
                 copy.lease = lease
                 return False
+        # Out of the other memory, too.
+        self._gone(copy)
         lease.loaded.runtime.unload()
         return True
+
+    def _gone(self, copy: Copy) -> None:
+        self.residents.gone(copy)
+        self.devices.gone(copy)

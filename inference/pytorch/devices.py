@@ -84,9 +84,12 @@ class Graph:
             call(self._inputs)
         torch.cuda.current_stream().synchronize()
         self._graph = torch.cuda.CUDAGraph()
+        before = torch.cuda.memory_reserved()
         # Other models' threads go on using the device meanwhile.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._outputs = call(self._inputs)
+        self.bytes = max(0, torch.cuda.memory_reserved() - before)
+        """What it keeps of the device's memory for itself alone."""
 
     def fits(self, inputs: Tensors) -> bool:
         """Say whether inputs have the shapes that were recorded."""
@@ -98,6 +101,12 @@ class Graph:
             self._inputs[name].copy_(tensor, non_blocking=True)
         self._graph.replay()
         return self._outputs
+
+
+def weigh(module: torch.nn.Module) -> int:
+    """Give the bytes of GPUs' memory that a model's weights hold; what several of them share counts once."""
+    weights = [each.untyped_storage() for each in (*module.parameters(), *module.buffers()) if each.is_cuda]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in weights}.values())
 
 
 def find(name: str) -> torch.device:

@@ -214,6 +214,9 @@ class Torch(Runtime):
         self._try()
         if self._options.cuda_graphs:
             self._record()
+        from inference.pytorch.devices import weigh  # noqa: PLC0415 - it imports torch
+
+        self.device_bytes = weigh(module) + sum(graph.bytes for graph in self._graphs.values())
 
     def _try(self) -> None:
         """Predict on zeros of two sizes: the warm-up, and how the outputs' sizes follow the inputs' is seen."""

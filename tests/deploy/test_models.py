@@ -66,6 +66,16 @@ def test_a_repository_is_bounded_by_its_container(tmp_path: Path) -> None:
     assert open_repository(parsed("--model_dir", str(tmp_path / "m"))).bound == 0
 
 
+def test_processes_share_what_memory_there_is(tmp_path: Path) -> None:
+    """The bounds are those of all processes together, as a container's limit is: each gets its part of them."""
+    write(tmp_path / "m", 1)
+    arguments = parsed("--model_repository", str(tmp_path), "--max_memory", "4Gi", "--max_gpu_memory", "8Gi")
+    arguments.workers = 4
+    repository = open_repository(arguments)
+
+    assert (repository.bound, repository.on_device[2]) == (1024**3, 2 * 1024**3)
+
+
 def test_a_folder_without_models_is_no_repository(tmp_path: Path) -> None:
     """Only folders with models below make a repository of a --model_dir; an empty mount is a mistake."""
     (tmp_path / "notes").mkdir()

@@ -1,7 +1,8 @@
 """Folders of models for tests, and a runtime whose model file says how it behaves.
 
 The file `model.answer` holds a number, which is the prediction for every row; `bad` cannot be loaded. A file `ballast`
-is held in memory. While a file `<folder>.shut` stands beside the folder, loading waits.
+is held in memory; one named `device` says how many bytes of a GPU's memory are held. While a file `<folder>.shut`
+stands beside the folder, loading waits.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ class Answering(Runtime):
         if text == "bad":
             raise ModelLoadFailed(f"{source.path}: no number")
         ballast = folder / "ballast"
-        return cls(float(text), ballast.read_bytes() if ballast.exists() else b"")
+        model = cls(float(text), ballast.read_bytes() if ballast.exists() else b"")
+        device = folder / "device"
+        model.device_bytes = int(device.read_text()) if device.exists() else 0
+        return model
 
     def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Give the number for each row."""

@@ -83,10 +83,10 @@ def test_a_waiting_load_gets_the_room_of_the_next_idle_model() -> None:
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(process.load, "e", 2000, 1e9)
         until = threading.Event()
-        while process.residents.short == 0:
+        while process.residents.shortage.short == 0:
             assert not until.wait(0.001)
         process.in_use.discard("c")
-        process.residents.idle()
+        process.residents.shortage.idle()
         served = waiting.result(30)
 
     assert served

@@ -1,0 +1,67 @@
+"""What is known of a model and of each of its versions, loaded or not. Kept by `inference/repository.py`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from inference.folders import Fingerprint, Loaded
+from inference.lease import Done, Lease
+from inference.rollout import Rollout, Routes
+
+
+class Source(Protocol):
+    """Where a model comes from."""
+
+    def versions(self) -> tuple[str, ...]:
+        """List the versions; `UNNUMBERED` alone for a model that has none."""
+
+    def rollout(self) -> Rollout | None:
+        """Give the rollout, where there is one."""
+
+    def load(self, version: str) -> Loaded:
+        """Load one version."""
+
+    def fingerprint(self, version: str) -> Fingerprint:
+        """Describe what `load` would read."""
+
+
+class Model:
+    """One model. What lies in its folder is looked up on its first use: thousands are known by name only."""
+
+    __slots__ = ("copies", "failures", "name", "reason", "retry_at", "routes", "seen", "source", "stopped", "unsettled")
+
+    def __init__(self, name: str, source: Source, *, stopped: bool) -> None:
+        self.name, self.source = name, source
+        self.routes: Routes | None = None
+        self.copies: dict[str, Copy] = {}
+        self.stopped = stopped
+        """Not to be loaded by a request: not loaded yet, or unloaded by a call."""
+        self.seen: Fingerprint = ()
+        """How the folder looked when it was read."""
+        self.unsettled: Fingerprint | None = None
+        """How a changed folder looked at the last look."""
+        self.failures, self.retry_at, self.reason = 0, 0.0, ""
+        """Of reading the rollout, or of changing to what the folder holds now."""
+
+
+class Copy:
+    """One version of a model, in memory or not. Changed under the repository's lock."""
+
+    __slots__ = (
+        "busy", "device", "failures", "fingerprint", "known", "lease", "measured", "model", "reason", "retry_at",
+        "version", "waiters",
+    )  # fmt: skip
+
+    def __init__(self, model: Model, version: str) -> None:
+        self.model, self.version = model, version
+        self.lease: Lease | None = None
+        self.busy = False
+        self.reason = ""
+        self.waiters: list[Done] = []
+        self.failures = 0
+        self.retry_at = 0.0
+        self.known = version
+        """What it calls itself, where it has no number."""
+        self.measured = self.device = 0
+        """Bytes of memory, and of a GPU's; 0: not known yet, or none worth speaking of."""
+        self.fingerprint: Fingerprint = ()

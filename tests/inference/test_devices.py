@@ -1,0 +1,130 @@
+"""A GPU's memory: a bound of its own over what models' runtimes say that they hold of it, beside the process's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from inference.errors import ModelNotReady
+from inference.folders import Shelf
+from inference.inventory import Inventory
+from inference.repository import Repository, State
+from inference.settings import RepositorySettings, Trust
+from tests.inference.serving import eventually
+from tests.inference.shelves import ANSWERING, Answering, answer, write
+
+MIB = 1 << 20
+Open: TypeAlias = Callable[..., Repository]
+
+
+@pytest.fixture(name="open_shelf")
+def _open_shelf(tmp_path: Path) -> Iterator[Open]:
+    opened: list[Repository] = []
+
+    def open_shelf(**settings: Any) -> Repository:  # noqa: ANN401 - a setting's own type
+        settings = {"max_gpu_memory": 100 * MIB, **settings}
+        opened.append(
+            Repository({}, RepositorySettings(on_demand=True, **settings), Shelf(tmp_path, Trust(), ANSWERING))
+        )
+        return opened[-1]
+
+    yield open_shelf
+    for repository in opened:
+        repository.close()
+
+
+def on_gpu(folder: Path, number: int, mib: int) -> None:
+    """Write a model that holds memory of a GPU."""
+    write(folder, number)
+    (folder / "device").write_text(str(mib * MIB))
+
+
+def loaded(repository: Repository) -> set[str]:
+    """Give the models in memory."""
+    return {entry.name for entry in repository.index() if entry.state is State.READY}
+
+
+def test_the_least_recently_used_on_the_gpu_goes(tmp_path: Path, open_shelf: Open) -> None:
+    """Models that hold nothing of the GPU stay, whenever they were used; of the others the last to be used stay."""
+    for number, name in enumerate("abcd"):
+        on_gpu(tmp_path / name, number, 30)
+    write(tmp_path / "plain", 9)
+    repository = open_shelf()
+    answer(repository, "plain")
+    for name in "abcad":
+        answer(repository, name)
+
+    assert loaded(repository) == {"plain", "a", "c", "d"}
+    assert repository.on_device == (3, 90 * MIB, 100 * MIB)
+    assert repository.counts.evictions == 1
+    assert answer(repository, "b") == (1.0, "1")
+    assert loaded(repository) == {"plain", "a", "b", "d"}
+
+
+def test_one_that_is_too_large_is_refused(tmp_path: Path, open_shelf: Open) -> None:
+    """A model that alone holds more than the bound is let go again, with what it needs and what there is."""
+    on_gpu(tmp_path / "small", 1, 30)
+    on_gpu(tmp_path / "large", 2, 200)
+    repository = open_shelf()
+    answer(repository, "small")
+
+    with pytest.raises(ModelNotReady, match="holds 200 MiB of GPU memory, more than --max_gpu_memory 100 MiB allows"):
+        answer(repository, "large")
+    assert loaded(repository) == {"small"}
+    assert repository.on_device == (1, 30 * MIB, 100 * MIB)
+
+
+def test_one_in_use_stays_and_a_known_one_waits(tmp_path: Path, open_shelf: Open) -> None:
+    """What is in use is not unloaded; a model whose weight is known waits until there is room, and then gets it."""
+    on_gpu(tmp_path / "held", 1, 60)
+    on_gpu(tmp_path / "known", 2, 60)
+    repository = open_shelf()
+    answer(repository, "known")
+    with ThreadPoolExecutor(1) as threads, repository.using("held"):
+        assert loaded(repository) == {"held"}
+        waiting = threads.submit(answer, repository, "known")
+        eventually(lambda: "known" in loading(repository), "the load has begun")
+        attempts = Answering.loads[str(tmp_path / "known")]
+        assert not waiting.done()
+    assert waiting.result(30) == (2.0, "1")
+    assert loaded(repository) == {"known"}
+    assert Answering.loads[str(tmp_path / "known")] == attempts + 1
+
+
+def loading(repository: Repository) -> set[str]:
+    """Give the models whose load was asked for."""
+    return {entry.name for entry in repository.index() if entry.state is State.LOADING}
+
+
+def test_unloading_gives_the_room_back(tmp_path: Path, open_shelf: Open) -> None:
+    """Unloaded or loaded anew: the sum is always that of what is loaded, and is on the metrics page."""
+    for number, name in enumerate("abc"):
+        on_gpu(tmp_path / name, number, 30)
+    repository = open_shelf()
+    for name in "abc":
+        answer(repository, name)
+    repository.unload("a")
+    repository.load("b")
+    registry = CollectorRegistry()
+    registry.register(Inventory(repository))
+
+    assert repository.on_device == (2, 60 * MIB, 100 * MIB)
+    assert registry.get_sample_value("sidelight_models_gpu_bytes") == 60 * MIB
+    assert registry.get_sample_value("sidelight_gpu_memory_bound_bytes") == 100 * MIB
+
+
+def test_without_a_bound_all_stay(tmp_path: Path, open_shelf: Open) -> None:
+    """What is held is told, and nothing goes."""
+    for number in range(10):
+        on_gpu(tmp_path / f"m{number}", number, 60)
+    repository = open_shelf(max_gpu_memory=0)
+    for number in range(10):
+        answer(repository, f"m{number}")
+
+    assert repository.on_device == (10, 600 * MIB, 0)
+    assert repository.counts.evictions == 0
