@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from inference.protocol.errors import BadTensor
 
 Array = np.ndarray[Any, Any]
 Parameters = Mapping[str, Any]
+Counted = TypeVar("Counted", list[Any], Array)
 
 _LENGTH: Final = struct.Struct("<I")
 _MAX_RANK: Final = 32
@@ -98,7 +99,7 @@ def to_raw(tensor: Tensor) -> bytes:
 
 
 def from_json(datatype: object, shape: tuple[int, ...], data: object, where: str) -> Array:
-    """Read JSON data, flat or nested, whose element count must fit the shape.
+    """Read JSON data, flat or nested, whose element count must fit the shape; also as `bodies.read` gives them.
 
     Raises:
         BadTensor: another count, ragged nesting, or elements of another type or range than the datatype's.
@@ -106,10 +107,11 @@ def from_json(datatype: object, shape: tuple[int, ...], data: object, where: str
     dtype = numpy_dtype(datatype, where)
     if datatype in RAW_ONLY:
         raise BadTensor(where, f"{datatype} has no JSON form; send it as a binary tensor")
-    flat, nesting = flatten(data, where)
     count = math.prod(shape)
-    if len(flat) != count:
-        raise BadTensor(where, f"shape {list(shape)} needs {count} values, got {len(flat)}")
+    if isinstance(data, np.ndarray):
+        return _converted(_counted(data, count, shape, where), dtype, str(datatype), where).reshape(shape)
+    flat, nesting = flatten(data, where)
+    _counted(flat, count, shape, where)
     if len(nesting) > 1 and nesting != shape:
         raise BadTensor(where, f"shape {list(shape)}: the data is nested as {list(nesting)}")
     if datatype == BYTES:
@@ -165,16 +167,41 @@ def _numbers(flat: list[Any], dtype: np.dtype[Any], datatype: str, where: str) -
         expected = " or ".join(sorted(kind.__name__ for kind in allowed))
         raise BadTensor(where, f"{datatype}: expected {expected}, got {_short(wrong)}")
     if dtype.kind in "iu" and flat:
-        bounds = np.iinfo(dtype)
-        if min(flat) < bounds.min or max(flat) > bounds.max:
-            raise BadTensor(where, f"{datatype}: expected {bounds.min} to {bounds.max}, got {min(flat)} to {max(flat)}")
+        _check_bounds(min(flat), max(flat), dtype, datatype, where)
     if dtype == np.float32:
         # Past the range of FP32 lies infinity, and a warning that nobody sees.
         with np.errstate(over="ignore"):
             array = np.array(flat, dtype)
     else:
         array = np.array(flat, dtype)
-    if dtype.kind == "f" and not np.isfinite(array).all():
+    return _finite(array, datatype, where) if dtype.kind == "f" else array
+
+
+def _counted(flat: Counted, count: int, shape: tuple[int, ...], where: str) -> Counted:
+    if len(flat) != count:
+        raise BadTensor(where, f"shape {list(shape)} needs {count} values, got {len(flat)}")
+    return flat
+
+
+def _converted(numbers: Array, dtype: np.dtype[Any], datatype: str, where: str) -> Array:
+    """Give numbers of the widest type of their kind as those of a datatype."""
+    if dtype.kind in "iu" and dtype.itemsize < numbers.itemsize and numbers.size:
+        _check_bounds(int(numbers.min()), int(numbers.max()), dtype, datatype, where)
+    if dtype != np.float32:
+        return numbers.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):
+        array = numbers.astype(dtype)
+    return _finite(array, datatype, where)
+
+
+def _check_bounds(least: int, most: int, dtype: np.dtype[Any], datatype: str, where: str) -> None:
+    bounds = np.iinfo(dtype)
+    if least < bounds.min or most > bounds.max:
+        raise BadTensor(where, f"{datatype}: expected {bounds.min} to {bounds.max}, got {least} to {most}")
+
+
+def _finite(array: Array, datatype: str, where: str) -> Array:
+    if not np.isfinite(array).all():
         raise BadTensor(where, f"{datatype}: a value is out of range")
     return array
 

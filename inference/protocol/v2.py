@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 
+from inference.protocol import bodies
 from inference.protocol.datatypes import RAW_ONLY
 from inference.protocol.errors import BadTensor, MalformedBody
 from inference.protocol.tensors import Parameters, Tensor, check_shape, from_json, from_raw, to_json, to_raw
@@ -142,7 +143,7 @@ def _decode(body: bytes, header_length: int | None, key: str) -> tuple[dict[str,
     length = len(body) if header_length is None else header_length
     if not 0 < length <= len(body):
         raise MalformedBody("Inference-Header-Content-Length", f"expected 1 to {len(body)} bytes, got {length}")
-    fields = _object(_json(body[:length]), "body")
+    fields = _object(bodies.read(body[:length], key), "body")
     rest = memoryview(body)[length:]
     tensors: list[Tensor] = []
     seen: set[str] = set()
@@ -191,13 +192,6 @@ def _requested(item: object) -> RequestedOutput:
     if not isinstance(name, str):
         raise MalformedBody("outputs", f"'name': expected text, got {name!r}")
     return RequestedOutput(name=name, parameters=_parameters(fields, f"output {name!r}"))
-
-
-def _json(text: bytes) -> object:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as exc:
-        raise MalformedBody("body", f"no JSON: {exc}") from exc
 
 
 def _object(value: object, where: str) -> dict[str, Any]:
