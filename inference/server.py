@@ -56,7 +56,8 @@ class PredictorServer(uvicorn.Server):
             application(self._plane, settings),
             host=settings.host, port=settings.port, loop="uvloop", http="httptools", ws="none",
             log_config=None, log_level="warning", access_log=False, server_header=False, lifespan="on",
-            timeout_keep_alive=settings.keep_alive_s, timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+            proxy_headers=False, timeout_keep_alive=settings.keep_alive_s,
+            timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         )  # fmt: skip
         super().__init__(config)
 

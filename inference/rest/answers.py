@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 import orjson
@@ -53,6 +54,20 @@ def status_of(error: Exception) -> int | None:
 def json(content: Any, status: int = 200) -> Response:  # noqa: ANN401 - whatever JSON can hold
     """Answer with JSON."""
     return Response(orjson.dumps(content), status, media_type=JSON)
+
+
+def plain(body: bytes, kind: str, *headers: tuple[bytes, bytes]) -> Response:
+    """Answer 200 with a body as it is."""
+    return _Plain(body, kind, headers)
+
+
+class _Plain(Response):
+    """What `Response` comes to, without looking for what is not there: half the time."""
+
+    def __init__(self, body: bytes, kind: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.status_code, self.body, self.background = 200, body, None
+        length = str(len(body)).encode()
+        self.raw_headers = [*headers, (b"content-length", length), (b"content-type", kind.encode())]
 
 
 def versioned(answer: Response, version: str) -> Response:

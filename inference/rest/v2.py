@@ -21,6 +21,7 @@ from inference.rest.routes import add
 
 _LENGTH: Final = "inference-header-content-length"
 _BINARY: Final = "application/octet-stream"
+_RAW_LENGTH, _RAW_BINARY = _LENGTH.encode(), _BINARY.encode()
 
 
 class V2:
@@ -117,9 +118,14 @@ def header_length(request: Request) -> int | None:
     Raises:
         MalformedBody: no number, or missing although the content type says binary.
     """
-    given = request.headers.get(_LENGTH)
+    given = kind = None
+    for name, value in request.scope["headers"]:
+        if name == _RAW_LENGTH:
+            given = value.decode("latin-1") if given is None else given
+        elif name == b"content-type" and kind is None:
+            kind = value
     if given is None:
-        if request.headers.get("content-type") == _BINARY:
+        if kind == _RAW_BINARY:
             raise MalformedBody("Inference-Header-Content-Length", f"expected with {_BINARY}, got no such header")
         return None
     if not given.isascii() or not given.isdecimal():
@@ -139,7 +145,7 @@ def _encoded(response: v2.InferResponse, request: v2.InferRequest) -> Response:
             raise InvalidInput(f"output {tensor.name!r}: {tensor.datatype} has no JSON form; ask for binary data")
     body, length = v2.encode_response(response, request.wants_binary)
     if length is None:
-        answer = Response(body, media_type=answers.JSON)
+        answer = answers.plain(body, answers.JSON)
     else:
-        answer = Response(body, headers={_LENGTH: str(length)}, media_type=_BINARY)
+        answer = answers.plain(body, _BINARY, (_RAW_LENGTH, str(length).encode()))
     return answers.versioned(answer, response.model_version or "")
