@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from deploy import page
 from deploy.kafka.topics import ensure_topics
 from deploy.security import add_kafka_arguments, kafka_security
 from streams.credentials import KafkaSecurity
@@ -59,6 +60,14 @@ class Host(Protocol):
         """Give how many records of each assigned partition are not done, where that is known."""
         ...
 
+    def ready(self) -> bool:
+        """Say whether it has joined its group and works."""
+        ...
+
+    def alive(self) -> bool:
+        """Say whether it goes on; one that does not can only be started anew."""
+        ...
+
 
 def add_worker_arguments(parser: argparse.ArgumentParser, group: str) -> None:
     """Declare what every stage command takes."""
@@ -70,6 +79,10 @@ def add_worker_arguments(parser: argparse.ArgumentParser, group: str) -> None:
     parser.add_argument("--instance", default="", help="a name kept over restarts, so that a crash moves no partition")
     parser.add_argument("--host", choices=_HOSTS, default="native", help="what runs the stage (default: native)")
     parser.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus page; 0 is none")
+    parser.add_argument(
+        "--metrics-host", default="127.0.0.1", metavar="ADDRESS",
+        help="where that page is, with /healthz and /readyz for probes; 0.0.0.0 is everywhere (default: %(default)s)",
+    )  # fmt: skip
     add_kafka_arguments(parser)
     parser.add_argument(
         "--idle-after", type=float, default=2.0, metavar="SECONDS",
@@ -134,7 +147,7 @@ def run_stage(
         registry = CollectorRegistry()
         for collector in (_StageCollector(name, worker), *tuning.collectors):
             registry.register(collector)
-        start_http_server(arguments.metrics_port, addr="127.0.0.1", registry=registry)
+        page.serve(arguments.metrics_host, arguments.metrics_port, registry, worker.alive, worker.ready)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     log.info("%s ready: %s at %s", name, topic, arguments.kafka)
@@ -193,6 +206,14 @@ class _Worker:
     def lags(self) -> dict[int, int]:
         """Give how many records of each of them are not done, where that is known."""
         return self._host.lags()
+
+    def ready(self) -> bool:
+        """Say whether the host has joined its group and works."""
+        return self._host.ready()
+
+    def alive(self) -> bool:
+        """Say whether the host goes on."""
+        return self._host.alive()
 
     def _renew(self) -> None:
         self._stamp = self._security.stamp()

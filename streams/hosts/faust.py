@@ -90,6 +90,14 @@ class FaustHost:
         if self._loop is not None and self._done is not None:
             self._loop.call_soon_threadsafe(self._done.set)
 
+    def ready(self) -> bool:
+        """Say whether it has got partitions, and works."""
+        return self._app is not None and not self._stopping.is_set() and bool(self._assigned())
+
+    def alive(self) -> bool:
+        """Say whether it goes on: Faust ends the process when it does not."""
+        return True
+
     def runners(self) -> dict[int, Runner]:
         """Give the runners of the partitions that have been worked on."""
         return dict(self._runners)

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _POLL_S: Final = 0.05
 _LOOK_S: Final = 0.5
 """How often the ends of the partitions are noted, for the lag that the metrics page shows."""
+_STUCK_S: Final = 120.0
+"""After how long without a turn the consumer's thread is taken for lost: all that a turn may wait for takes less."""
 _NEVER: Final = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 
 
@@ -47,6 +49,8 @@ class NativeHost:
         self._lanes: dict[int, Lane] = {}
         self._ends: dict[int, tuple[int, int]] = {}
         self._look_at = 0.0
+        self._joined = False
+        self._turned = time.monotonic()
         self._consumer = Consumer({**_client(settings), "on_commit": self._on_commit})
 
     def run(self) -> None:
@@ -75,6 +79,14 @@ class NativeHost:
         """Ask `run` to drain and return. Any thread or signal handler may call it."""
         self._asked = True
 
+    def ready(self) -> bool:
+        """Say whether it has joined its group, with partitions or without, and works."""
+        return self._joined and not self._asked
+
+    def alive(self) -> bool:
+        """Say whether the consumer's thread goes on; a broker that is away does not keep it from that."""
+        return time.monotonic() - self._turned < _STUCK_S
+
     def runners(self) -> dict[int, Runner]:
         """Give the runners of the partitions that are assigned now."""
         return {partition: lane.runner for partition, lane in list(self._lanes.items())}
@@ -100,7 +112,7 @@ class NativeHost:
 
     def _turn(self) -> None:
         self._hand_over(self._read(self._room()))
-        now = time.monotonic()
+        self._turned = now = time.monotonic()
         self._look(now)
         for lane in list(self._lanes.values()):
             if lane.failure is not None:
@@ -211,6 +223,7 @@ class NativeHost:
                 position = lane.runner.open()
             except Abandoned:
                 return
+            self._turned = time.monotonic()
             start = OFFSET_BEGINNING if position is None else position
             starts.append(TopicPartition(self._settings.topic, lane.partition, start))
         consumer.assign(starts)
@@ -219,16 +232,22 @@ class NativeHost:
         for lane in lanes:
             self._lanes[lane.partition] = lane
             lane.start()
+        self._joined = True
         log.info("assigned %s of %s", sorted(self._lanes), self._settings.topic)
 
     def _runner(self, partition: int) -> Callable[[Callable[[float], bool]], Runner]:
         def build(wait: Callable[[float], bool]) -> Runner:
             return Runner(
                 partition, self._factory, self._publisher, self._store, self._runner_settings,
-                lambda seconds: wait(seconds) or self._asked,
+                lambda seconds: self._paused(wait, seconds),
             )  # fmt: skip
 
         return build
+
+    def _paused(self, wait: Callable[[float], bool], seconds: float) -> bool:
+        # The consumer's own thread pauses, too, while it reads states that no broker gives it.
+        self._turned = time.monotonic()
+        return wait(seconds) or self._asked
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._release([item.partition for item in partitions], commit=True)
@@ -269,6 +288,10 @@ def _client(settings: HostSettings) -> dict[str, Any]:
         "heartbeat.interval.ms": settings.session_timeout_ms // 3,
         "fetch.wait.max.ms": 100,
         "queued.max.messages.kbytes": 16 * 1024,
+        # Half a queue is read in less than the second that a full one would otherwise wait for its next fetch, and an
+        # outage must not go on for the 10 s that the client's longest pause between attempts has by default.
+        "fetch.queue.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 2_000,
         "log_level": 3,
         **settings.extra,
     }

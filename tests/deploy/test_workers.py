@@ -6,16 +6,24 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from deploy import scrape
+from deploy import page, scrape
 from deploy.kafka.ports import free_port
 from deploy.kafka.topics import ensure_topics
 from deploy.scrape import Samples
 from streams.events import RESPONSE_TYPE
+from streams.hosts.native import NativeHost
+from streams.hosts.runner import RunnerSettings
+from streams.hosts.settings import HostSettings
+from streams.publishers.memory import MemoryLog, MemoryPublisher
+from streams.state import MemoryStateStore
 from streams.topics import Topics
+from tests.contracts.stages import Sums
 from tests.deploy.commands.calling import Sidelight
 from tests.deploy.laying import Laid, event, lay
 from tests.inference.serving import eventually
@@ -36,6 +44,18 @@ class Worker:
     def page(self) -> Samples | None:
         """Read the page; None when it does not answer in time."""
         return scrape.read(f"http://127.0.0.1:{self.port}/metrics", 5.0)
+
+    def probe(self, path: str) -> tuple[int, str]:
+        """Ask for a path; give status and text, 0 as long as nobody answers."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except OSError:
+            return 0, ""
+        finally:
+            connection.close()
 
     def count(self, counter: str) -> float:
         """Give a counter of the stage; 0 as long as nobody answers."""
@@ -100,6 +120,55 @@ def test_the_page_answers_while_records_come(kafka: str, topics: Topics, worker:
     assert len(asked) > 10
     assert None not in asked
     assert worker.stop() == 0
+
+
+@pytest.mark.kafka
+def test_probes_are_answered_beside_the_metrics(worker: Worker) -> None:
+    """Once the worker has joined its group it is ready; other paths are named in a 404."""
+    eventually(lambda: worker.probe("/readyz") == (200, "ok\n"), "ready")
+
+    assert worker.probe("/healthz") == (200, "ok\n")
+    assert worker.probe("/") == (404, "expected /metrics or /healthz or /readyz\n")
+    assert worker.stop() == 0
+
+
+@pytest.mark.kafka
+def test_a_worker_that_has_joined_nothing_is_not_ready(kafka: str, topics: Topics) -> None:
+    """The page is there before the group is: a worker that waits for its predecessor's place says 503, and is alive."""
+    ensure_topics(kafka, topics.declared(1))
+    host = NativeHost(
+        HostSettings(bootstrap=kafka, topic=topics.payloads, group=topics.prefix),
+        RunnerSettings(stage="stage", deadletter=topics.deadletter),
+        lambda partition: Sums(partition, topics.observations),
+        MemoryPublisher(MemoryLog({})),
+        MemoryStateStore(),
+    )
+    running = threading.Thread(target=host.run)
+    before = host.ready(), host.alive()
+    running.start()
+    try:
+        eventually(host.ready, "ready")
+    finally:
+        host.stop()
+        running.join()
+
+    assert before == (False, True)
+    assert not host.ready()
+
+
+def test_a_probe_that_is_not_true_is_a_503() -> None:
+    """What a probe finds is what it answers, each time anew."""
+    found = [True, False]
+    app = page.application(make_wsgi_app(CollectorRegistry()), {"/readyz": found.pop})
+    said: list[str] = []
+
+    def ask() -> None:
+        app({"PATH_INFO": "/readyz"}, lambda status, *_: said.append(status))  # type: ignore[arg-type]
+
+    ask()
+    ask()
+
+    assert said == ["503 Service Unavailable", "200 OK"]
 
 
 @pytest.mark.kafka

@@ -1,0 +1,64 @@
+"""The page of a stage's process: `/metrics` for Prometheus, `/healthz` and `/readyz` for probes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from deploy.errors import UserError
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+_TEXT: Final = ("content-type", "text/plain")
+
+
+def serve(
+    host: str, port: int, registry: CollectorRegistry, alive: Callable[[], bool], ready: Callable[[], bool]
+) -> None:
+    """Serve the page from threads until the process ends.
+
+    Raises:
+        UserError: the port cannot be listened on.
+    """
+    app = application(make_wsgi_app(registry), {"/healthz": alive, "/readyz": ready})
+    try:
+        server = make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
+    except OSError as exc:
+        raise UserError(f"--metrics-host {host} --metrics-port {port}: cannot be listened on: {exc}") from exc
+    threading.Thread(target=server.serve_forever, name="page", daemon=True).start()
+
+
+def application(metrics: WSGIApplication, probes: dict[str, Callable[[], bool]]) -> WSGIApplication:
+    """Give the page as a WSGI application; a probe that is not true answers 503."""
+
+    def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        # A new list of headers each time: the server puts the length of this answer into it.
+        path = environ.get("PATH_INFO", "/")
+        if path == "/metrics":
+            return metrics(environ, start)
+        probe = probes.get(path)
+        if probe is None:
+            start("404 Not Found", [_TEXT])
+            return [f"expected /metrics or {' or '.join(probes)}\n".encode()]
+        good = probe()
+        start("200 OK" if good else "503 Service Unavailable", [_TEXT])
+        return [b"ok\n" if good else b"not now\n"]
+
+    return app
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each request: a client that does not read must not keep probes from their answer."""
+
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+        """Keep scrapes out of the log."""
