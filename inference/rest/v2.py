@@ -51,6 +51,8 @@ class V2:
         add(routes, "GET", "/v2/models/{model}/versions/{version}", self.model)
         add(routes, "GET", "/v2/models", self.models)
         add(routes, "GET", "/v2", self.metadata)
+        # The specification's text has it without the slash, its OpenAPI file with one.
+        add(routes, "GET", "/v2/", self.metadata)
         return routes
 
     async def infer(self, request: Request) -> Response:
