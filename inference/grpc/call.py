@@ -18,11 +18,11 @@ from h2.errors import ErrorCodes
 from inference.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Overloaded
 from inference.grpc import packing
 from inference.grpc.assembly import Assembly, prefixed
-from inference.grpc.codes import Code
 from inference.grpc.heads import OK, Wanted, ending
 from inference.grpc.methods import Method
 from inference.grpc.statuses import Refused, code_of, details_of, note, text_of
 from inference.http2.flow import Flow
+from inference.http2.status import Code
 from inference.protocol.errors import MalformedBody, ProtocolError
 
 if TYPE_CHECKING:

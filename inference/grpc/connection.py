@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from h2.errors import ErrorCodes
@@ -16,12 +17,12 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
 from inference.grpc.call import Call
-from inference.grpc.codes import Code
 from inference.grpc.heads import NO_GRPC, Wanted, ending
 from inference.grpc.methods import Methods
 from inference.http2.fields import Head
 from inference.http2.guest import Guest
 from inference.http2.outlet import Turn
+from inference.http2.status import Code
 from inference.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ STREAMS: Final = 256
 _STREAM_WINDOW, _CONNECTION_WINDOW = 256 * 1024, 4 << 20
 _HEAD_BYTES: Final = 32 * 1024
 _HEAD_S: Final = 20.0
+_KEEP_ALIVE: Final = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
 _IDLE_S: Final = 600.0
 """How long a connection without calls is kept: opening one anew costs a client little, and many of them cost us."""
 
@@ -66,6 +68,7 @@ class Connection(Guest):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's contract
         self.host.connections.add(self)
+        _watch(transport.get_extra_info("socket"))
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102, ARG002
@@ -162,3 +165,12 @@ class Connection(Guest):
             except ProtocolError:
                 log.debug("no room for the reason of a refusal")
         self.reset(stream, ErrorCodes.NO_ERROR)
+
+
+def _watch(sock: Any) -> None:  # noqa: ANN401 - the transport's own kind, or None where there is none
+    """Have the system notice a client that has vanished: one that watches may have nothing to say for days."""
+    if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEP_ALIVE.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)

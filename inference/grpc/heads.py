@@ -9,10 +9,9 @@ from base64 import b64encode
 from collections.abc import Mapping
 from typing import Final
 
-from inference.grpc.codes import Code
 from inference.grpc.methods import Method, Methods
 from inference.http2.fields import Fields, Head, block_of, identity
-from inference.http2.status import seconds_of, trailers
+from inference.http2.status import Code, seconds_of, trailers
 
 REQUEST_ID: Final = "x-request-id"
 CODINGS: Final = (b"gzip", b"deflate")

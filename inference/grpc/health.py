@@ -13,9 +13,9 @@ from google.protobuf.message import DecodeError
 
 from inference.dataplane import DataPlane
 from inference.errors import ModelNotFound
-from inference.grpc.codes import Code
 from inference.grpc.methods import Asked, Method, of_service, only
 from inference.grpc.statuses import Refused
+from inference.http2.status import Code
 from inference.protocol.errors import MalformedBody
 from inference.protocol.grpc_messages import SERVICE
 from inference.protocol.grpc_schema import Messages, Schema

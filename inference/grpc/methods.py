@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass
 from typing import Protocol
 
-from inference.grpc.codes import Code
 from inference.grpc.statuses import Refused
+from inference.http2.status import Code
 
 
 class Asked(Protocol):

@@ -7,9 +7,9 @@ import sys
 import zlib
 from typing import Final
 
-from inference.grpc.codes import Code
 from inference.grpc.heads import CODINGS
 from inference.grpc.statuses import Refused
+from inference.http2.status import Code
 from inference.rest.bodies import plain
 
 WORTH_IT: Final = 1_024

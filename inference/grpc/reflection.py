@@ -11,9 +11,9 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from inference.grpc import health
-from inference.grpc.codes import Code
 from inference.grpc.methods import Asked, Method, of_service
 from inference.grpc.statuses import Refused
+from inference.http2.status import Code
 from inference.protocol.grpc_messages import MESSAGES
 from inference.protocol.grpc_schema import Messages, Schema
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from inference import errors
-from inference.grpc.codes import Code
+from inference.http2.status import Code
 from inference.protocol.errors import ProtocolError
 from inference.protocol.grpc_schema import Messages, Schema
 from streams.errors import InvalidEvent, MissingExtra, UnknownPlugin

@@ -1,38 +1,59 @@
 """gRPC's status: its HTTP counterpart for the events, and its spelling in trailers. Pure.
 
-Sources: gRPC over HTTP/2 ("Status", "Status-Message", "Timeout"); google/rpc/code.proto for the HTTP counterparts.
+Sources: gRPC over HTTP/2 ("Status", "Status-Message", "Timeout"); "Status codes and their use in gRPC";
+google/rpc/code.proto for the HTTP counterparts.
 """
 
 from __future__ import annotations
 
 import re
+from enum import IntEnum
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from inference.http2.fields import Fields
 
-OK, CANCELLED, UNKNOWN, _, DEADLINE = range(5)
-EXHAUSTED: Final = 8
-UNAVAILABLE: Final = 14
 
-HTTP: Final = {
-    0: 200,  # OK
-    1: 499,  # CANCELLED
-    2: 500,  # UNKNOWN
-    3: 400,  # INVALID_ARGUMENT
-    4: 504,  # DEADLINE_EXCEEDED
-    5: 404,  # NOT_FOUND
-    6: 409,  # ALREADY_EXISTS
-    7: 403,  # PERMISSION_DENIED
-    8: 429,  # RESOURCE_EXHAUSTED
-    9: 400,  # FAILED_PRECONDITION
-    10: 409,  # ABORTED
-    11: 400,  # OUT_OF_RANGE
-    12: 501,  # UNIMPLEMENTED
-    13: 500,  # INTERNAL
-    14: 503,  # UNAVAILABLE
-    15: 500,  # DATA_LOSS
-    16: 401,  # UNAUTHENTICATED
+class Code(IntEnum):
+    """How a call ended, by gRPC's names and numbers."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+HTTP: Final[dict[int, int]] = {
+    Code.OK: 200,
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
 }
 _PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
@@ -43,8 +64,8 @@ _LONGEST: Final = 3
 def http_status(code: bytes | None) -> int:
     """Give the HTTP counterpart of a `grpc-status`; a missing or unknown one is 500, as UNKNOWN."""
     if code is None or not code.isdigit() or len(code) > _LONGEST:
-        return HTTP[UNKNOWN]
-    return HTTP.get(int(code), HTTP[UNKNOWN])
+        return HTTP[Code.UNKNOWN]
+    return HTTP.get(int(code), HTTP[Code.UNKNOWN])
 
 
 def trailers(code: int, message: str) -> Fields:

@@ -16,7 +16,7 @@ from h2.settings import SettingCodes
 
 from inference.http2.fields import Head
 from inference.http2.outlet import Turn
-from inference.http2.status import UNAVAILABLE
+from inference.http2.status import Code
 from logger.grpc.call import Call, ServerLink
 
 _LOST = "the model closed the connection before its answer was whole"
@@ -65,7 +65,7 @@ class Back(ServerLink):
         self.closed = True
         waiting, self._waiting = list(self._waiting), {}
         for call in (*self._calls.values(), *waiting):
-            call.refuse(UNAVAILABLE, problem)
+            call.refuse(Code.UNAVAILABLE, problem)
 
     def goodbye(self) -> None:
         """Close; the model hears that it was on purpose."""

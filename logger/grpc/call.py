@@ -15,6 +15,7 @@ from inference.http2.fields import Head, block_of, identity
 from inference.http2.flow import Flow
 from inference.http2.guest import Guest
 from inference.http2.link import Link
+from inference.http2.status import Code
 from logger.grpc.meter import Meter
 from logger.heads import Fields
 from logger.hold import Hold
@@ -24,10 +25,11 @@ from logger.tap import Body, Seen
 _ANSWER: Final = block_of([(b":status", b"200"), (b"content-type", b"application/grpc")])
 # gRPC over HTTP/2, "Errors": what a reset says to who waits for a status.
 _OF_RESET: Final = {
-    ErrorCodes.REFUSED_STREAM: 14, ErrorCodes.CANCEL: 1, ErrorCodes.ENHANCE_YOUR_CALM: 8,
-    ErrorCodes.INADEQUATE_SECURITY: 7,
-}  # fmt: skip
-_INTERNAL: Final = 13
+    ErrorCodes.REFUSED_STREAM: Code.UNAVAILABLE,
+    ErrorCodes.CANCEL: Code.CANCELLED,
+    ErrorCodes.ENHANCE_YOUR_CALM: Code.RESOURCE_EXHAUSTED,
+    ErrorCodes.INADEQUATE_SECURITY: Code.PERMISSION_DENIED,
+}
 
 
 class ClientLink(Guest):
@@ -110,7 +112,7 @@ class Call:
             self._front.refused(413)
             self._front.taken(self.stream, credit)
             most = self._front.settings.max_body
-            self.refuse(status.EXHAUSTED, f"a message of {long} bytes: expected at most {most}")
+            self.refuse(Code.RESOURCE_EXHAUSTED, f"a message of {long} bytes: expected at most {most}")
             return
         self.up.add(data, credit, end=end)
 
@@ -167,7 +169,7 @@ class Call:
             self.up.stop()
             return
         self._front.reset(self.stream, code)
-        self._break_off(_OF_RESET.get(ErrorCodes(code), _INTERNAL) if code in _KNOWN else _INTERNAL)
+        self._break_off(_OF_RESET.get(ErrorCodes(code), Code.INTERNAL) if code in _KNOWN else Code.INTERNAL)
 
     def refuse(self, code: int, message: str) -> None:
         """Give a status in the model's place, after what the model has said."""
@@ -191,7 +193,7 @@ class Call:
     def cut(self) -> None:
         """End both sides at once: the client takes nothing, so nothing can be said."""
         self._front.reset(self.stream, ErrorCodes.CANCEL)
-        self._break_off(status.CANCELLED)
+        self._break_off(Code.CANCELLED)
 
     def client_reset(self, code: int) -> None:
         """Pass on that the client breaks the call off."""
@@ -199,7 +201,7 @@ class Call:
             self._back.reset(self._to, code)
         timeout = self.timeout
         late = timeout is not None and time.monotonic() - self.began >= timeout
-        self._break_off(status.DEADLINE if late else status.CANCELLED)
+        self._break_off(Code.DEADLINE_EXCEEDED if late else Code.CANCELLED)
 
     def rapid(self, now: float) -> bool:
         """Tell whether a reset now would come before the model could have done anything."""
@@ -210,7 +212,7 @@ class Call:
         most = self._front.settings.max_headers
         if len(head.fields) <= most:
             return False
-        self.refuse(status.EXHAUSTED, f"the model's answer has more than {most} fields of metadata")
+        self.refuse(Code.RESOURCE_EXHAUSTED, f"the model's answer has more than {most} fields of metadata")
         return True
 
     def _break_off(self, code: int) -> None:
@@ -252,7 +254,7 @@ class Call:
         if not end:
             return
         code = head.found.get(b"grpc-status")
-        if code is not None or seen.status == status.HTTP[status.OK]:
+        if code is not None or seen.status == status.HTTP[Code.OK]:
             seen.status = status.http_status(code)
 
     def _elapsed_us(self) -> int:

@@ -20,7 +20,7 @@ from h2.settings import SettingCodes
 from inference.http2.fields import Head
 from inference.http2.guest import STARVED
 from inference.http2.outlet import Turn
-from inference.http2.status import EXHAUSTED, UNAVAILABLE, trailers
+from inference.http2.status import Code, trailers
 from logger.grpc import methods, patience
 from logger.grpc.back import Back
 from logger.grpc.call import Call, ClientLink, kept, refusal
@@ -178,7 +178,7 @@ class Front(ClientLink):
             return
         raw = found.get(b":path", b"")
         if self._away:
-            self._end_at_once(stream, UNAVAILABLE, self._away, correlation)
+            self._end_at_once(stream, Code.UNAVAILABLE, self._away, correlation)
             self.extra()
             return
         if len(head.fields) > settings.max_headers:
@@ -238,7 +238,7 @@ class Front(ClientLink):
     def _exhaust(self, stream: int, http_status: int, reason: str, correlation: bytes) -> None:
         """Refuse a call for its size."""
         self.refused(http_status)
-        self._end_at_once(stream, EXHAUSTED, reason, correlation)
+        self._end_at_once(stream, Code.RESOURCE_EXHAUSTED, reason, correlation)
 
     def _end_at_once(self, stream: int, code: int, reason: str, correlation: bytes) -> None:
         own = [(b":status", b"200"), (b"content-type", b"application/grpc"), *trailers(code, reason)]
@@ -263,7 +263,7 @@ class Front(ClientLink):
         """Give calls that the model has not seen to another connection, once."""
         for call in calls:
             if call.moved:
-                call.refuse(UNAVAILABLE, "the model takes no further calls")
+                call.refuse(Code.UNAVAILABLE, "the model takes no further calls")
             else:
                 call.moved = True
                 self._place((call,))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from inference.http2.status import DEADLINE
+from inference.http2.status import Code
 from logger.grpc.call import Call
 from logger.settings import ProxySettings
 
@@ -31,9 +31,9 @@ def sweep(call: Call, now: float, settings: ProxySettings, *, starved: bool) -> 
     """
     timeout = call.timeout
     if settings.total_s and now - call.began > settings.total_s:
-        call.refuse(DEADLINE, f"no whole answer within {settings.total_s:g} s")
+        call.refuse(Code.DEADLINE_EXCEEDED, f"no whole answer within {settings.total_s:g} s")
     elif timeout is not None and now - call.began > timeout + _GRACE_S:
-        call.refuse(DEADLINE, f"the call's own deadline of {timeout:g} s is over")
+        call.refuse(Code.DEADLINE_EXCEEDED, f"the call's own deadline of {timeout:g} s is over")
     elif call.down is not None and call.down.stuck:
         # The model cannot be heard meanwhile.
         if now - call.down.stuck > settings.send_s:
@@ -41,9 +41,9 @@ def sweep(call: Call, now: float, settings: ProxySettings, *, starved: bool) -> 
     elif call.up.stuck:
         call.pace = None
         if now - call.up.stuck > settings.answer_s:
-            call.refuse(DEADLINE, f"the model has read nothing for {settings.answer_s:g} s")
+            call.refuse(Code.DEADLINE_EXCEEDED, f"the model has read nothing for {settings.answer_s:g} s")
     elif not _keeps_pace(call, now, settings, starved=starved):
-        call.refuse(DEADLINE, f"expected at least {settings.min_rate} bytes of a message a second")
+        call.refuse(Code.DEADLINE_EXCEEDED, f"expected at least {settings.min_rate} bytes of a message a second")
         return _TIMEOUT
     else:
         _sweep_silence(call, now, settings)
@@ -54,9 +54,9 @@ def _sweep_silence(call: Call, now: float, settings: ProxySettings) -> None:
     """Give up on a model that does not begin its answer, or on both when neither says anything."""
     if call.asked and not call.answer_begun:
         if now - call.asked > settings.first_byte_s:
-            call.refuse(DEADLINE, f"no answer from the model within {settings.first_byte_s:g} s")
+            call.refuse(Code.DEADLINE_EXCEEDED, f"no answer from the model within {settings.first_byte_s:g} s")
     elif not call.answer_whole and now - call.heard > settings.answer_s:
-        call.refuse(DEADLINE, f"nothing was heard for {settings.answer_s:g} s")
+        call.refuse(Code.DEADLINE_EXCEEDED, f"nothing was heard for {settings.answer_s:g} s")
 
 
 def _keeps_pace(call: Call, now: float, settings: ProxySettings, *, starved: bool) -> bool:

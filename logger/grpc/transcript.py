@@ -66,8 +66,8 @@ class Transcriber:
             body = orjson.dumps({"error": response})
             changes["response"] = Body([body], len(body), len(body))
             changes["response_fields"] = _fields(seen.response_fields, _JSON)
-            if streamed and seen.status == status.HTTP[status.OK]:
-                changes["status"] = status.HTTP[status.UNKNOWN]
+            if streamed and seen.status == status.HTTP[status.Code.OK]:
+                changes["status"] = status.HTTP[status.Code.UNKNOWN]
         return replace(seen, attributes=tuple(attributes), **changes)
 
     def _request(self, seen: Seen) -> V2Body | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import zlib
 from itertools import pairwise
 from typing import Any
@@ -23,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inference.grpc.assembly import Assembly, prefixed
-from inference.grpc.codes import Code
+from inference.http2.status import Code
 from tests.inference.grpc.hosting import DEAF, ECHO, FLOOD, TALK, WAIT, hosted
 from tests.inference.serving import eventually
 from tests.logger.grpc import raw
@@ -322,6 +323,17 @@ def test_stopping_does_not_wait_for_ever() -> None:
         eventually(lambda: server.cancelled == 1, "the method's end")
 
         assert found == ["UNAVAILABLE"]
+
+
+def test_clients_that_vanish_are_noticed() -> None:
+    """The system asks silent clients whether they are still there."""
+    with hosted() as server, raw.client(server.port) as peer:
+        codes(peer, peer.call(b"x"))
+        (connection,) = server.host.connections
+        sock = connection.transport.get_extra_info("socket")
+        asked = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+    assert asked
 
 
 def test_metadata_reaches_methods() -> None:

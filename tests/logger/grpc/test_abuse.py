@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -170,6 +171,7 @@ def test_floods_are_ended(flood: Callable[[Peer], None]) -> None:
             begun += 1
 
     with raw.scripted(model) as port, proxy(port) as bench:
+        began = time.monotonic()
         with raw.client(bench.port) as peer:
             for _ in range(200):
                 if peer.closed:
@@ -178,11 +180,12 @@ def test_floods_are_ended(flood: Callable[[Peer], None]) -> None:
                 peer.flush()
             peer.until_closed()
         eventually(lambda: not bench.proxy.connections, "the connection's end")
-        counted, seen = bench.proxy.tally.refusals(), len(bench.seen)
+        counted, seen, took_s = bench.proxy.tally.refusals(), len(bench.seen), time.monotonic() - began
 
     assert counted == {429: 1}
     assert begun <= 128
-    assert seen <= 1_200
+    # At once, a second, and what is read together with the last of them.
+    assert seen <= 1_000 + 200 * took_s + 200
 
 
 def test_empty_content_is_a_flood_too() -> None:
