@@ -63,6 +63,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where fetched models lie (default: models/ in SIDELIGHT_HOME)",
     )
+    storage.add_argument(
+        "--storage_cache_bytes", type=_bytes, default=0, metavar="SIZE",
+        help="of fetched models, such as 50Gi; beyond it goes what was not used for longest (default: all stays)",
+    )  # fmt: skip
 
 
 def add_repository_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +172,7 @@ def _storage(arguments: argparse.Namespace) -> Storage:
             raise UserError(f"--volume: expected CLAIM=DIR, got {text!r}")
         volumes[claim] = Path(place)
     cache = arguments.storage_cache or environment.home() / "models"
-    return Storage(StorageSettings(cache=cache, volumes=volumes))
+    return Storage(StorageSettings(cache=cache, volumes=volumes, max_bytes=arguments.storage_cache_bytes))
 
 
 def _settings(arguments: argparse.Namespace, *, on_demand: bool) -> RepositorySettings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -18,6 +19,7 @@ from inference.rollout import ROLLOUT_FILES, UNNUMBERED, Rollout, parse
 from inference.runtime import Runtime
 from inference.settings import SETTINGS_FILE, ModelSettings, Trust, read_model_settings
 from inference.storage.cache import Storage
+from inference.storage.room import Held
 from inference.upstream.link import Link
 
 Fingerprint: TypeAlias = tuple[tuple[str, int, int, int], ...]
@@ -86,7 +88,10 @@ class ModelFolder:
         # What all versions share may stand once, beside them.
         shared = version and not (directory / SETTINGS_FILE).exists()
         settings = read_model_settings(Path(self.path) if shared else directory)
-        runtime = open_model(self._fetched(directory, settings), self.trust, self.runtime, settings, self.link)
+        with self._fetched(directory, settings) as (files, held):
+            runtime = open_model(files, self.trust, self.runtime, settings, self.link)
+            if held is not None:
+                held.keep_for(runtime)
         if self.fingerprint(version) != before:
             runtime.unload()
             raise ModelLoadFailed(f"{directory}: was changed while it was read")
@@ -102,12 +107,12 @@ class ModelFolder:
         """Describe all files."""
         return self.fingerprint(UNNUMBERED)
 
-    def _fetched(self, directory: Path, settings: ModelSettings) -> Path:
+    def _fetched(self, directory: Path, settings: ModelSettings) -> AbstractContextManager[tuple[Path, Held | None]]:
         if not settings.storage_uri:
-            return directory
+            return nullcontext((directory, None))
         if self.storage is None:
             raise ModelLoadFailed(f"{directory}: storage_uri needs a cache folder, and there is none")
-        return self.storage.folder(settings.storage_uri, settings.digest)
+        return self.storage.using(settings.storage_uri, settings.digest)
 
     def _entries(self) -> list[os.DirEntry[str]]:
         try:
@@ -137,17 +142,25 @@ class Stored:
         return self._fetched().rollout()
 
     def load(self, version: str) -> Loaded:
-        """Load one version of what was fetched."""
-        return self._fetched().load(version)
+        """Load one version of what was fetched; it stays in the cache for as long as the model is there."""
+        while True:
+            folder = self._fetched()
+            with self._storage.holding(Path(folder.path)) as held:
+                if held is not None:
+                    loaded = folder.load(version)
+                    held.keep_for(loaded.runtime)
+                    return loaded
 
     def fingerprint(self, version: str) -> Fingerprint:
         """Describe one version's files."""
         return self._fetched().fingerprint(version)
 
     def _fetched(self) -> ModelFolder:
-        if self._folder is None:
-            self._folder = self._found()
-        return self._folder
+        folder = self._folder
+        # What nobody used for long may have been removed from the cache.
+        if folder is None or not os.path.isdir(folder.path):  # noqa: PTH112 - called for thousands
+            folder = self._folder = self._found()
+        return folder
 
     def _found(self) -> ModelFolder:
         path = self._storage.folder(self._uri, self._digest)

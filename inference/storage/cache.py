@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from inference.errors import ModelLoadFailed
 from inference.storage import archives
 from inference.storage.archives import Bounds
 from inference.storage.fetching import Patience, Remote, remote, shown
+from inference.storage.room import Held, Room
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class StorageSettings:
     """Where fetched models lie, and what is accepted."""
 
     cache: Path
+    max_bytes: int = 0
+    """Of all that was fetched. Beyond it goes what was not used for longest, never what is in use. 0: all stays."""
     volumes: Mapping[str, Path] = field(default_factory=dict)
     """Claim → the folder where `pvc://claim` is mounted."""
     bounds: Bounds = field(default_factory=Bounds)
@@ -46,6 +49,21 @@ class Storage:
 
     def __init__(self, settings: StorageSettings) -> None:
         self._settings = settings
+        self._room = Room(settings.cache, settings.max_bytes)
+
+    @contextmanager
+    def using(self, uri: str, digest: str = "") -> Iterator[tuple[Path, Held]]:
+        """Give the folder and what keeps it in the cache; see `folder`."""
+        while True:
+            path = self.folder(uri, digest)
+            with self._room.holding(path) as held:
+                if held is not None:
+                    yield path, held
+                    return
+
+    def holding(self, path: Path) -> AbstractContextManager[Held | None]:
+        """Give what keeps a folder that was fetched before; None where it was removed meanwhile."""
+        return self._room.holding(path)
 
     def folder(self, uri: str, digest: str = "") -> Path:
         """Give the folder with a model's files, fetching it unless the same content is there already.
@@ -116,6 +134,7 @@ class Storage:
             target = self._settings.cache / _key(key or got)
             if not target.is_dir():
                 whole.rename(target)
+                self._room.added(target)
         log.info("fetched %s, sha256:%s", uri, got)
         return archives.descended(target)
 
