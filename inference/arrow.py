@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from inference import columns as cols
+from inference.arrowsize import inflated
 from inference.protocol.datatypes import BYTES
 from inference.protocol.errors import BadTensor, MalformedBody
 from inference.protocol.tensors import Tensor
@@ -24,16 +25,21 @@ from inference.protocol.tensors import Tensor
 STREAM: Final = "application/vnd.apache.arrow.stream"
 MAX_STREAM_ROWS: Final = 10_000_000
 """Most rows of one body: Arrow can say very many in a few bytes."""
+MAX_INFLATED: Final = 64 << 20
+"""Most bytes that the compressed buffers of one body may become, as for a body that is compressed as a whole."""
 
 
 def decode(body: bytes) -> tuple[Tensor, ...]:
     """Read an Arrow IPC stream: one tensor for each column.
 
     Raises:
-        MalformedBody: no Arrow IPC stream, no columns, no rows, or too many.
+        MalformedBody: no Arrow IPC stream, no columns, no rows, or too many, or compressed buffers that hold too much.
         BadTensor: a column whose type has no tensor.
     """
     try:
+        size = inflated(body)
+        if size > MAX_INFLATED:
+            raise MalformedBody("body", f"expected compressed buffers of at most {MAX_INFLATED} bytes, got {size}")
         with pa.ipc.open_stream(body) as reader:
             table = reader.read_all()
         table.validate(full=True)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from deploy.claims import claim_store
 from deploy.errors import UserError
 from deploy.kafka.topics import ensured_partitions
 from deploy.models import add_model_arguments, model_names, open_repository
@@ -63,6 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compression", choices=_COMPRESSIONS, default="none",
         help="of the answers; a plain kafka-python reads gzip alone (default: none)",
     )  # fmt: skip
+    group.add_argument(
+        "--claims", default="", metavar="URL",
+        help="store of requests' bodies that were too large for a record: file:///folder or s3://bucket/prefix",
+    )  # fmt: skip
     _add_limits(parser.add_argument_group("limits"))
     add_worker_arguments(parser, STAGE)
 
@@ -91,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Load the models, then answer until SIGTERM or SIGINT."""
     topics = Topics(arguments.prefix)
     settings = _settings(arguments, topics)
+    claims = claim_store(arguments.claims)
     requests = arguments.request_topic or topics.requests
     if requests in {settings.responses, settings.payloads, settings.deadletter}:
         raise UserError(f"--request_topic {requests}: answers go there, too; they would be answered in turn")
@@ -108,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     models = PlaneModels(plane, repository, patience_s=patience_s)
 
     def stage(partition: int) -> Stage:
-        return InferenceStage(partition, settings, models)
+        return InferenceStage(partition, settings, models, claims)
 
     tuning = Tuning(
         batch_records=arguments.batch_records, batch_ms=_BATCH_MS, batch_s=_BATCH_S, poll_ms=_POLL_MS, ahead=_AHEAD,

@@ -25,6 +25,7 @@ from streams.events import (
     COMPONENT,
     CONTENT_ENCODING,
     CORRELATION_ID,
+    DATA_REF,
     INFERENCE_HEADER_LENGTH,
     LATENCY_US,
     MODEL_NAME,
@@ -184,7 +185,7 @@ class Writer:
         if part is not None and part.sheet.answered.version:
             extensions[MODEL_VERSION] = part.sheet.answered.version
         body, content_type = event.data, event.datacontenttype or JSON
-        for name in (CONTENT_ENCODING, INFERENCE_HEADER_LENGTH):
+        for name in (CONTENT_ENCODING, INFERENCE_HEADER_LENGTH, DATA_REF):
             if event.text(name):
                 extensions[name] = event.text(name)
         if ask.arrow:
@@ -193,6 +194,7 @@ class Writer:
             content_type = BINARY
             extensions = extensions | {INFERENCE_HEADER_LENGTH: length or len(body)}
             extensions.pop(CONTENT_ENCODING, None)
+            extensions.pop(DATA_REF, None)
             response = _as_v2(ask, response, part)
         request = Event(
             id=stable_id("asked", event.source, event.id), source=self._settings.source, type=REQUEST_TYPE,

@@ -24,6 +24,8 @@ from inference.protocol.tensors import Tensor
 from inference.protocol.v1 import V1Request
 from inference.protocol.v2 import InferRequest
 from inference.runtime import Arrays
+from streams.claims import ClaimStore, redeemed
+from streams.events import Event
 
 Body: TypeAlias = InferRequest | V1Request
 Key: TypeAlias = tuple[object, ...]
@@ -110,6 +112,8 @@ class Ask:
     key: Key = ()
     """What has to be equal for two requests to be joined."""
     rows: int = 1
+    fetched: int = 0
+    """Bytes of a body that no record holds."""
 
     @property
     def request(self) -> Body:
@@ -127,9 +131,14 @@ class Ask:
 
 
 class Bodies:
-    """Reads bodies. One thread uses it; what it keeps in mind changes nothing but the time that it takes."""
+    """Reads bodies. One thread uses it; what it keeps in mind changes nothing but the time that it takes.
 
-    def __init__(self) -> None:
+    Args:
+        claims: where bodies lie that were too large for a record.
+    """
+
+    def __init__(self, claims: ClaimStore | None = None) -> None:
+        self._claims = claims
         self._layouts: dict[bytes, Layout] = {}
 
     def read(self, around: Envelope) -> Ask:
@@ -138,10 +147,11 @@ class Bodies:
         Raises:
             ProtocolError: it does not follow its protocol.
             InvalidInput: V1 instances that make no table.
+            ClaimFailed: the body lies elsewhere and cannot be had from there.
         """
         head, body = around.head, around.record.value
         if not head.plain or head.structured or not body or body[:2] == _GZIP or head.media == arrow.STREAM:
-            return read(around)
+            return read(around, self._claims)
         if head.length is not None and head.protocol != "v1":
             return self._binary(around, body, head.length)
         if head.protocol != "v2" and body[:1] == _OBJECT:
@@ -161,10 +171,15 @@ class Bodies:
         return ask
 
 
-def read(around: Envelope) -> Ask:
+def read(around: Envelope, claims: ClaimStore | None = None) -> Ask:
     """Read the body, from nothing. Raises what `Bodies.read` raises."""
-    event = around.event
-    body = body_of(event)
+    event = redeemed(around.event, claims)
+    ask = _read(around, event, body_of(event))
+    ask.fetched = 0 if event is around.event else len(event.data or b"")
+    return ask
+
+
+def _read(around: Envelope, event: Event, body: bytes) -> Ask:
     media = around.head.media
     if media == arrow.STREAM:
         return _v2(around, InferRequest(inputs=arrow.decode(body)), binary=True, arrow_body=True)

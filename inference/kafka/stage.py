@@ -23,8 +23,9 @@ from inference.kafka.settings import StreamSettings
 from inference.kafka.sheets import Answered, Part, Sheet
 from inference.protocol.errors import ProtocolError
 from inference.rest.answers import status_of
+from streams.claims import ClaimStore
 from streams.deadletter import dead_letter
-from streams.errors import StreamError
+from streams.errors import ClaimFailed, StreamError
 from streams.stage import Batch, Effects, Output, Record
 
 STAGE: Final = "stream"
@@ -32,6 +33,8 @@ COUNTED: Final = ("in", "answered", "refused", "failed", "unreadable", "rows", "
 """The counters. Records: in = answered + refused + failed, by the status of the answer: 200, 4xx, 5xx. `unreadable` are
 those of the refused that are dead letters, too. `calls` of models answered the `rows`."""
 _SERVER: Final = 500
+_MOST_FETCHED: Final = 64 << 20
+"""Bytes of bodies that no record holds, above which requests no longer wait for others to be joined with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +90,13 @@ class Models(Protocol):
 
 
 class InferenceStage:
-    """A `Stage` for one partition of the request topic."""
+    """A `Stage` for one partition of the request topic; `claims` is where bodies lie that no record holds."""
 
-    def __init__(self, partition: int, settings: StreamSettings, models: Models) -> None:
+    def __init__(
+        self, partition: int, settings: StreamSettings, models: Models, claims: ClaimStore | None = None
+    ) -> None:
         self._partition, self._settings, self._models = partition, settings, models
-        self._tools = _Tools(Envelopes(settings), Bodies(), Writer(settings))
+        self._tools = _Tools(Envelopes(settings), Bodies(claims), Writer(settings))
         self._counts = dict.fromkeys(COUNTED, 0)
 
     def process(self, batch: Batch) -> Effects:
@@ -148,6 +153,7 @@ class _Turn:
         self._outputs: list[list[Output]] = [[] for _ in range(records)]
         self._open: dict[Hashable, Group] = {}
         self._flying: deque[tuple[Group, Pending]] = deque()
+        self._fetched = 0
 
     def take(self, place: int, record: Record) -> None:
         """Read a record and put it to those that it goes with."""
@@ -162,6 +168,9 @@ class _Turn:
             side = self._side(ask)
         except ProtocolError as exc:
             self._unreadable(place, around, Unreadable("undecodable", str(exc)))
+            return
+        except ClaimFailed as exc:
+            self._unreadable(place, around, Unreadable("claim", str(exc)))
             return
         except InferenceError as exc:
             self._refuse(place, around, exc, around.at_us, ask)
@@ -178,14 +187,15 @@ class _Turn:
         if group is None:
             group = self._open[key] = Group(limit)
         group.add(ask, place)
+        self._fetched += ask.fetched
         if group.rows >= limit:
             self._launch(self._open.pop(key))
+        elif self._fetched > _MOST_FETCHED:
+            self._launch_all()
 
     def finish(self) -> tuple[Output, ...]:
         """Wait for everything; give the outputs in the order of the records."""
-        for group in self._open.values():
-            self._launch(group)
-        self._open.clear()
+        self._launch_all()
         while self._flying:
             self._land()
         return tuple(output for outputs in self._outputs for output in outputs)
@@ -198,6 +208,11 @@ class _Turn:
             if side.steady:
                 self._sides[asked] = side
         return side
+
+    def _launch_all(self) -> None:
+        groups, self._open, self._fetched = list(self._open.values()), {}, 0
+        for group in groups:
+            self._launch(group)
 
     def _launch(self, group: Group) -> None:
         while len(self._flying) >= self._settings.in_flight:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from inference import arrow
+from inference.arrowsize import inflated
 from inference.protocol.errors import BadTensor, MalformedBody
 from inference.protocol.tensors import Tensor
 
@@ -130,3 +131,52 @@ def test_broken_streams_are_refused(data: st.DataObject) -> None:
         return
 
     assert all(tensor.data.shape == tensor.shape for tensor in tensors)
+
+
+def compressed(table: pa.Table, codec: str) -> bytes:
+    """Write a table with compressed buffers."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        writer.write_table(table, max_chunksize=100_000)
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_compressed_buffers_are_read(codec: str) -> None:
+    """Numbers, texts and dictionaries of texts, compressed, are what they were; some buffers do not get smaller."""
+    words = pa.array(["a", "b" * 500, "a"] * 40)
+    table = pa.table({"x": np.arange(120.0), "word": words.dictionary_encode(), "text": words})
+    found = {tensor.name: tensor.data.tolist() for tensor in arrow.decode(compressed(table, codec))}
+
+    assert found["x"] == list(range(120))
+    assert found["word"] == found["text"] == [word.encode() for word in words.to_pylist()]
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+@pytest.mark.parametrize("form", ["numbers", "dictionary"])
+def test_a_small_body_of_large_buffers_is_refused(codec: str, form: str) -> None:
+    """What compressed buffers hold is known, and bounded, before any memory is taken for it."""
+    rows = arrow.MAX_INFLATED // 8 + 100_000
+    numbers = pa.array(np.zeros(rows))
+    column = numbers if form == "numbers" else pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), numbers)
+    body = compressed(pa.table({"x": column}), codec)
+
+    assert len(body) < arrow.MAX_INFLATED // 100
+    with pytest.raises(MalformedBody, match="expected compressed buffers of at most 67108864 bytes, got "):
+        arrow.decode(body)
+
+
+@given(st.data())
+def test_the_full_size_is_what_arrow_says(data: st.DataObject) -> None:
+    """Whatever the columns, compressed buffers become as many bytes as the same buffers have without compression."""
+    columns = data.draw(st.dictionaries(st.sampled_from("abc"), st.sampled_from(["f8", "i4", "text"]), min_size=1))
+    rows = data.draw(st.integers(0, 300))
+    values = {
+        name: pa.array([str(row % 7) * 9 for row in range(rows)]) if kind == "text" else np.zeros(rows, kind)
+        for name, kind in columns.items()
+    }
+    table = pa.table(values)
+
+    assert 0 <= inflated(compressed(table, "zstd")) - table.nbytes <= 64 * len(columns)
+    assert inflated(stream(table)) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,8 @@ from inference.repository import Loaded, Repository
 from inference.runtime import Source
 from inference.runtimes.sklearn import SKLearn
 from streams.assembler import Assembler
-from streams.bindings import from_kafka, to_kafka
+from streams.bindings import from_kafka, to_kafka, to_kafka_structured
+from streams.claims import MOST_BYTES, FolderClaims
 from streams.errors import NotNow, StreamError
 from streams.events import Event, canonical
 from streams.hosts.memory import MemoryHost
@@ -441,6 +443,74 @@ def test_the_state_is_the_counters(summing: Noted) -> None:
     assert other.counters()["rows"] == 2
     with pytest.raises(StreamError, match="expected counters"):
         other.restore(b"[]")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_body_that_no_record_holds_is_fetched(summing: Noted, tmp_path: Path, kind: str) -> None:
+    """A request may say where its body lies; it is answered as if it had brought it, and so are those beside it."""
+    claims = FolderClaims(tmp_path)
+    whole = [asking.request("requests", kind, [[float(n), 1.0]], f"c{n}", b"k") for n in range(4)]
+    asked = [claimed(ask, claims) if n % 2 else ask for n, ask in enumerate(whole)]
+    stage = InferenceStage(0, SETTINGS, summing, claims)
+    answers = [asking.told(output) for output in stage.process(Batch(0, laid(asked))).outputs]
+
+    assert [answer.sums for answer in answers] == [[n + 1.0] for n in range(4)]
+    assert [answer.event.correlation() for answer in answers] == [f"c{n}" for n in range(4)]
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_a_body_that_cannot_be_fetched_is_answered_and_kept(summing: Noted, tmp_path: Path, *, store: bool) -> None:
+    """A body that is not there, lies elsewhere or is too large, or no store: 400, and a dead letter that says why."""
+    claims = FolderClaims(tmp_path)
+    gone = claimed(asking.request("requests", "v1", ROWS, "gone", b"k"), claims)
+    for found in tmp_path.iterdir():
+        found.unlink()
+    large = claims.put("large", b"")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    asked = [gone, *(refers(f"c{n}", url) for n, url in enumerate([large, "file:///etc/passwd"]))]
+    stage = InferenceStage(0, SETTINGS, summing, claims if store else None)
+    outputs = stage.process(Batch(0, laid([*asked, asking.request("requests", "v1", ROWS, "good", b"k")]))).outputs
+    answers = [asking.told(output) for output in outputs if output.topic == "answers"]
+    letters = [dict(output.headers) for output in outputs if output.topic == "dead"]
+
+    assert [answer.status for answer in answers] == [400, 400, 400, 200]
+    assert [letter["sl_reason"] for letter in letters] == [b"claim"] * 3
+    wanted = ["cannot be read", "expected at most", "does not lie under"] if store else ["--claims"] * 3
+    assert all(text in answer.error for text, answer in zip(wanted, answers, strict=False))
+
+
+def claimed(ask: Output, claims: FolderClaims) -> Output:
+    """Put a request's body away, and have the request say where it is."""
+    structured = dict(ask.headers).get("content-type", b"") == b"application/cloudevents+json; charset=UTF-8"
+    if not structured:
+        url = claims.put(f"b{hash(ask.value)}", ask.value or b"")
+        name = "ce_dataref" if "ce_id" in dict(ask.headers) else "dataref"
+        return ask._replace(value=None, headers=(*ask.headers, (name, url.encode())))
+    event = from_kafka(ask.headers, ask.value)
+    url = claims.put(event.id, event.data or b"")
+    headers, value = to_kafka_structured(replace(event, data=None, extensions={**event.extensions, "dataref": url}))
+    return ask._replace(headers=headers, value=value)
+
+
+def refers(correlation: str, url: str) -> Output:
+    """Ask with a body that lies somewhere."""
+    headers = ("x-request-id", correlation.encode()), ("dataref", url.encode()), ("content-type", b"application/json")
+    return Output("requests", b"k", None, headers)
+
+
+def test_compressed_arrow_that_holds_too_much_is_refused(summing: Noted) -> None:
+    """A small body of huge compressed columns is 400 and a dead letter; its neighbours are answered."""
+    table = pa.table({"x": np.zeros(arrow.MAX_INFLATED // 8 + 1)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    bomb = Output("requests", b"k", sink.getvalue().to_pybytes(), (("content-type", arrow.STREAM.encode()),))
+    answer, letter, other = outputs_of(summing, [bomb, asking.request("requests", "arrow", ROWS, "good", b"k")])
+
+    assert (asking.told(answer).status, dict(letter.headers)["sl_reason"]) == (400, b"undecodable")
+    assert "expected compressed buffers of at most 67108864 bytes" in asking.told(answer).error
+    assert asking.told(other).sums == [3.0, 7.0]
 
 
 def test_a_synthetic_request_stays_one(summing: Noted) -> None:
