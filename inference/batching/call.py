@@ -20,6 +20,7 @@ from inference.errors import InferenceError, PredictionFailed
 from inference.protocol.errors import ProtocolError
 from inference.repository import Lease, Loaded
 from inference.runtime import Answer, Asked
+from streams.errors import InvalidEvent
 from streams.events import SYNTHETIC_PARAMETER
 
 Given: TypeAlias = tuple[Arrays, Asked]
@@ -161,4 +162,4 @@ def presentable(error: BaseException) -> Exception:
 
 def expected(error: BaseException) -> bool:
     """Say whether an error is the domain's own, as opposed to whatever a model may raise."""
-    return isinstance(error, (InferenceError, ProtocolError))
+    return isinstance(error, (InferenceError, ProtocolError, InvalidEvent))

@@ -75,15 +75,19 @@ def encode_object(fields: Any) -> bytes:  # noqa: ANN401 - whatever JSON can say
 
 def _dumps(fields: Any) -> bytes:  # noqa: ANN401 - as above
     try:
-        return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY, default=_listed)
+        return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY, default=_plain)
     except TypeError as exc:
         raise MalformedBody("body", f"has no JSON form: {exc}") from exc
 
 
-def _listed(value: object) -> Any:  # noqa: ANN401 - nested lists
+def _plain(value: object) -> Any:  # noqa: ANN401 - whatever JSON can say
     # Arrays of text, and those that are not in memory order.
     if isinstance(value, np.ndarray):
         return value.tolist()
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, Mapping):
+        return dict(value)
     raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 

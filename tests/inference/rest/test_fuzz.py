@@ -6,7 +6,7 @@ Sources: the specification's required APIs and its JSON objects, for requests an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -14,6 +14,8 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+
+from tests.inference.serving import predictor
 
 JSON: Final = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=6),
@@ -123,6 +125,33 @@ HEADERS: Final = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+ANYTHING: Final = """
+class Model:
+    takes_bytes = True
+
+    def predict(self, inputs):
+        return inputs
+
+    def explain(self, inputs, parameters):
+        return {**inputs, "parameters": parameters}
+
+    def generate(self, prompt, parameters):
+        yield from prompt
+"""
+TAKEN: Final = tuple(path for path in SPECIFIED | OTHERS if path.endswith(("infer", "explain", "predict", "generate")))
+
+
+@pytest.fixture(scope="module", name="echo")
+def _echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Give a client of a model that takes whatever it gets, and gives it back."""
+    folder = tmp_path_factory.mktemp("echo")
+    (folder / "model").mkdir()
+    (folder / "model" / "model.py").write_text(ANYTHING)
+    words = ("--runtime", "custom", "--trusted")
+    with predictor(folder / "model", folder, *words) as server, server.client() as client:
+        yield client
+
+
 def _path(pattern: str, names: tuple[str, str]) -> str:
     return pattern.format(*(quote(name, safe="") for name in names))
 
@@ -163,6 +192,17 @@ def test_calls_are_answered_or_refused(
     answer = client.post(_path(path, names), content=body, headers=headers)
 
     _check(answer, (path, names, body, headers))
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(path=st.sampled_from(TAKEN), body=BODIES, headers=st.just({}) | HEADERS)
+def test_a_model_that_takes_anything_is_no_way_around(
+    echo: httpx.Client, path: str, body: str | bytes, headers: dict[str, str]
+) -> None:
+    """Where the model refuses nothing, what comes back has a form, or is refused: never a 500."""
+    answer = echo.post(_path(path, ("m", "1")), content=body, headers=headers)
+
+    _check(answer, (path, body, headers))
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
