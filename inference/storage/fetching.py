@@ -166,11 +166,8 @@ class Objects:
 
     def __init__(self, protocol: str, path: str, uri: str, patience: Patience, options: dict[str, str]) -> None:
         self._shown, self._patience = shown(uri), patience
-        fsspec = _library("fsspec", protocol)
-        if protocol in _LIBRARIES:
-            _library(_LIBRARIES[protocol], protocol)
         # Without the instance cache: listings of an earlier look would be served again.
-        self._store = fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False, **options)
+        self._store = _store(protocol)(skip_instance_cache=True, use_listings_cache=False, **options)
         self._root = path.rstrip("/")
         self._found = _retried(self._list, self._shown, patience)
         if not self._found:
@@ -192,6 +189,9 @@ class Objects:
 
     def _list(self) -> list[tuple[str, int, str]]:
         found = self._store.find(self._root, detail=True)
+        if not isinstance(found, dict):
+            # Of a single object, adlfs gives the name alone.
+            found = {name: self._store.info(name) for name in found}
         return sorted(
             (str(name), int(entry.get("size") or 0), _mark(entry))
             for name, entry in found.items()
@@ -219,6 +219,18 @@ def _within(size: int, files: int, bounds: Bounds, uri: str) -> None:
         raise ModelLoadFailed(f"{uri}: expected at most {bounds.bytes} bytes, got more")
     if files > bounds.files:
         raise ModelLoadFailed(f"{uri}: expected at most {bounds.files} files, got {files}")
+
+
+def _store(protocol: str) -> Any:  # noqa: ANN401 - a class of a library without types
+    """Give the class of a kind of store."""
+    fsspec = _library("fsspec", protocol)
+    if protocol in _LIBRARIES:
+        _library(_LIBRARIES[protocol], protocol)
+    if protocol == "gs":
+        # By default, gcsfs first asks over gRPC what kind of bucket it is, which needs a further permission, and waits
+        # two minutes where only HTTP goes out. Objects are read alike from all kinds.
+        return _library("gcsfs.core", protocol).GCSFileSystem
+    return fsspec.get_filesystem_class(protocol)
 
 
 def _library(module: str, protocol: str) -> Any:  # noqa: ANN401 - a module has no narrower type
