@@ -1,12 +1,11 @@
 """The data plane: what every transport (REST, gRPC, CloudEvents, Kafka) calls, and what knows none of them.
 
 Each call goes through the batcher, which joins it with others. Transports with an event loop await; those with threads
-of their own block. Next: `inference/batching/batcher.py`, then a runtime.
+of their own block. What is served: `inference/catalogue.py`. Next: `inference/batching/batcher.py`, then a runtime.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
@@ -16,12 +15,12 @@ from inference.batching.batcher import Batcher
 from inference.batching.call import Call, Given
 from inference.batching.streaming import Stream
 from inference.batching.terms import USUAL, Terms
-from inference.errors import InferenceError
+from inference.catalogue import Catalogue
 from inference.metrics import PredictorMetrics
 from inference.protocol.v1 import V1Request
 from inference.protocol.v2 import InferRequest, InferResponse
-from inference.repository import IndexEntry, Lease, Loaded, Repository
-from inference.runtime import Answer, TensorSpec
+from inference.repository import Loaded, Repository
+from inference.runtime import Answer
 from inference.settings import ServerSettings
 from inference.shadows import Copy, Shadows, V1Copy, V2Copy
 from inference.siblings import Siblings
@@ -35,8 +34,8 @@ Gone = Callable[[], Awaitable[None]]
 _DEFAULTS = ServerSettings()
 
 
-class DataPlane:
-    """Predicts, and describes the models."""
+class DataPlane(Catalogue):
+    """Has the models predict, explain themselves and make text."""
 
     def __init__(
         self,
@@ -55,19 +54,15 @@ class DataPlane:
             enter: called in each worker thread before its first call, which is after the models were loaded.
             siblings: the other processes that serve the same models on the same ports.
         """
-        self.siblings = siblings
-        self._depends = settings.depends
+        super().__init__(repository, siblings, depends=settings.depends, patience_s=settings.timeout_s)
         self.tracing: Tracing | None = None
         """Where calls are recorded, if anywhere."""
-        self._repository = repository
         self.metrics = metrics
         self.batcher = Batcher(
             repository, metrics, threads=settings.threads, queue=settings.queue, queue_bytes=settings.queue_bytes,
             timeout_s=settings.timeout_s, yielding_every=settings.yielding_every, enter=enter,
         )  # fmt: skip
         self.shadows = Shadows(self.batcher, metrics, settings.timeout_s)
-        self.draining = False
-        """Set when the process is about to end: nothing is ready any more, but requests are still answered."""
 
     def infer(
         self, model: str, request: InferRequest, version: str | None = None, terms: Terms = USUAL
@@ -203,84 +198,6 @@ class DataPlane:
         if self.tracing is not None:
             self.tracing.close()
 
-    def ready(self) -> bool:
-        """Say whether new clients should be sent here."""
-        return not self.draining and (not self._depends or all(map(self._supported, self.models())))
-
-    def model_ready(self, model: str, version: str | None = None) -> bool:
-        """Say whether new clients of a model should be sent here.
-
-        Raises:
-            ModelNotFound: no such model, or no such version.
-        """
-        return self._repository.ready(model, version) and not self.draining and self._supported(model, version)
-
-    def models(self) -> list[str]:
-        """List the models, loaded or not."""
-        return self._repository.names()
-
-    def index(self) -> list[IndexEntry]:
-        """Describe the models' states."""
-        return self._repository.index()
-
-    async def awaken(self, model: str, version: str | None = None) -> None:
-        """Have a model loaded that is about to be described, if a request may. Errors are left to the look."""
-        loop = asyncio.get_running_loop()
-        settled = asyncio.Event()
-
-        def done(outcome: Lease | Exception) -> None:
-            if isinstance(outcome, Lease):
-                outcome.release()
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(settled.set)
-
-        try:
-            lease = self._repository.lease(model, version)
-        except InferenceError:
-            return
-        if lease is not None:
-            lease.release()
-            return
-        self._repository.lease_later(model, version, done)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(settled.wait(), self.batcher.timeout_s)
-
-    def model_metadata(self, model: str, version: str | None = None) -> dict[str, Any]:
-        """Describe a loaded model, as V2's "Model Metadata Response"."""
-        loaded = self._repository.loaded(model, version)
-        return {
-            "name": model,
-            "versions": self._repository.versions(model) or [loaded.version],
-            "platform": loaded.runtime.platform,
-            "inputs": [_described(spec) for spec in loaded.runtime.inputs],
-            "outputs": [_described(spec) for spec in loaded.runtime.outputs],
-        }
-
-    def _supported(self, model: str, version: str | None = None) -> bool:
-        """Say whether what a model depends on is there."""
-        if not self._depends:
-            return True
-        try:
-            return self._repository.loaded(model, version).runtime.ready(model)
-        except InferenceError:
-            return True
-
-    def load(self, model: str, *, everywhere: bool = True) -> None:
-        """Load a model, or load it anew, in all processes; see `Repository.load`."""
-        self._repository.load(model)
-        if everywhere and self.siblings is not None:
-            self.siblings.tell(model, "load")
-
-    def unload(self, model: str, *, everywhere: bool = True) -> None:
-        """Unload a model in all processes; see `Repository.unload`."""
-        self._repository.unload(model)
-        if everywhere and self.siblings is not None:
-            self.siblings.tell(model, "unload")
-
-    def label(self, model: str) -> str:
-        """Give the metrics label for a name that a client sent."""
-        return model if model in self._repository else "unknown"
-
     async def _awaited(self, call: Call, version: str | None, gone: Gone | None) -> Any:  # noqa: ANN401 - see `_v2`
         if self.tracing is None:
             return await self.batcher.run(call, version, gone)
@@ -362,7 +279,3 @@ class DataPlane:
         if copy is not None and choice.shadows:
             self.shadows.send(model, choice.shadows, terms, copy)
         return choice.version
-
-
-def _described(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}

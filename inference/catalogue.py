@@ -1,0 +1,115 @@
+"""What is served: which models there are, in which state, and what they take; loads and unloads them in all processes.
+
+The part of the data plane (`inference/dataplane.py`) that predicts nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from inference.errors import InferenceError
+from inference.repository import IndexEntry, Lease, Repository
+from inference.runtime import TensorSpec
+from inference.siblings import Siblings
+
+
+class Catalogue:
+    """Describes the models of one repository."""
+
+    def __init__(self, repository: Repository, siblings: Siblings | None, *, depends: bool, patience_s: float) -> None:
+        """Begin.
+
+        Args:
+            repository: the models.
+            siblings: the other processes that serve the same models on the same ports.
+            depends: whether a model is ready only while what it depends on is.
+            patience_s: how long a model is waited for that is to be described.
+        """
+        self.siblings = siblings
+        self.draining = False
+        """Set when the process is about to end: nothing is ready any more, but requests are still answered."""
+        self._repository, self._depends, self._patience_s = repository, depends, patience_s
+
+    def ready(self) -> bool:
+        """Say whether new clients should be sent here."""
+        return not self.draining and (not self._depends or all(map(self._supported, self.models())))
+
+    def model_ready(self, model: str, version: str | None = None) -> bool:
+        """Say whether new clients of a model should be sent here.
+
+        Raises:
+            ModelNotFound: no such model, or no such version.
+        """
+        return self._repository.ready(model, version) and not self.draining and self._supported(model, version)
+
+    def models(self) -> list[str]:
+        """List the models, loaded or not."""
+        return self._repository.names()
+
+    def index(self) -> list[IndexEntry]:
+        """Describe the models' states."""
+        return self._repository.index()
+
+    async def awaken(self, model: str, version: str | None = None) -> None:
+        """Have a model loaded that is about to be described, if a request may. Errors are left to the look."""
+        loop = asyncio.get_running_loop()
+        settled = asyncio.Event()
+
+        def done(outcome: Lease | Exception) -> None:
+            if isinstance(outcome, Lease):
+                outcome.release()
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(settled.set)
+
+        try:
+            lease = self._repository.lease(model, version)
+        except InferenceError:
+            return
+        if lease is not None:
+            lease.release()
+            return
+        self._repository.lease_later(model, version, done)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(settled.wait(), self._patience_s)
+
+    def model_metadata(self, model: str, version: str | None = None) -> dict[str, Any]:
+        """Describe a loaded model, as V2's "Model Metadata Response"."""
+        loaded = self._repository.loaded(model, version)
+        return {
+            "name": model,
+            "versions": self._repository.versions(model) or [loaded.version],
+            "platform": loaded.runtime.platform,
+            "inputs": [_described(spec) for spec in loaded.runtime.inputs],
+            "outputs": [_described(spec) for spec in loaded.runtime.outputs],
+        }
+
+    def load(self, model: str, *, everywhere: bool = True) -> None:
+        """Load a model, or load it anew, in all processes; see `Repository.load`."""
+        self._repository.load(model)
+        if everywhere and self.siblings is not None:
+            self.siblings.tell(model, "load")
+
+    def unload(self, model: str, *, everywhere: bool = True) -> None:
+        """Unload a model in all processes; see `Repository.unload`."""
+        self._repository.unload(model)
+        if everywhere and self.siblings is not None:
+            self.siblings.tell(model, "unload")
+
+    def label(self, model: str) -> str:
+        """Give the metrics label for a name that a client sent."""
+        return model if model in self._repository else "unknown"
+
+    def _supported(self, model: str, version: str | None = None) -> bool:
+        """Say whether what a model depends on is there."""
+        if not self._depends:
+            return True
+        try:
+            return self._repository.loaded(model, version).runtime.ready(model)
+        except InferenceError:
+            return True
+
+
+def _described(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
