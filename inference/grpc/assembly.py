@@ -14,7 +14,7 @@ from inference.errors import BodyTooLarge
 from inference.protocol.errors import MalformedBody
 
 _PREFIX: Final = Struct(">BL")
-_PREFIX_BYTES: Final = _PREFIX.size
+PREFIX_BYTES: Final = _PREFIX.size
 
 
 class Assembly:
@@ -29,7 +29,7 @@ class Assembly:
     def __init__(self, most: int) -> None:
         self._most = most if most >= 0 else math.inf
         self._parts: list[bytes] = []
-        self._need = _PREFIX_BYTES
+        self._need = PREFIX_BYTES
         """Bytes that have to be there before anything can be done."""
         self.size = 0
         """Bytes of a message that has begun and not ended."""
@@ -52,16 +52,16 @@ class Assembly:
             data = b"".join(self._parts)
             self._parts.clear()
         found: list[tuple[int, bytes]] = []
-        at, self._need = 0, _PREFIX_BYTES
-        while have - at >= _PREFIX_BYTES:
+        at, self._need = 0, PREFIX_BYTES
+        while have - at >= PREFIX_BYTES:
             flag, length = _PREFIX.unpack_from(data, at)
             if flag > 1:
                 raise MalformedBody("message", f"a flag of 0 or 1 was expected before it, got {flag}")
             if length > self._most:
                 raise BodyTooLarge(int(self._most), length)
-            begin = at + _PREFIX_BYTES
+            begin = at + PREFIX_BYTES
             if begin + length > have:
-                self._need = _PREFIX_BYTES + length
+                self._need = PREFIX_BYTES + length
                 break
             at = begin + length
             found.append((flag, data[begin:at]))

@@ -17,7 +17,7 @@ from h2.errors import ErrorCodes
 
 from inference.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Overloaded
 from inference.grpc import packing
-from inference.grpc.assembly import Assembly, prefixed
+from inference.grpc.assembly import PREFIX_BYTES, Assembly, prefixed
 from inference.grpc.heads import OK, Wanted, ending
 from inference.grpc.methods import Method
 from inference.grpc.statuses import Refused, code_of, details_of, note, text_of
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 _AHEAD: Final = 16
 """Messages of a call that may wait to be taken before its client is slowed down."""
+_AHEAD_BYTES: Final = 512 * 1024
+"""The same in bytes, for messages that are large."""
+_EACH: Final = 100
+"""Bytes that a message takes while it waits, besides its own: it may have none."""
 _UNSENT: Final = 256 * 1024
 """Bytes of answers that may wait for a client that reads slowly before its method is slowed down."""
 _RAPID_S: Final = 0.1
@@ -63,7 +67,7 @@ class Call:
         self._unsent = 0
         self._drained: asyncio.Future[None] | None = None
         self._begun = False
-        """The answer's head has gone out."""
+        """A part of the answer has gone out, more than its head."""
         self.over = False
         if method.streaming is not None:
             self._task = link.host.loop.create_task(self._answer_stream())
@@ -81,13 +85,14 @@ class Call:
             self._link.taken(self.stream, credit)
             self.fail(exc)
             return
-        self._held += len(data)
-        host.held += len(data)
+        self._hold(len(data) + _EACH * len(found))
         self._owed += credit
         self._inbox.extend(found)
         self._give_back()
-        if host.held > host.settings.queue_bytes and self._held < host.held:
+        if host.held > host.settings.queue_bytes and (self._held < host.held or len(self._inbox) > 1):
             self.fail(Overloaded(host.waiting()))
+        elif self.method.unary is not None and len(self._inbox) > 1:
+            self.fail(Refused(Code.UNIMPLEMENTED, "expected one message, got several"))
         elif end:
             self.end()
         elif found:
@@ -100,8 +105,8 @@ class Call:
             self.fail(MalformedBody("message", "the request ends within it"))
         elif self.method.unary is None:
             self._wake()
-        elif len(self._inbox) != 1:
-            self.fail(Refused(Code.UNIMPLEMENTED, f"expected one message, got {len(self._inbox)}"))
+        elif not self._inbox:
+            self.fail(Refused(Code.UNIMPLEMENTED, "expected one message, got none"))
         else:
             self._task = self._link.host.loop.create_task(self._answer())
 
@@ -208,7 +213,7 @@ class Call:
     async def _take(self) -> bytes:
         """Take a message that is there."""
         packed, message = self._inbox.popleft()
-        self._release(len(message) + len(prefixed(b"", packed=False)))
+        self._hold(-len(message) - PREFIX_BYTES - _EACH)
         if self._owed:
             self._give_back()
         if not packed:
@@ -229,12 +234,12 @@ class Call:
         """Send the head."""
         if self.over:
             return
-        self._begun = True
         self._link.head(self.stream, self._wanted.answer, end=False)
         self._flow = Flow(self, self.stream, self._finish)
         self._flow.into(self._link, self.stream)
 
     def _send(self, content: bytes) -> None:
+        self._begun = True
         self._unsent += len(content)
         if self._flow is not None:
             self._flow.add(content, len(content), end=False)
@@ -249,13 +254,13 @@ class Call:
 
     def _give_back(self) -> None:
         """Let the client send as much again, unless more waits here than should."""
-        if len(self._inbox) <= _AHEAD:
+        if not self._inbox or (len(self._inbox) <= _AHEAD and self._held <= _AHEAD_BYTES):
             owed, self._owed = self._owed, 0
             self._link.taken(self.stream, owed)
 
-    def _release(self, size: int) -> None:
-        self._held -= size
-        self._link.host.held -= size
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._link.host.held += size
 
     def _cancel(self) -> None:
         task, self._task = self._task, None
@@ -267,7 +272,7 @@ class Call:
         if self.over:
             return
         self.over = True
-        self._release(self._held)
+        self._hold(-self._held)
         self._inbox.clear()
         flow, self._flow = self._flow, None
         if flow is not None:

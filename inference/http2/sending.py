@@ -133,18 +133,10 @@ class Sending(H2Connection):
         return True
 
     def taken(self, stream_id: int, amount: int) -> None:
-        """Give back what content took of both windows."""
-        self.taken_of_all(amount)
-        self.taken_of(stream_id, amount)
-
-    def taken_of_all(self, amount: int) -> None:
-        """Give back what content took of the connection's window."""
+        """Give back what content took of the windows."""
         increment = self._inbound_flow_control_window_manager.process_bytes(amount)
         if increment:
             self._write(WINDOW_UPDATE, 0, 0, INCREMENT.pack(increment))
-
-    def taken_of(self, stream_id: int, amount: int) -> None:
-        """Give back what content took of its stream's window."""
         stream = self.streams.get(stream_id)
         # A peer that has ended its stream needs no window for it.
         if stream is not None and (stream.state_machine.state is OPEN or stream.state_machine.state is HALF_LOCAL):

@@ -12,7 +12,7 @@ from hpack import Encoder
 from hyperframe.frame import ContinuationFrame, HeadersFrame
 
 from inference.grpc.connection import STREAMS
-from tests.inference.grpc.hosting import FLOOD, WAIT, Hosted, hosted
+from tests.inference.grpc.hosting import DEAF, FLOOD, TALK, WAIT, Hosted, hosted
 from tests.inference.grpc.test_connection import codes
 from tests.inference.serving import eventually
 from tests.logger.grpc import raw
@@ -30,10 +30,18 @@ def _after(server: Hosted) -> None:
     assert server.host.held == 0
 
 
+def stream_resets(peer: Peer) -> None:
+    """Open streams and reset them once their methods run."""
+    streams = [peer.call(None, TALK) for _ in range(100)]
+    peer.flush()
+    for stream in streams:
+        peer.h2.reset_stream(stream, ErrorCodes.CANCEL)
+
+
 @pytest.mark.parametrize(
     "flood",
     [
-        floods.resets, floods.pings, floods.settings, floods.priorities, floods.pongs, floods.agreements,
+        stream_resets, floods.resets, floods.pings, floods.settings, floods.priorities, floods.pongs, floods.agreements,
         floods.unknown, floods.windows, floods.stragglers, floods.forced_resets,
     ],
 )  # fmt: skip
@@ -103,6 +111,18 @@ def test_large_heads_are_ended(block: bytes) -> None:
         _after(server)
 
     assert ends in ([ErrorCodes.ENHANCE_YOUR_CALM], [])
+
+
+def test_messages_of_nothing_count() -> None:
+    """Messages without content are counted as what they take here: many of them are too much like large ones."""
+    with hosted(queue_bytes=100_000) as server:
+        with raw.client(server.port) as peer:
+            stream = peer.call(None, DEAF)
+            peer.h2.send_data(stream, b"\x00\x00\x00\x00\x00" * 2_000)
+            found = codes(peer, stream)
+        _after(server)
+
+    assert found == ["UNAVAILABLE"]
 
 
 def test_a_client_that_reads_nothing_is_cut() -> None:

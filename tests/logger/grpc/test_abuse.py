@@ -171,7 +171,7 @@ def test_floods_are_ended(flood: Callable[[Peer], None]) -> None:
             begun += 1
 
     with raw.scripted(model) as port, proxy(port) as bench:
-        began = time.monotonic()
+        since = time.monotonic()
         with raw.client(bench.port) as peer:
             for _ in range(200):
                 if peer.closed:
@@ -180,7 +180,7 @@ def test_floods_are_ended(flood: Callable[[Peer], None]) -> None:
                 peer.flush()
             peer.until_closed()
         eventually(lambda: not bench.proxy.connections, "the connection's end")
-        counted, seen, took_s = bench.proxy.tally.refusals(), len(bench.seen), time.monotonic() - began
+        counted, seen, took_s = bench.proxy.tally.refusals(), len(bench.seen), time.monotonic() - since
 
     assert counted == {429: 1}
     assert begun <= 128
