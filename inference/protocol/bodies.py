@@ -7,7 +7,7 @@ words what is wrong with it. Next: `inference/protocol/v2.py`.
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from itertools import chain
 from typing import Any, Final
 
@@ -20,15 +20,16 @@ from inference.protocol.errors import MalformedBody
 _WORTH: Final = 1_024
 """Bytes from which on it pays."""
 _KEPT: Final = 1 << 20
-"""A thread's parser keeps some fourteen times the bytes of the longest body: longer ones get a parser of their own."""
+"""A parser keeps some fourteen times the bytes of its longest body: those of longer ones are not used again."""
 _KINDS: Final = {
     "FP32": ("d", "f8"), "FP64": ("d", "f8"),
     "INT8": ("i", "i8"), "INT16": ("i", "i8"), "INT32": ("i", "i8"), "INT64": ("i", "i8"),
     "UINT8": ("u", "u8"), "UINT16": ("u", "u8"), "UINT32": ("u", "u8"), "UINT64": ("u", "u8"),
 }  # fmt: skip
-_UNSUITED: Final = (ValueError, TypeError, KeyError, RuntimeError, AttributeError)
+_UNSUITED: Final = (ValueError, TypeError, LookupError, RuntimeError, AttributeError)
 
-_mine = threading.local()
+_spare: Final[list[simdjson.Parser]] = []
+"""Parsers that nobody uses: the memory of a new one costs as much as its work. As many as once read at once."""
 
 
 def read(text: bytes, key: str) -> object:
@@ -38,12 +39,12 @@ def read(text: bytes, key: str) -> object:
         MalformedBody: no JSON.
     """
     if len(text) >= _WORTH and text[:1] == b"{":
-        try:
-            fields = _quick(text, key)
-        except _UNSUITED:
-            # A parser remembers what its last document still holds on to, and the error may.
-            _mine.parser = None
-        else:
+        with contextlib.suppress(*_UNSUITED):
+            parser = _spare.pop() if _spare else simdjson.Parser()
+            fields = _quick(parser, text, key)
+            # Not after an error, which may hold on to a part of the document: the parser would refuse the next one.
+            if len(text) <= _KEPT:
+                _spare.append(parser)
             if fields is not None:
                 return fields
     try:
@@ -52,10 +53,10 @@ def read(text: bytes, key: str) -> object:
         raise MalformedBody("body", f"no JSON: {exc}") from exc
 
 
-def _quick(text: bytes, key: str) -> dict[str, Any] | None:
+def _quick(parser: simdjson.Parser, text: bytes, key: str) -> dict[str, Any] | None:
     """Read a body all of whose tensors are flat; None for any other."""
-    root: Any = _parser(len(text)).parse(text)
-    fields = _members(root)
+    document: Any = parser.parse(text)
+    fields = _members(document)
     tensors = [_members(tensor) for tensor in fields.pop(key)]
     values = chain(fields.values(), *(tensor.values() for tensor in tensors))
     if text.count(b"[") != 1 + sum(isinstance(value, simdjson.Array) for value in values):
@@ -64,15 +65,6 @@ def _quick(text: bytes, key: str) -> dict[str, Any] | None:
     plain = {name: _plain(value) for name, value in fields.items()}
     plain[key] = [_tensor(tensor) for tensor in tensors]
     return plain
-
-
-def _parser(size: int) -> simdjson.Parser:
-    if size > _KEPT:
-        return simdjson.Parser()
-    parser: simdjson.Parser | None = getattr(_mine, "parser", None)
-    if parser is None:
-        parser = _mine.parser = simdjson.Parser()
-    return parser
 
 
 def _tensor(fields: dict[str, Any]) -> dict[str, Any]:
