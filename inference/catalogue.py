@@ -74,6 +74,14 @@ class Catalogue:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(settled.wait(), self._patience_s)
 
+    async def generates(self, model: str, version: str | None = None) -> bool:
+        """Say whether a model makes text; it is loaded first, if a request may. One that cannot be loaded does not."""
+        await self.awaken(model, version)
+        try:
+            return self._repository.loaded(model, version).runtime.generates()
+        except InferenceError:
+            return False
+
     def model_metadata(self, model: str, version: str | None = None) -> dict[str, Any]:
         """Describe a loaded model, as V2's "Model Metadata Response"."""
         loaded = self._repository.loaded(model, version)

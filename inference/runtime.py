@@ -165,6 +165,10 @@ class Runtime(ABC):
         del prompt, parameters
         raise Unsupported("this model generates no text")
 
+    def generates(self) -> bool:
+        """Say whether it has an own `generate`; an instance may know better than its class."""
+        return type(self).generate is not Runtime.generate
+
     def explain(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answer an explain call with an object of arrays, or of whatever JSON can say.
 

@@ -140,6 +140,10 @@ class Transformer(Runtime):
             return self._link.generate(_model(), prompt, parameters)
         return (self._inner.generate if self._inner else super().generate)(prompt, parameters)
 
+    def generates(self) -> bool:
+        """Say whether the model is here and makes text; of a predictor nobody knows."""
+        return self._inner is not None and self._inner.generates()
+
     def explain(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """Leave it to the model, where it is here; it gets what it would predict on."""
         if self._inner is None:

@@ -1,9 +1,14 @@
-"""ModelInfer, and Triton's ModelStreamInfer: one message in, one answer out, in order, several at a time."""
+"""ModelInfer, and Triton's ModelStreamInfer: one message in, one answer out, in order, several at a time.
+
+A message that asks for a text has an answer for each piece; see `texts.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
 from inference.batching.terms import Terms
@@ -11,8 +16,9 @@ from inference.dataplane import DataPlane
 from inference.errors import ClientGone
 from inference.grpc.callers import synthetic, terms_of
 from inference.grpc.methods import Asked
-from inference.grpc.statuses import note, text_of
-from inference.protocol.grpc_codec import Received, encode_response, encode_stream_error, encode_streamed
+from inference.grpc.texts import Text, refused
+from inference.protocol.grpc_codec import Received, encode_response, encode_streamed
+from inference.protocol.grpc_texts import PROMPT
 from inference.protocol.v2 import InferRequest, InferResponse
 from inference.rest import answers
 
@@ -46,7 +52,7 @@ class Predictions:
     async def stream(self, messages: AsyncIterator[bytes], asked: Asked) -> AsyncGenerator[bytes, None]:
         """Answer ModelStreamInfer. What goes wrong with a message is its own answer, and the stream goes on."""
         head = asked.head
-        waiting: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_AHEAD)
+        waiting: asyncio.Queue[asyncio.Task[bytes | Text] | None] = asyncio.Queue(_AHEAD)
         tasks: set[asyncio.Task[Any]] = set()
 
         async def read() -> None:
@@ -62,26 +68,32 @@ class Predictions:
         reader = asyncio.ensure_future(read())
         try:
             while (task := await waiting.get()) is not None:
-                yield await task
+                answer = await task
+                if isinstance(answer, bytes):
+                    yield answer
+                    continue
+                async with aclosing(answer.pieces()) as pieces:
+                    async for piece in pieces:
+                        yield piece
             await reader
         finally:
             for each in (reader, *tasks):
                 each.cancel()
 
-    async def _streamed(self, data: bytes, head: Mapping[str, str], terms: Terms) -> bytes:
+    async def _streamed(self, data: bytes, head: Mapping[str, str], terms: Terms) -> bytes | Text:
         model = identity = ""
         try:
             received = Received(data)
             model, identity = received.model, received.id
+            if received.names(PROMPT) and await self._plane.generates(model, received.version):
+                return Text(self._plane, received, terms, partial(self._count, model, head))
             answer = await self._predicted(received, terms)
         except asyncio.CancelledError:
             self._count(model, head, ClientGone())
             raise
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
-            note("ModelStreamInfer", exc)
             self._count(model, head, exc)
-            # The id tells the client which of its messages failed.
-            return encode_stream_error(text_of(exc), identity)
+            return refused(exc, identity)
         self._count(model, head)
         return encode_streamed(answer)
 

@@ -68,6 +68,10 @@ class Received:
         identity: str = self._message.id
         return identity
 
+    def names(self, tensor: str) -> bool:
+        """Say whether an input has this name."""
+        return any(item.name == tensor for item in self._message.inputs)
+
     @property
     def raw(self) -> bool:
         """Whether contents came raw, so that the answer's are to go raw."""

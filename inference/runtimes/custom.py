@@ -118,6 +118,10 @@ class Custom(Runtime):
             return super().generate(prompt, parameters)
         return self._object.pieces(self._generate(prompt, parameters))
 
+    def generates(self) -> bool:
+        """Say whether the class has a `generate`."""
+        return self._generate is not None
+
     def explain(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """Have the class explain what `preprocess` gives; `postprocess` is for predictions."""
         if self._explain is None:
