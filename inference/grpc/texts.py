@@ -1,4 +1,4 @@
-"""A message of a stream that asks for a text: an answer for each piece as it is made, when the message's turn has come."""
+"""A message of a stream that asks for a text: an answer for each piece as it is made, when the message has its turn."""
 
 from __future__ import annotations
 
