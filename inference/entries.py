@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from inference.folders import Fingerprint, Loaded
 from inference.lease import Done, Lease
-from inference.rollout import Rollout, Routes
+from inference.rollout import UNNUMBERED, Rollout, Routes
 
 
 class Source(Protocol):
@@ -23,6 +24,30 @@ class Source(Protocol):
 
     def fingerprint(self, version: str) -> Fingerprint:
         """Describe what `load` would read."""
+
+
+class Single:
+    """A model without numbered versions that a function loads."""
+
+    def __init__(self, load: Callable[[], Loaded]) -> None:
+        self._load = load
+
+    def versions(self) -> tuple[str, ...]:
+        """Give the one that has no number."""
+        return (UNNUMBERED,)
+
+    def rollout(self) -> None:
+        """Give none: there is one version."""
+
+    def load(self, version: str) -> Loaded:
+        """Call the function."""
+        del version
+        return self._load()
+
+    def fingerprint(self, version: str) -> Fingerprint:
+        """Give nothing: what the function reads is not known."""
+        del version
+        return ()
 
 
 class Model:

@@ -2,7 +2,7 @@
 
 A model is reloaded while the old one serves, and requests are sent to a new version only when it is loaded. Thousands
 of models are known by name only until they are asked for. Used by `inference/dataplane.py`; loading is in
-`inference/stock.py`, what lies in the folders in `inference/folders.py`.
+`inference/stock.py`, what becomes of changed folders in `inference/upkeep.py`.
 """
 
 from __future__ import annotations
@@ -10,69 +10,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from inference.entries import Copy, Model, Source
-from inference.errors import InferenceError, ModelLoadFailed, ModelNotFound, ModelNotReady
+from inference.entries import Copy, Model, Single, Source
+from inference.errors import InferenceError, ModelNotFound, ModelNotReady
 from inference.folders import Fingerprint, Loaded, ModelFolder, Shelf
+from inference.index import IndexEntry, State, lines
 from inference.lease import Done, Lease, Wait
-from inference.rollout import UNNUMBERED, Choice, Routes
+from inference.rollout import UNNUMBERED, Choice
 from inference.settings import RepositorySettings
 from inference.stock import Counts, Stock
+from inference.upkeep import Upkeep
 
 __all__ = ["IndexEntry", "Lease", "Loaded", "Repository", "State"]
 
 log = logging.getLogger(__name__)
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
-_ON_DEMAND: Final = "not loaded; the next request loads it"
-
-
-class State(StrEnum):
-    """The states of the V2 repository extension."""
-
-    LOADING = "LOADING"
-    READY = "READY"
-    UNAVAILABLE = "UNAVAILABLE"
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """One line of the repository's index; `reason` says why a model is not ready."""
-
-    name: str
-    version: str
-    state: State
-    reason: str
-
-
-class Single:
-    """A model without numbered versions that a function loads."""
-
-    def __init__(self, load: Callable[[], Loaded]) -> None:
-        self._load = load
-
-    def versions(self) -> tuple[str, ...]:
-        """Give the one that has no number."""
-        return (UNNUMBERED,)
-
-    def rollout(self) -> None:
-        """Give none: there is one version."""
-
-    def load(self, version: str) -> Loaded:
-        """Call the function."""
-        del version
-        return self._load()
-
-    def fingerprint(self, version: str) -> Fingerprint:
-        """Give nothing: what the function reads is not known."""
-        del version
-        return ()
 
 
 class Repository:
@@ -93,6 +49,7 @@ class Repository:
         """
         self._settings = settings or RepositorySettings()
         self._stock = Stock(self._settings)
+        self._upkeep = Upkeep(self._stock, self._settings)
         self._shelf = shelf
         self._shelved: set[str] = set()
         self._arriving: dict[str, Fingerprint] = {}
@@ -112,13 +69,7 @@ class Repository:
 
     def index(self) -> list[IndexEntry]:
         """Describe every model; one line for each version that was ever asked for."""
-        lines: list[IndexEntry] = []
-        for model in list(self._models.values()):
-            copies = list(model.copies.values())
-            lines.extend(_line(model, copy) for copy in copies)
-            if not copies:
-                lines.append(IndexEntry(model.name, "", State.UNAVAILABLE, _absent(model)))
-        return lines
+        return [line for model in list(self._models.values()) for line in lines(model)]
 
     def versions(self, name: str) -> list[str]:
         """List a model's numbered versions, the highest first; nothing where there are none.
@@ -126,7 +77,7 @@ class Repository:
         Raises:
             ModelNotFound: no model of this name.
         """
-        return [version for version in self._routes(self._model(name)).versions if version != UNNUMBERED]
+        return [version for version in self._upkeep.routes(self._model(name)).versions if version != UNNUMBERED]
 
     def choose(
         self, name: str, version: str | None = None, key: bytes = b"", headers: Mapping[str, str] = _NOTHING
@@ -145,7 +96,7 @@ class Repository:
             ModelNotFound: no model of this name, or no such version.
         """
         model = self._model(name)
-        routes = self._routes(model)
+        routes = self._upkeep.routes(model)
         if version is None:
             return routes.choose(key, headers, self._stock.draw)
         found = routes.find(version)
@@ -241,7 +192,7 @@ class Repository:
             ModelNotFound: no model of this name.
             ModelLoadFailed, MissingExtra: see `inference/directory.py`.
         """
-        self._refresh(self._models.get(name) or self._add_from_shelf(name), anew=True)
+        self._upkeep.refresh(self._models.get(name) or self._add_from_shelf(name), anew=True)
 
     def unload(self, name: str) -> None:
         """Unload a model; it stays in the index, and is not loaded again before a call asks for it.
@@ -279,7 +230,7 @@ class Repository:
             self._look_at_shelf(self._shelf)
         for model in list(self._models.values()):
             if model.routes is not None and isinstance(model.source, ModelFolder):
-                self._look_at(model, model.source)
+                self._upkeep.look_at(model, model.source)
 
     @property
     def resident(self) -> tuple[int, int]:
@@ -321,28 +272,10 @@ class Repository:
         except KeyError:
             raise ModelNotFound(name) from None
 
-    def _routes(self, model: Model) -> Routes:
-        routes = model.routes
-        if routes is None:
-            if model.failures and (left := model.retry_at - time.monotonic()) > 0:
-                raise ModelNotReady(model.name, model.reason, left)
-            try:
-                routes = self._read(model)
-            except ModelLoadFailed as exc:
-                self._put_off(model, exc)
-                raise ModelNotReady(model.name, model.reason) from exc
-        return routes
-
-    def _read(self, model: Model) -> Routes:
-        if self._settings.poll_s and isinstance(model.source, ModelFolder):
-            model.seen = model.source.whole()
-        model.routes = routes = Routes(model.name, model.source.versions(), model.source.rollout())
-        return routes
-
     def _copy(self, name: str, version: str | None) -> tuple[Copy, str | None]:
         """Find a version; the second is a version that is yet to be compared, for models without numbers."""
         model = self._model(name)
-        routes = self._routes(model)
+        routes = self._upkeep.routes(model)
         found = routes.find(version)
         number = None
         if found is None:
@@ -356,28 +289,6 @@ class Repository:
         wait = Wait()
         self.lease_later(name, version, wait.done)
         return wait.result(name, self._settings.load_wait_s)
-
-    def _refresh(self, model: Model, *, anew: bool) -> None:
-        seen = model.source.whole() if isinstance(model.source, ModelFolder) else ()
-        routes = Routes(model.name, model.source.versions(), model.source.rollout())
-        for version in routes.wanted:
-            copy = model.copies.setdefault(version, Copy(model, version))
-            if anew or copy.lease is None or copy.fingerprint != model.source.fingerprint(version):
-                self._stock.load(copy)
-        model.routes, model.seen, model.unsettled, model.stopped = routes, seen, None, False
-        model.failures, model.reason = 0, ""
-        for version, copy in list(model.copies.items()):
-            changed = copy.lease is not None and copy.fingerprint != model.source.fingerprint(version)
-            if version not in routes.versions or changed:
-                # A changed one that no request is sent to unasked is loaded by the next that asks for it.
-                del model.copies[version]
-                self._stock.drop(copy)
-
-    def _put_off(self, model: Model, error: Exception) -> None:
-        model.failures += 1
-        model.retry_at = time.monotonic() + self._stock.pause(model.failures)
-        model.reason = f"{type(error).__name__}: {error}"
-        log.warning("model %s stays as it is: %s", model.name, model.reason)
 
     def _watch(self) -> None:
         while not self._closed.wait(self._settings.poll_s):
@@ -403,35 +314,6 @@ class Repository:
                 log.info("model %s is new", name)
             else:
                 self._arriving[name] = looks
-
-    def _look_at(self, model: Model, folder: ModelFolder) -> None:
-        looks = folder.whole()
-        if looks == model.seen:
-            model.unsettled = None
-        elif looks != model.unsettled:
-            model.unsettled, model.retry_at = looks, 0.0
-        elif not any(copy.lease for copy in model.copies.values()) and self._settings.on_demand:
-            # Nothing of it serves: the next request finds what is there now.
-            model.routes, model.failures, model.copies = None, 0, {}
-        elif time.monotonic() >= model.retry_at:
-            try:
-                self._refresh(model, anew=False)
-            except Exception as exc:  # noqa: BLE001 - whatever is wrong with the new files, the old model serves
-                self._put_off(model, exc)
-
-
-def _absent(model: Model) -> str:
-    return model.reason or ("not loaded" if model.stopped else _ON_DEMAND)
-
-
-def _line(model: Model, copy: Copy) -> IndexEntry:
-    lease = copy.lease
-    version = copy.known
-    if lease is not None:
-        return IndexEntry(model.name, version, State.READY, copy.reason or model.reason)
-    if copy.busy:
-        return IndexEntry(model.name, version, State.LOADING, "")
-    return IndexEntry(model.name, version, State.UNAVAILABLE, copy.reason or _absent(model))
 
 
 def _checked(name: str, number: str | None, lease: Lease) -> Lease:
