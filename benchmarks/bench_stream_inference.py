@@ -48,6 +48,8 @@ BATCH = 64
 """Rows of a prediction, bare and through Kafka."""
 BEGIN, END = 0.15, 0.85
 START_S = 120.0
+LEAST = 400
+"""Fewest requests of a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,9 @@ def main() -> int:
 def line(model: Model, body: str, rows: int, kafka: str, folder: Path, arguments: argparse.Namespace) -> str:
     """Measure one line of the table."""
     # No more than a predictor could do with nothing to compute, or the preparation takes longer than the run.
-    requests = int(min(model.rate / rows, 10_000 if rows == 1 else 6_000) * arguments.seconds)
+    requests = int(min(model.rate / rows, 20_000 if rows == 1 else 6_000) * arguments.seconds)
+    # Fewer are answered between two looks, on a machine that gives the predictor no time.
+    requests = max(requests, LEAST)
     found = [through_kafka(model, body, rows, requests, kafka, folder, arguments) for _ in range(arguments.rounds)]
     middle = sorted(found, key=lambda one: one.rate)[len(found) // 2]
     return (
