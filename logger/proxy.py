@@ -210,9 +210,14 @@ class Connection(Outlet):
         return True
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
+        while data:
+            data = self._read(data)
+
+    def _read(self, data: bytes) -> bytes:
+        """Take what the client sent; give what is to be read instead of an offer that was turned down, and after it."""
         if self._deaf:
             self._send_away()
-            return
+            return b""
         self.heard = time.monotonic()
         if self._began is None and self._current is None:
             self._began = self.heard
@@ -224,7 +229,7 @@ class Connection(Outlet):
             if self._open:
                 self._weigh()
         except httptools.HttpParserUpgrade as exc:
-            self._turn_down_upgrade(data[exc.args[0] :])
+            return self._turn_down_upgrade(data[exc.args[0] :])
         except httptools.HttpParserCallbackError as exc:
             if not isinstance(exc.__context__, _Refused):
                 raise
@@ -232,6 +237,7 @@ class Connection(Outlet):
             self._refuse(Refusal(400, f"no HTTP/1.1 request: {exc}"))
         finally:
             turn.end()
+        return b""
 
     def pause_writing(self) -> None:  # noqa: D102
         self._stuck = (time.monotonic(), self.transport.get_write_buffer_size())
@@ -454,14 +460,14 @@ class Connection(Outlet):
     def _large(self) -> Refusal:
         return Refusal(431, f"expected a head of at most {self._max_head} bytes and {self._max_headers} fields")
 
-    def _turn_down_upgrade(self, rest: bytes) -> None:
-        """Serve a request whose only offer is HTTP/2 as if it had made none; its content was not read yet."""
+    def _turn_down_upgrade(self, rest: bytes) -> bytes:
+        """Have a request whose only offer is HTTP/2 read as if it had made none; its content was not read yet."""
         head, self._turned_down = self._turned_down, None
         if head is None:
             self._refuse(Refusal(501, "protocol upgrades are not served by this proxy"))
-            return
+            return b""
         self._parser = httptools.HttpRequestParser(self)
-        self.data_received(without_upgrade(head) + rest)
+        return without_upgrade(head) + rest
 
     def _keeps_pace(self, now: float, current: Exchange) -> bool:
         """Tell whether content comes fast enough, looked at over stretches of `body_s`."""

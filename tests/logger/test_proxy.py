@@ -555,6 +555,23 @@ def test_an_offer_of_http2_is_left_alone() -> None:
     run(model, test)
 
 
+def test_offers_of_http2_may_come_at_once() -> None:
+    """As many as fit in one read are served, and what is no request behind one is refused as anywhere else."""
+    offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
+
+    async def test(bench: Bench) -> None:
+        reader, writer = await bench.connect()
+        writer.write(request(b"{}", *offer) * 20 + request(b"{}", *offer).replace(b"Host:", b"ost:"))
+        answers = [await answer_of(reader) for _ in range(20)]
+        refusal = await reader.read()
+        writer.close()
+
+        assert all(answer.endswith(b"{}") for answer in answers)
+        assert refusal.startswith(b"HTTP/1.1 400 ")
+
+    run(echo, test)
+
+
 def test_a_unix_socket_leads_to_the_model(tmp_path: Path) -> None:
     """No TCP port is needed between proxy and model."""
 
