@@ -139,7 +139,7 @@ class ShadowLog(Collector):
                 break
             while way.room() and (taken := self._take()) is not None:
                 self._post(way, taken)
-            way.work(0.0 if way.resting() else _POLL_S)
+            way.work(_POLL_S if self._queue or not way.resting() else 0.0)
         way.close()
         with self._changed:
             self._dropped["shutdown"] += len(self._queue) * self._tap.events_each
