@@ -5,6 +5,7 @@ Sources: Open Inference Protocol's `generate_stream`, Triton's generate extensio
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -35,7 +36,11 @@ class Text:
         self._events = _events(body)
         self._over = False
         self._first: str | None = None
-        self._first = next(self, None)
+        try:
+            self._first = next(self, None)
+        except BaseException:
+            self.close()
+            raise
 
     def __iter__(self) -> Text:
         return self
@@ -66,9 +71,10 @@ class Text:
         fields = self._fields(event)
         self._over = fields.get("done") is True
         if self._over:
-            # Read to its end, the connection can be used again.
-            for _ in self._body:
-                pass
+            # Read to its end, the connection can be used again; the text is whole in any case.
+            with contextlib.suppress(TimeoutError, Broken):
+                for _ in self._body:
+                    pass
         self.version = str(fields.get("model_version") or self.version)
         piece: str = fields["text_output"]
         return piece or None
