@@ -113,6 +113,8 @@ class Runtime(ABC):
     what is no UTF-8 is refused. An instance may know better than its class."""
     device_bytes: int = 0
     """Bytes of a GPU's memory that the loaded model holds, as far as its library tells; set by `load`."""
+    computes: bool = False
+    """Whether a prediction only computes, on its own thread: while it proves short, an event loop may run it."""
     forwards: bool = False
     """Whether it asks another server, and wants to know for whom: `inference/batching/caller.py` tells."""
     inputs: tuple[TensorSpec, ...] = ()

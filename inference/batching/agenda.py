@@ -44,6 +44,16 @@ class Agenda:
                 return lane, urgency
         return None
 
+    def quick(self, now: float) -> Lane | None:
+        """Find the next lane of users' calls whose predictions an event loop may run; it stays where it is."""
+        return next((lane for lane in self._ready[Urgency.USER] if lane.quick(now)), None)
+
+    def take(self, lane: Lane) -> bool:
+        """Take a lane that `quick` found; say whether there is anything to do, as `next` does."""
+        self._ready[Urgency.USER].remove(lane)
+        lane.listed[Urgency.USER] = False
+        return lane.waiting(Urgency.USER) and lane.open()
+
     def put(self, lane: Lane, urgency: Urgency) -> None:
         """Have a lane served, now or when it has waited for company long enough."""
         if lane.listed[urgency] or not lane.open() or not lane.waiting(urgency):

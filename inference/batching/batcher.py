@@ -3,8 +3,9 @@
 One pool of threads for all models. A thread that becomes free takes what waits for the next model in turn, up to a
 batch, decodes it, predicts once, and hands every caller its rows; the event loop is woken once per batch. A batch that
 fails is done again call by call, so that nobody pays for another's rows. Models whose settings say so wait a little for
-company. Used by `inference/dataplane.py`. Who is next is decided in `agenda.py`, what is joined in `lane.py`, how in
-`joining.py`; `sleepers.py` has the idle threads, and `waiting.py` tells the callers.
+company. Predictions that proved short need no thread: the event loop that brought the calls runs them itself, joined
+with what else has come in by then. Used by `inference/dataplane.py`. Who is next is decided in `agenda.py`, what is
+joined in `lane.py`, how in `joining.py`; `sleepers.py` has the idle threads, and `waiting.py` tells the callers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from inference.batching.agenda import Agenda
 from inference.batching.call import Call, State, Urgency, presentable
@@ -31,6 +32,13 @@ from inference.repository import Lease, Loaded
 from inference.runtime import Runtime
 
 log = logging.getLogger(__name__)
+
+_INLINE_BYTES: Final = 1 << 18
+"""Longer bodies are read on a thread, however short the model's predictions are."""
+_STINT_S: Final = 0.002
+"""How long an event loop runs batches before it looks at its sockets again."""
+_OVERRUN_S: Final = 0.1
+"""A batch that took an event loop so long did something else than to compute."""
 
 
 class Observer(Protocol):
@@ -96,6 +104,8 @@ class Batcher:
         self._starting = threads
         self._room = Room(queue, queue_bytes)
         self._rate = Rate()
+        self._summoned: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, bool] = weakref.WeakKeyDictionary()
+        """Event loops that run batches themselves: whether one is about to."""
 
     @property
     def in_progress(self) -> int:
@@ -202,7 +212,11 @@ class Batcher:
             self._admit(call, self._room, self._rate)
             self._admit(call, lane.room, lane.rate)
             self._room.enter(call)
-            sleeper = self._put(call, lease, lane)
+            inline = call.loop is not None and lane.quick(call.arrived) and call.size <= _INLINE_BYTES
+            inline = inline and call.urgency is Urgency.USER
+            sleeper = self._put(call, lease, lane, inline=inline)
+        if inline and call.loop is not None:
+            self._summon(call.loop)
         if sleeper is not None:
             sleeper.lock.release()
         if not self._started:
@@ -215,13 +229,13 @@ class Batcher:
         waiting = sum(room.calls)
         raise kind(waiting + self._running, rate.retry_after_s(waiting, time.monotonic()))
 
-    def _put(self, call: Call, lease: Lease, lane: Lane) -> Sleeper | None:
-        """Put a call into its lane; give a thread to wake. Under the lock."""
+    def _put(self, call: Call, lease: Lease, lane: Lane, *, inline: bool = False) -> Sleeper | None:
+        """Put a call into its lane; give a thread to wake, unless the caller's loop comes for it. Under the lock."""
         call.lease, call.lane = lease, lane
         lane.room.enter(call)
         lane.push(call)
         self._agenda.put(lane, call.urgency)
-        return self._sleepers.baton()
+        return None if inline else self._sleepers.baton()
 
     def _loaded(self, call: Call, outcome: Lease | Exception) -> None:
         """Take a model that had to be loaded. On a thread of the repository's."""
@@ -281,9 +295,9 @@ class Batcher:
 
     def _take(self, now: float) -> _Turn | None:
         found = self._agenda.next(now)
-        if found is None:
-            return None
-        lane, urgency = found
+        return None if found is None else self._turn(*found)
+
+    def _turn(self, lane: Lane, urgency: Urgency) -> _Turn:
         calls = lane.take(urgency, len(self._sleepers.idle))
         for call in calls:
             call.state = State.RUNNING
@@ -313,6 +327,45 @@ class Batcher:
             self._rate.add(len(turn.over), now)
         self._agenda.put(lane, Urgency.USER)
         self._agenda.put(lane, Urgency.YIELDING)
+
+    # On an event loop's thread.
+
+    def _summon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have a loop run what waits for quick models, once it has read whatever else has come in by now."""
+        if self._enter is not None and loop not in self._summoned:
+            self._enter()
+        if not self._summoned.get(loop):
+            self._summoned[loop] = True
+            loop.call_soon(self._attend, loop)
+
+    def _attend(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run batches one after the other, as long as a loop can bear it."""
+        self._summoned[loop] = False
+        over: list[Call] = []
+        begun = now = time.monotonic()
+        turn: _Turn | None = None
+        while True:
+            with self._lock:
+                if turn is not None:
+                    self._account(turn, now)
+                lane = self._agenda.quick(now)
+                more = lane is not None and now - begun >= _STINT_S
+                turn = None
+                if lane is not None and not more and self._agenda.take(lane):
+                    turn = self._turn(lane, Urgency.USER)
+                # For what is not quick, or turned out not to be.
+                sleeper = None if more or turn is not None else self._sleepers.baton()
+            if turn is None:
+                break
+            over += self._work(turn).over
+            before, now = now, time.monotonic()
+            if now - before > _OVERRUN_S:
+                turn.lane.overran(now)
+        if sleeper is not None:
+            sleeper.lock.release()
+        if more:
+            self._summon(loop)
+        deliver(over, loop)
 
     # On a worker thread.
 

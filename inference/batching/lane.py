@@ -13,6 +13,12 @@ from inference.runtime import Runtime
 
 _WORTH_SPLITTING_S: Final = 0.002
 """A batch that takes longer is shared among idle threads; a shorter one costs less than their waking up."""
+_SHORT_S: Final = 0.000_5
+"""A prediction that takes less of a processor holds nobody up, and hardly pays the way to a thread and back."""
+_AT_MOST_S: Final = 4 * _SHORT_S
+"""What a prediction counts for at most: one that was held up by others' work says little about the next."""
+_LEARN_CPU: Final = 0.1
+_FIRST_PAUSE_S: Final = 1.0
 _LEARN: Final = 0.2
 _LONGEST_APART: Final = 1_024
 
@@ -53,8 +59,8 @@ class Lane:
     """The queues of one loaded model."""
 
     __slots__ = (
-        "_apart", "_next_apart", "_queues", "asks", "due", "listed", "max_batch", "pad_to", "parallel", "rate", "room",
-        "rows_per_call", "running", "seconds_per_row", "takes_bytes", "wait_s",
+        "_apart", "_cpu_s", "_inline_from", "_next_apart", "_pause_s", "_queues", "asks", "due", "listed", "max_batch",
+        "pad_to", "parallel", "rate", "room", "rows_per_call", "running", "seconds_per_row", "takes_bytes", "wait_s",
     )  # fmt: skip
 
     def __init__(self, loaded: Loaded, threads: int, calls: float, size: float) -> None:
@@ -80,6 +86,22 @@ class Lane:
         self.seconds_per_row = 0.0
         self._apart = 0
         self._next_apart = 1
+        self._cpu_s = _AT_MOST_S
+        self._inline_from = 0.0 if runtime.computes and not self.wait_s else math.inf
+        self._pause_s = _FIRST_PAUSE_S
+
+    def quick(self, now: float) -> bool:
+        """Say whether predictions are so short that an event loop may run them itself."""
+        return self._cpu_s <= _SHORT_S and now >= self._inline_from
+
+    def timed(self, cpu_s: float) -> None:
+        """Note how much of a processor a prediction took."""
+        self._cpu_s += _LEARN_CPU * (min(cpu_s, _AT_MOST_S) - self._cpu_s)
+
+    def overran(self, now: float) -> None:
+        """Note that a prediction held an event loop up after all: none there for a while, longer each time."""
+        self._inline_from = now + self._pause_s
+        self._pause_s *= 2
 
     def waiting(self, urgency: Urgency) -> bool:
         """Say whether anything waits."""

@@ -116,10 +116,11 @@ class Prediction:
         size = joining.padded_size(rows, self._lane.pad_to) if rows and self._lane.pad_to else rows
         given = joining.pad(inputs, rows, size) if size > rows else inputs
         with lease.turn:
-            start = time.monotonic()
+            start, cpu = time.monotonic(), time.thread_time()
             runtime = lease.loaded.runtime
             answer = runtime.answer(given, asked) if self._lane.asks else Answer(outputs=runtime.predict(given))
             compute_s = time.monotonic() - start
+            self._lane.timed(time.thread_time() - cpu)
         if size > rows:
             try:
                 joining.check_rows(answer.outputs, size)

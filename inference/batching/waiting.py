@@ -84,8 +84,8 @@ def late(call: Call) -> DeadlineExceeded:
     return DeadlineExceeded(round(max(0.0, call.deadline - call.arrived), 3))
 
 
-def deliver(calls: Sequence[Call]) -> None:
-    """Tell who waits; an event loop is woken once for all of its calls."""
+def deliver(calls: Sequence[Call], here: asyncio.AbstractEventLoop | None = None) -> None:
+    """Tell who waits; an event loop is woken once for all of its calls, and not at all from `here`, its own thread."""
     loops: dict[asyncio.AbstractEventLoop, list[Call]] = {}
     for call in calls:
         if call.loop is not None:
@@ -94,6 +94,8 @@ def deliver(calls: Sequence[Call]) -> None:
             call.gate.release()
         elif call.failed is not None and call.error is not None:
             call.failed(call.error)
+    if here is not None:
+        _settle(loops.pop(here, ()))
     for loop, theirs in loops.items():
         # A loop that has been closed has nobody left who waits.
         with contextlib.suppress(RuntimeError):

@@ -56,6 +56,7 @@ class ONNX(Runtime):
         given = [each.name for each in session.get_outputs()]
         self._names = chosen(given, source.settings, source.path)
         self._asked = list(self._names)
+        self.computes = session.get_providers() == [_CPU]
         self.inputs = self._signature.specs()
         self.features = self._signature.features()
         described = {each.name: each for each in session.get_outputs()}

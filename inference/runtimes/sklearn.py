@@ -28,6 +28,7 @@ class SKLearn(TabularRuntime):
     suffixes: ClassVar[tuple[str, ...]] = (".skops", ".joblib", ".pkl", ".pickle")
     platform: ClassVar[str] = "sklearn_estimator"
     text = True
+    computes = True
 
     def __init__(self, estimator: Any, source: Source) -> None:  # noqa: ANN401 - any estimator
         known = tuple(output for output, method in _METHODS.items() if hasattr(estimator, method))
