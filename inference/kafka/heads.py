@@ -22,6 +22,9 @@ _ID_BYTES: Final = 16
 _KEPT: Final = 1_000
 """Most kinds of headers that are kept in mind; more come only from clients that put something unique into theirs."""
 
+_LARGEST: Final = 4_096
+"""Most bytes of headers that are kept in mind together."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
@@ -84,7 +87,8 @@ class Envelopes:
     def _keep(self, alike: tuple[Any, ...], around: Envelope) -> None:
         head, record = around.head, around.record
         own = [_own(name) for name, _ in record.headers]
-        if around.problem is not None or head.structured:
+        size = sum(len(value or b"") for _, value in record.headers)
+        if around.problem is not None or head.structured or size > _LARGEST:
             return
         if head.bare:
             correlation = next((at for at, name in enumerate(own) if name in _CORRELATIONS), -1)
