@@ -1,4 +1,4 @@
-"""The stage that answers requests: a topic of them in, answers and dead letters out. Pure but for model and claim store.
+"""The stage that answers requests: a topic of them in, answers and dead letters out. Pure but for models and claims.
 
 Records are read, what goes together is one call of the model, and the answers come out in the order of the requests.
 While a call is computed the next requests are read and earlier answers are written. A model that is not ready holds its
