@@ -78,7 +78,7 @@ class Point:
 
 
 def drawn_rows(kind: str, count: int) -> np.ndarray[Any, Any]:
-    """Draw the rows of a call: always the same, with four digits behind the point."""
+    """Draw the rows of a call: always the same, with four digits behind the point; as FP32 they have more in JSON."""
     return np.random.default_rng(1).normal(size=(count, COLUMNS)).round(4).astype(MODELS[kind][1])
 
 
