@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -88,9 +88,11 @@ class Transformer(Runtime):
         behind = source.behind
         if behind is None:
             raise ModelLoadFailed(f"{code.where}: a transformer stands around a model, or before a --predictor_host")
-        self._behind: Behind = _Remote(behind) if isinstance(behind, Link) else _Local(behind)
         self._link = behind if isinstance(behind, Link) else None
         self._inner = None if isinstance(behind, Link) else behind
+        # To be held around whatever the model does: this runtime may be called from several threads.
+        self._inner_turn = nullcontext() if self._inner is None or self._inner.thread_safe else threading.Lock()
+        self._behind: Behind = _Remote(behind) if isinstance(behind, Link) else _Local(behind, self._inner_turn)
         self.platform = self._inner.platform if self._inner else "python_transformer"  # type: ignore[misc] # one class, two places
         self.forwards = self._link is not None
         self._object = UserObject(code, spec.arguments, "transformer")
@@ -138,7 +140,9 @@ class Transformer(Runtime):
         """Leave it to the model, wherever it is."""
         if self._link is not None:
             return self._link.generate(_model(), prompt, parameters)
-        return (self._inner.generate if self._inner else super().generate)(prompt, parameters)
+        if self._inner is None:
+            return super().generate(prompt, parameters)
+        return self._generated(self._inner, prompt, parameters)
 
     def generates(self) -> bool:
         """Say whether the model is here and makes text; of a predictor nobody knows."""
@@ -150,7 +154,8 @@ class Transformer(Runtime):
             return super().explain(inputs, parameters)
         only, value = self._prepared(inputs, Asked(parameters=parameters))
         given = fitted(arrays(value, only), as_bytes=self._inner.takes_bytes)
-        return self._inner.explain(given, parameters)
+        with self._inner_turn:
+            return self._inner.explain(given, parameters)
 
     def explains(self) -> bool:
         """Say whether the model is here and explains itself."""
@@ -173,6 +178,10 @@ class Transformer(Runtime):
         """Save a class that turns millimetres into centimetres."""
         (directory / "transformer.py").write_text(_EXAMPLE)
         return {"measurements": iris()[0] * 10}
+
+    def _generated(self, inner: Runtime, prompt: str, parameters: Mapping[str, Any]) -> Iterator[str]:
+        with self._inner_turn:
+            yield from inner.generate(prompt, parameters)
 
     def _describe(self, source: Source) -> None:
         self.inputs, self.outputs, self._signature = self._object.described(source)
@@ -207,11 +216,10 @@ class Transformer(Runtime):
 class _Local:
     """The model in this process."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, runtime: Runtime, turn: AbstractContextManager[Any]) -> None:
+        self._runtime, self._turn = runtime, turn
         self.inputs, self.outputs, self.features = runtime.inputs, runtime.outputs, runtime.features
         self.takes_bytes = runtime.takes_bytes
-        self._turn = nullcontext() if runtime.thread_safe else threading.Lock()
 
     def answer(self, inputs: Arrays, asked: Asked) -> Answer:
         inputs = fitted(inputs, as_bytes=self._runtime.takes_bytes)

@@ -330,6 +330,55 @@ def test_a_model_that_explains_itself_gets_what_it_would_predict_on(tmp_path: Pa
     assert runtime.explain({"x": np.array([4.0, 6.0])}, {}) == {"saw": [2.0, 3.0]}
 
 
+def test_a_plain_model_behind_a_transformer_takes_turns(tmp_path: Path) -> None:
+    """A model that was not written for several threads has one call inside at a time, whatever kind each is."""
+    (tmp_path / "model.py").write_text(_ALONE)
+    (tmp_path / "transformer.py").write_text(_PLAIN)
+    (tmp_path / SETTINGS_FILE).write_text('{"runtime": "custom", "transformer": "transformer:Transformer"}')
+    runtime = open_model(tmp_path, Trust(code=True))
+    rows = {"x": np.ones(1)}
+    calls = [
+        lambda: runtime.explain(rows, {})["most"],
+        lambda: int(runtime.predict(rows)["output-0"][0]),
+        lambda: int("".join(runtime.generate("a", {}))),
+    ]
+
+    with ThreadPoolExecutor(6) as threads:
+        most = list(threads.map(lambda call: call(), calls * 10))
+
+    assert most == [1] * 30
+
+
+_ALONE = """
+import threading
+import numpy as np
+
+
+class Model:
+    def __init__(self):
+        self.inside, self.most, self.second = 0, 0, threading.Event()
+
+    def call(self):
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        if self.inside > 1:
+            self.second.set()
+        # Whoever may come in has the time to.
+        self.second.wait(0.01)
+        self.inside -= 1
+        return self.most
+
+    def predict(self, inputs):
+        return np.array([self.call()])
+
+    def explain(self, inputs):
+        return {"most": self.call()}
+
+    def generate(self, prompt, parameters):
+        yield str(self.call())
+"""
+
+
 def test_bytes_reach_what_takes_them(tmp_path: Path) -> None:
     """A class around a model that takes bytes gets text unless it takes bytes, too; the model always gets bytes."""
     (tmp_path / "model.py").write_text(
