@@ -21,9 +21,10 @@ _OWN: Final = frozenset({"id", "time", "traceparent", *_CORRELATIONS})
 _ID_BYTES: Final = 16
 _KEPT: Final = 1_000
 """Most kinds of headers that are kept in mind; more come only from clients that put something unique into theirs."""
-
 _LARGEST: Final = 4_096
 """Most bytes of headers that are kept in mind together."""
+_LONGEST: Final = 256
+"""Of a header's name that is kept in mind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Envelopes:
     def _keep(self, alike: tuple[Any, ...], around: Envelope) -> None:
         head, record = around.head, around.record
         own = [_own(name) for name, _ in record.headers]
-        size = sum(len(value or b"") for _, value in record.headers)
+        size = sum(len(name) + len(value or b"") for name, value in record.headers)
         if around.problem is not None or head.structured or size > _LARGEST:
             return
         if head.bare:
@@ -114,8 +115,10 @@ class _Shared(dict[str, bool]):
             self.clear()
         lower = name.lower()
         known = lower == "content-type" or lower.startswith("ce_") or lower in PLAIN
-        self[name] = known and not _own(name)
-        return self[name]
+        shared = known and not _own(name)
+        if len(name) <= _LONGEST:
+            self[name] = shared
+        return shared
 
 
 def _own(name: str) -> str:

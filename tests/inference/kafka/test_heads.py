@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -76,6 +77,27 @@ TABLES = st.integers(0, 3).flatmap(
     )
 )
 DTYPES = st.sampled_from(["<f8", "<f4", "<f2", "<i8", "u1", "?", object])
+
+
+def test_long_headers_are_not_kept_in_mind() -> None:
+    """Names and values of headers that are new in each record take no memory, however long they are."""
+    envelopes = Envelopes(SETTINGS)
+
+    def read(at: int, size: int) -> None:
+        mark = f"{at:08}"
+        headers = (
+            (f"x-{mark * (size // 8)}", b"1"), ("ce_a" + mark, mark.encode() * (size // 8)), ("correlationid", b"c"),
+        )  # fmt: skip
+        assert envelopes.read(Record("t", 0, at, b"k", b"{}", headers, 1_760_000_000_500)).correlation == "c"
+
+    read(0, 8)
+    tracemalloc.start()
+    for at in range(100):
+        read(at, 1 << 17)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert kept < 1 << 20
 
 
 Written = tuple[bytes, tuple[tuple[str, bytes], ...]]
