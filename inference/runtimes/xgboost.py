@@ -7,9 +7,8 @@ Predictions are the booster's own, as KServe's server gives them: probabilities 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 import orjson
@@ -20,6 +19,8 @@ from inference.categories import Categories
 from inference.errors import ModelLoadFailed
 from inference.runtime import Source, head, iris, library
 from inference.tabular import TabularRuntime, chosen_output
+
+_SMALL: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +88,9 @@ class XGBoost(TabularRuntime):
 
 def _linear(booster: Any, path: Path) -> bool:  # noqa: ANN401 - the library is imported late
     """Tell a linear model. To write the configuration out takes as long as to load a small model: only few need it."""
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        if content.find(b"gblinear") < 0:
-            return False
+    # Not in a large file: nothing else in the process goes on while Python searches.
+    if path.stat().st_size <= _SMALL and b"gblinear" not in path.read_bytes():
+        return False
     config = orjson.loads(booster.save_config())
     return bool(config["learner"]["gradient_booster"]["name"] == "gblinear")
 

@@ -104,3 +104,16 @@ def test_every_objective_gives_what_the_library_gives(tmp_path: Path, objective:
         booster.predict(xgboost.DMatrix(rows)),
         rtol=1e-6,
     )
+
+
+@pytest.mark.parametrize(("kind", "shared"), [("gbtree", True), ("dart", True), ("gblinear", False)])
+def test_large_files_are_told_apart_as_small_ones_are(tmp_path: Path, kind: str, *, shared: bool) -> None:
+    """Of a file that is too large to search, the booster itself says whether threads may share it."""
+    rows, labels = iris()
+    names = [letter * (1 << 19) for letter in "abcd"]
+    booster = xgboost.train(
+        {"nthread": 1, "booster": kind}, xgboost.DMatrix(rows, labels, feature_names=names, nthread=1), 2
+    )
+    booster.save_model(tmp_path / "model.json")
+
+    assert open_model(tmp_path, Trust()).thread_safe is shared
