@@ -54,14 +54,17 @@ class Guest(Link):
         self.gone_by: float | None = None
         """When it is closed, the goodbye being said."""
         self._patience, self._asked_at = float(_BURST), self.idle_since
+        self._measured = 0
+        """Pieces of content that were sent when the last ping came."""
         self._head = (0, 0.0)
         """Which head has begun and not ended, and when that was first noticed."""
         self._stuck: tuple[float, int] | None = None
         """Since when the client reads nothing, and how much is waiting for it."""
         self.on |= {
             ConnectionTerminated: self._goaway,
+            PingReceived: self._pinged,
             **dict.fromkeys((
-                PingReceived, PingAckReceived, PriorityUpdated, SettingsAcknowledged, UnknownFrameReceived, Stray,
+                PingAckReceived, PriorityUpdated, SettingsAcknowledged, UnknownFrameReceived, Stray,
             ), self.extra),
         }  # fmt: skip
 
@@ -138,6 +141,12 @@ class Guest(Link):
         if begun != self._head[0]:
             self._head = (begun, now)
         return begun > 0 and now - self._head[1] > most_s
+
+    def _pinged(self, _event: PingReceived) -> None:
+        # Go's gRPC measures the connection with one ping after each piece of content, however many there are.
+        if self._measured == self.h2.pieces:
+            self.extra()
+        self._measured = self.h2.pieces
 
     def _goaway(self, _event: ConnectionTerminated) -> None:
         # The client opens no further call, and closes when it has its answers.

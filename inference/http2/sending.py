@@ -45,6 +45,8 @@ class Sending(H2Connection):
         super().__init__(config)
         self.encoder: StaticEncoder = StaticEncoder()
         self._slack = SLACK
+        self.pieces = 0
+        """Pieces of content that were sent."""
 
     def room(self, stream_id: int) -> int:
         """Give how many bytes of content may be sent on a stream now.
@@ -99,6 +101,7 @@ class Sending(H2Connection):
         self._sent(stream_id, stream, end=end)
         stream.outbound_flow_control_window -= size
         self.outbound_flow_control_window -= size
+        self.pieces += 1
         if self._slack < SLACK:
             self._slack += SLACK_PER_FRAME
         self._write(DATA, END_STREAM if end else 0, stream_id, data)
@@ -125,6 +128,7 @@ class Sending(H2Connection):
         self.outbound_flow_control_window -= size
         machine.state, machine.stream_closed_by = CLOSED, StreamClosedBy.SEND_END_STREAM
         self._forget(stream_id)
+        self.pieces += 1
         if self._slack < SLACK:
             self._slack += SLACK_PER_FRAME
         self._write(HEADERS, END_HEADERS, stream_id, head)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from h2.errors import ErrorCodes
-from h2.events import ConnectionTerminated, StreamReset
+from h2.events import ConnectionTerminated, StreamEnded, StreamReset
 from h2.settings import SettingCodes
 from hpack import Encoder
 from hyperframe.frame import ContinuationFrame, HeadersFrame
@@ -62,6 +62,20 @@ def test_floods_are_ended(flood: Callable[[Peer], None]) -> None:
         begun = len(server.asked)
 
     assert begun == 1
+
+
+def test_a_ping_for_each_answer_is_no_flood() -> None:
+    """Go's gRPC measures the connection with a ping after each piece of content: at any rate of calls it is served."""
+    with hosted() as server, raw.client(server.port) as peer:
+        for _ in range(3_000):
+            stream = peer.call(b"x")
+            peer.flush()
+            peer.until(StreamEnded, stream)
+            peer.events.clear()
+            peer.h2.ping(b"12345678")
+        found = codes(peer, peer.call(b"x"))
+
+    assert found == ["OK"]
 
 
 def test_calls_beyond_the_limit_are_refused() -> None:
