@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _USE: Final = ".use-"
 _TRIM: Final = ".trim"
+_GONE: Final = ".incoming-gone-"
 
 
 class Held:
@@ -120,6 +121,9 @@ class Room:
         if trimming is None:
             return
         try:
+            for left in self._cache.glob(f"{_GONE}*"):
+                # Of a process that was killed: nobody else removes anything now.
+                archives.discard(left)
             entries = sorted(self._entries())
             total = sum(size for _, _, size in entries)
             for _, name, size in entries:
@@ -129,9 +133,10 @@ class Room:
                     total -= size
         finally:
             os.close(trimming)
-        log.warning(
-            "%s: %d MiB, more than its bound of %d: the rest is in use", self._cache, total >> 20, self._most >> 20
-        )
+        if total > self._most:
+            log.warning(
+                "%s: %d MiB, more than its bound of %d: the rest is in use", self._cache, total >> 20, self._most >> 20
+            )
 
     def _entries(self) -> Iterator[tuple[float, str, int]]:
         """Give when each entry was used last, its name and its size."""
@@ -152,9 +157,7 @@ class Room:
         if file is None:
             return False
         try:
-            gone = self._cache / f".incoming-gone-{name}"
-            # Of a process that was killed at this point.
-            archives.discard(gone)
+            gone = self._cache / f"{_GONE}{name}"
             (self._cache / name).rename(gone)
             use.unlink()
             archives.discard(gone)

@@ -136,3 +136,16 @@ def test_a_loaded_models_files_stay(tmp_path: Path, site: Web, *, pointed: bool)
     assert answer(repository, "m0") == (0.0, "1")
     assert 0 in kept(tmp_path)
     repository.close()
+
+
+def test_what_a_killed_process_was_removing_goes(tmp_path: Path, site: Web) -> None:
+    """Files of a removal that was cut short are of no entry, and go with the next fetch."""
+    of = storage(tmp_path)
+    use(of, site, 0)
+    left = tmp_path / "cache" / ".incoming-gone-other"
+    left.mkdir()
+    (left / "model.answer").write_bytes(b"1")
+    use(of, site, 1)
+
+    assert not left.exists()
+    assert kept(tmp_path) == {0, 1}
