@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _TEXT: Final = ("content-type", "text/plain")
+_PATIENCE_S: Final = 5.0
+"""How long a client may say nothing, or take nothing: each holds a thread."""
 
 
 def serve(
@@ -60,5 +63,12 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = _PATIENCE_S
+
+    def handle(self) -> None:
+        """Answer one request, unless the client leaves or says nothing."""
+        with contextlib.suppress(OSError):
+            super().handle()
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
         """Keep scrapes out of the log."""
