@@ -34,7 +34,7 @@ class Choice:
     version: str | None
     """The version that answers; None: the only one there is."""
     shadows: tuple[str, ...] = ()
-    """Versions that get a copy of the request; their answers go nowhere."""
+    """Versions that get a copy of the request; no caller gets their answers."""
     steady: bool = False
     """Whether it is the same for all requests that ask for the same version, or for none."""
 
