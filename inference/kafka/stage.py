@@ -7,6 +7,7 @@ partition back, so that nothing overtakes: the host tries again. Hosts run it on
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import deque
 from collections.abc import Hashable, Mapping
@@ -104,9 +105,13 @@ class InferenceStage:
         if not batch.records:
             return Effects()
         turn = _Turn(self._settings, self._models, self._tools, len(batch.records))
-        for place, record in enumerate(batch.records):
-            turn.take(place, record)
-        outputs = turn.finish()
+        try:
+            for place, record in enumerate(batch.records):
+                turn.take(place, record)
+            outputs = turn.finish()
+        except Exception:
+            turn.abandon()
+            raise
         # Only now: a model that is away must leave the state as it was.
         for name, count in turn.counts.items():
             self._counts[name] += count
@@ -199,6 +204,13 @@ class _Turn:
         while self._flying:
             self._land()
         return tuple(output for outputs in self._outputs for output in outputs)
+
+    def abandon(self) -> None:
+        """Wait for the calls under way: a next try begins them anew, and would find more and more of them."""
+        while self._flying:
+            _, pending = self._flying.popleft()
+            with contextlib.suppress(Exception):
+                pending.result()
 
     def _side(self, ask: Ask) -> Side:
         asked = ask.envelope.head.model, ask.envelope.head.version

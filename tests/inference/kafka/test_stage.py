@@ -277,6 +277,52 @@ def test_a_model_that_is_away_holds_everything_back(summing: Noted) -> None:
     assert again.counters()["answered"] == again.counters()["in"] == 30
 
 
+def test_a_try_that_fails_leaves_no_call_behind() -> None:
+    """Calls to another model that were begun are waited for, however many tries there are."""
+    found = Pair(models_of("m", "n"))
+    stage = InferenceStage(0, SETTINGS, found)
+    away, other = (asking.request("requests", "bare-v1", ROWS, name, b"k") for name in "ab")
+    asked = [away, other._replace(headers=(*other.headers, ("modelname", b"n")))]
+    for _ in range(3):
+        with pytest.raises(NotNow):
+            stage.process(Batch(0, laid(asked)))
+
+        assert found.under_way == 0
+    assert found.begun == 3
+
+
+@dataclass
+class Pair:
+    """The way to two models, of which one is away; it counts the calls of the other that nobody came back for."""
+
+    models: Noted
+    begun: int = 0
+    under_way: int = 0
+
+    def side(self, ask: Ask) -> Side:
+        """Ask the real one."""
+        return self.models.side(ask)
+
+    def start(self, call: Call) -> Any:  # noqa: ANN401 - whatever the real one gives
+        """Be away, or begin."""
+        if call.model == "m":
+            return _Away()
+        self.begun += 1
+        self.under_way += 1
+        return _Counted(self, self.models.start(call))
+
+
+@dataclass
+class _Counted:
+    pair: Pair
+    pending: Any
+
+    def result(self) -> Answered:
+        self.pair.under_way -= 1
+        answered: Answered = self.pending.result()
+        return answered
+
+
 def test_patience_has_an_end() -> None:
     """A model that stays away for longer than the operator waits is answered for, with 503."""
     repository = Repository({"m": _never})
