@@ -62,8 +62,11 @@ class Predictions:
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
                     await waiting.put(task)
-            finally:
+            except Exception:
                 await waiting.put(None)
+                raise
+            # Not when it is cancelled: nobody takes anything then, and a full queue would hold it for good.
+            await waiting.put(None)
 
         reader = asyncio.ensure_future(read())
         try:
