@@ -47,12 +47,15 @@ class Stream:
         try:
             while not producing.done() or not self._pieces.empty():
                 reading = asyncio.ensure_future(self._pieces.get())
-                await asyncio.wait((reading, producing), return_when=asyncio.FIRST_COMPLETED)
-                if reading.done():
-                    self._places.release()
-                    yield reading.result()
-                else:
+                try:
+                    await asyncio.wait((reading, producing), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    # One that has its piece takes no notice.
                     reading.cancel()
+                if not reading.done():
+                    continue
+                self._places.release()
+                yield reading.result()
             await producing
         finally:
             self._left.set()
