@@ -17,6 +17,8 @@ TIMEOUTS: Final = (b"x-sidelight-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
 _REQUEST_ID: Final = b"x-request-id"
 _EVENT_ID: Final = b"ce-id"
 _NO: Final = frozenset({b"false", b"0"})
+_DIGITS: Final = 15
+"""Of the longest time limit: as many more as a head can hold are no number that a clock knows."""
 
 
 def terms_of(head: dict[bytes, bytes], headers: Mapping[str, str], protocol: str, size: int) -> Terms:
@@ -47,6 +49,6 @@ def _deadline(head: dict[bytes, bytes]) -> float | None:
         return None
     limits = [head[name] for name in TIMEOUTS if name in head]
     for limit in limits:
-        if not limit.isdigit():
+        if not limit.isdigit() or len(limit) > _DIGITS:
             raise MalformedBody(TIMEOUTS[0].decode(), f"expected milliseconds, got {limit.decode('latin-1')!r}")
     return time.monotonic() + min(map(int, limits)) / 1_000

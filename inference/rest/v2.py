@@ -21,6 +21,8 @@ from inference.rest.routes import add
 
 _LENGTH: Final = "inference-header-content-length"
 _BINARY: Final = "application/octet-stream"
+_DIGITS: Final = 15
+"""Of the longest length that is read: Python refuses to read thousands."""
 _RAW_LENGTH, _RAW_BINARY = _LENGTH.encode(), _BINARY.encode()
 
 
@@ -130,7 +132,7 @@ def header_length(request: Request) -> int | None:
         if kind == _RAW_BINARY:
             raise MalformedBody("Inference-Header-Content-Length", f"expected with {_BINARY}, got no such header")
         return None
-    if not given.isascii() or not given.isdecimal():
+    if not given.isascii() or not given.isdecimal() or len(given) > _DIGITS:
         raise MalformedBody("Inference-Header-Content-Length", f"expected a number of bytes, got {given!r}")
     return int(given)
 

@@ -199,6 +199,7 @@ def test_bad_bodies(client: httpx.Client, body: str | dict[str, Any], says: str)
         (64, RAW + b"x", None, "1 bytes follow the last tensor"),
         (64, RAW, "100000000", "Inference-Header-Content-Length: expected 1 to"),
         (64, RAW, "-1", "Inference-Header-Content-Length: expected a number of bytes, got '-1'"),
+        (64, RAW, "9" * 5_000, "Inference-Header-Content-Length: expected a number of bytes, got '999"),
         (64, RAW, "many", "Inference-Header-Content-Length: expected a number of bytes, got 'many'"),
         (-1, RAW, None, "expected a number of bytes, got -1"),
     ],
@@ -243,3 +244,12 @@ def test_inference_on_unknown_models(client: httpx.Client, path: str) -> None:
 
     assert answer.status_code == 404
     assert "does not exist" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("limit", ["x", "9" * 400, "9" * 5_000])
+def test_time_limits_that_are_none(client: httpx.Client, limit: str) -> None:
+    """What no clock knows is the caller's mistake, however many digits it has."""
+    answer = client.post(INFER, json={"inputs": [_tensor()]}, headers={"x-sidelight-timeout-ms": limit})
+
+    assert answer.status_code == 400
+    assert "expected milliseconds" in answer.json()["error"]
