@@ -79,7 +79,9 @@ def versioned(answer: Response, version: str) -> Response:
 
 def text_of(error: Exception) -> str:
     """Give the text for an error: the domain's own message, or type and text of what nobody expected."""
-    return str(error) if status_of(error) is not None else f"{type(error).__name__} : {error}"
+    text = str(error) if status_of(error) is not None else f"{type(error).__name__} : {error}"
+    # A model's error may hold half of a surrogate pair, which JSON cannot carry.
+    return text.encode(errors="backslashreplace").decode()
 
 
 def refusal(error: Exception) -> Response:

@@ -6,6 +6,7 @@ import pytest
 
 from inference import errors
 from inference.grpc import statuses
+from inference.grpc.heads import ending
 from inference.protocol import errors as protocol
 from inference.rest import answers
 
@@ -33,3 +34,12 @@ def test_texts_are_bounded() -> None:
     text = statuses.text_of(errors.InvalidInput("ä" * 5_000))
 
     assert text == "ä" * 2_000 + "..."
+
+
+def test_texts_are_text() -> None:
+    """Half of a surrogate pair, which a model's error may hold, goes as its escape: raised here, it ended no call."""
+    error = RuntimeError("bad \ud800")
+
+    assert statuses.text_of(error) == answers.text_of(error) == r"RuntimeError : bad \ud800"
+    assert b"bad \\ud800" in ending(statuses.code_of(error), statuses.text_of(error), {})
+    assert answers.refusal(error).body == rb'{"error":"RuntimeError : bad \\ud800"}'
