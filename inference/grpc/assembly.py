@@ -15,6 +15,8 @@ from inference.protocol.errors import MalformedBody
 
 _PREFIX: Final = Struct(">BL")
 PREFIX_BYTES: Final = _PREFIX.size
+_SMALL: Final = 1_024
+"""Shorter pieces are joined at once: each by itself would take many times its bytes."""
 
 
 class Assembly:
@@ -43,9 +45,11 @@ class Assembly:
         """
         have = self.size + len(data)
         if have < self._need:
-            if data:
+            if self._parts and len(self._parts[-1]) < _SMALL:
+                self._parts[-1] += data
+            elif data:
                 self._parts.append(data)
-                self.size = have
+            self.size = have
             return ()
         if self._parts:
             self._parts.append(data)

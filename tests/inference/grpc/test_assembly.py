@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -46,3 +47,19 @@ def test_what_is_no_message() -> None:
     """A flag that does not exist is no message's."""
     with pytest.raises(MalformedBody, match="flag of 0 or 1"):
         Assembly(-1).add(b"\x02\x00\x00\x00\x00")
+
+
+def test_small_pieces_take_little_more_than_their_bytes() -> None:
+    """A message in pieces of two bytes is no list of as many objects: each would take twenty times its bytes."""
+    assembly = Assembly(-1)
+    tracemalloc.start()
+    try:
+        assembly.add(prefixed(bytes(200_000), packed=False))
+        for number in range(50_000):
+            assembly.add(number.to_bytes(2, "big"))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert assembly.size == 100_005
+    assert held < 3 * assembly.size
