@@ -216,7 +216,7 @@ def _from_typed(item: Any, shape: tuple[int, ...], where: str) -> Array:  # noqa
         texts = np.empty(count, object)
         texts[:] = list(values)
         return texts.reshape(shape)
-    width = _PACKED[datatype][1] if datatype in _PACKED else 0
+    width = _PACKED[datatype][1] if datatype in _PACKED and count else 0
     packed = item.contents.SerializeToString() if width else b""
     # One tag, a length and the numbers; anything else would be a field that nobody knows.
     if packed and len(packed) == 1 + len(_varint(count * width)) + count * width:

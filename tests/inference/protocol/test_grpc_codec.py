@@ -188,3 +188,13 @@ def test_parameters_of_every_kind() -> None:
     found = decode_response(encode_response(response, raw=False))
 
     assert dict(found.parameters) == given_parameters | {"nested": '{"a": [1]}'}
+
+
+def test_no_rows_beside_an_unknown_field_are_no_rows() -> None:
+    """Bytes of a field that nobody knows are not taken for numbers where there are none."""
+    message = ModelInferRequest(model_name="m")
+    item = message.inputs.add(name="x", datatype="FP32", shape=[0, 4])
+    item.contents.MergeFromString(b"\x78\x01")
+    (tensor,) = Received(message.SerializeToString()).request().inputs
+
+    assert tensor.data.shape == (0, 4)
