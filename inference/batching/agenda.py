@@ -46,13 +46,13 @@ class Agenda:
 
     def quick(self, now: float) -> Lane | None:
         """Find the next lane of users' calls whose predictions an event loop may run; it stays where it is."""
-        return next((lane for lane in self._ready[Urgency.USER] if lane.quick(now)), None)
+        lanes = self._ready[Urgency.USER]
+        return next((lane for lane in lanes if lane.quick(now) and lane.waiting(Urgency.USER) and lane.open()), None)
 
-    def take(self, lane: Lane) -> bool:
-        """Take a lane that `quick` found; say whether there is anything to do, as `next` does."""
+    def take(self, lane: Lane) -> None:
+        """Take a lane that `quick` found; it is to be put back if there is more."""
         self._ready[Urgency.USER].remove(lane)
         lane.listed[Urgency.USER] = False
-        return lane.waiting(Urgency.USER) and lane.open()
 
     def put(self, lane: Lane, urgency: Urgency) -> None:
         """Have a lane served, now or when it has waited for company long enough."""

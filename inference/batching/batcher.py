@@ -34,7 +34,7 @@ from inference.runtime import Runtime
 log = logging.getLogger(__name__)
 
 _INLINE_BYTES: Final = 1 << 18
-"""Longer bodies are read on a thread, however short the model's predictions are."""
+"""Longer bodies, and those that may prove longer, are read on a thread, however short the model's predictions are."""
 _STINT_S: Final = 0.002
 """How long an event loop runs batches before it looks at its sockets again."""
 _OVERRUN_S: Final = 0.1
@@ -213,7 +213,7 @@ class Batcher:
             self._admit(call, lane.room, lane.rate)
             self._room.enter(call)
             inline = call.loop is not None and lane.quick(call.arrived) and call.size <= _INLINE_BYTES
-            inline = inline and call.urgency is Urgency.USER
+            inline = inline and call.urgency is Urgency.USER and not call.terms.packed
             sleeper = self._put(call, lease, lane, inline=inline)
         if inline and call.loop is not None:
             self._summon(call.loop)
@@ -351,7 +351,8 @@ class Batcher:
                 lane = self._agenda.quick(now)
                 more = lane is not None and now - begun >= _STINT_S
                 turn = None
-                if lane is not None and not more and self._agenda.take(lane):
+                if lane is not None and not more:
+                    self._agenda.take(lane)
                     turn = self._turn(lane, Urgency.USER)
                 # For what is not quick, or turned out not to be.
                 sleeper = None if more or turn is not None else self._sleepers.baton()

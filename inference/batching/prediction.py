@@ -78,8 +78,8 @@ class Prediction:
     def _joined(self, lease: Lease, calls: Sequence[Call], rows: int) -> bool:
         """Predict for all of them at once; False when each must go by itself."""
         counts = [call.rows for call in calls]
-        inputs = joining.join([call.inputs for call in calls if call.inputs is not None])
         try:
+            inputs = joining.join([call.inputs for call in calls if call.inputs is not None])
             with on_behalf_of(lease.loaded.runtime, calls):
                 answer, compute_s = self._predict(lease, inputs, calls[0].asked, rows)
             computed = time.monotonic()

@@ -24,6 +24,8 @@ class Terms:
     """Of the request; names in lower case, or a mapping that does not mind."""
     size: int = 0
     """Bytes that the call holds while it waits."""
+    packed: bool = False
+    """Its body is compressed: how long it is shows only when it is read."""
     whole: bool = False
     """It is a batch already, as large as its caller wants it: it is joined with no other."""
     protocol: str = "v2"

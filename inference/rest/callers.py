@@ -33,6 +33,7 @@ def terms_of(head: dict[bytes, bytes], headers: Mapping[str, str], protocol: str
         key=head.get(_REQUEST_ID) or head.get(_EVENT_ID, b""),
         headers=headers,
         size=size,
+        packed=b"content-encoding" in head,
         protocol=protocol,
         traceparent=head.get(b"traceparent", b"").decode("latin-1"),
     )

@@ -63,8 +63,7 @@ class Generate:
 
     async def _begun(self, request: Request, body: Body, terms: Terms, gone: Gone) -> _Text:
         """Begin a text; what goes wrong before its first piece is raised here."""
-        # The terms know how much was sent, compressed or not; what comes out is bounded, and read on a thread if large.
-        large = terms.size >= _ON_A_THREAD or "content-encoding" in request.headers
+        large = terms.size >= _ON_A_THREAD or terms.packed
         sent = await asyncio.to_thread(body) if large else body()
         text = _Text(self._plane, request, generate.decode_request(sent), terms, gone)
         await text.begin()

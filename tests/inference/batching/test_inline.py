@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from inference.batching.lane import Lane
 from inference.batching.terms import Terms
 from inference.dataplane import DataPlane
 from inference.errors import InvalidInput, ModelNotReady
-from inference.repository import Loaded
+from inference.metrics import PredictorMetrics
+from inference.repository import Loaded, Repository
 from inference.runtime import Arrays
-from inference.settings import ModelSettings
-from tests.inference.batching.models import BAD, Sums, rows, serving, sums
+from inference.settings import ModelSettings, ServerSettings
+from tests.inference.batching.models import BAD, PATIENCE_S, Sums, rows, serving, sums, until
 
 _PROOF = 1_000
 """More calls than are wanted for a proof, a few slow ones among them."""
@@ -31,16 +33,18 @@ class Short(Sums):
     def __init__(self) -> None:
         super().__init__()
         self.threads: list[int] = []
+        self.takes_s = 0.0
 
     def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Sum."""
         self.threads.append(threading.get_ident())
+        time.sleep(self.takes_s)
         return super().predict(inputs)
 
 
-async def _proven(plane: DataPlane, model: Short) -> None:
+async def _proven(plane: DataPlane, model: Short, name: str = "m") -> None:
     for _ in range(_PROOF):
-        await plane.infer_async("m", rows(1.0))
+        await plane.infer_async(name, rows(1.0))
         if model.threads[-1] == threading.get_ident():
             return
     raise AssertionError("nothing ran on the loop")
@@ -93,16 +97,47 @@ def test_models_that_may_wait_stay_on_threads() -> None:
 
 
 def test_calls_that_yield_and_long_bodies_stay_on_threads() -> None:
-    """Neither may hold up the loop that users' calls go through."""
+    """None may hold up the loop that users' calls go through; a few compressed bytes may be a long body."""
 
     async def main() -> None:
         model = Short()
         async with serving(model) as plane:
-            for terms in (Terms(yielding=True), Terms(size=1 << 20)):
+            for terms in (Terms(yielding=True), Terms(size=1 << 20), Terms(size=100, packed=True)):
                 await _proven(plane, model)
                 await plane.infer_async("m", rows(1.0), terms=terms)
 
                 assert model.threads[-1] != threading.get_ident()
+
+    asyncio.run(main())
+
+
+def test_calls_that_leave_hold_no_other_model_up() -> None:
+    """A model whose only call has left is passed over: the next one's has no thread to wait for, as all are busy."""
+
+    async def main() -> None:
+        quick, busy = {name: Short() for name in ("m", "left", "next")}, Sums()
+        models = {**quick, "busy": busy}
+        repository = Repository({name: partial(Loaded, model, "1", ModelSettings()) for name, model in models.items()})
+        for name in models:
+            repository.load(name)
+        plane = DataPlane(repository, PredictorMetrics(lambda: 0.0), ServerSettings(threads=1))
+        for name, model in quick.items():
+            await _proven(plane, model, name)
+        busy.gate.clear()
+        held = asyncio.ensure_future(plane.infer_async("busy", rows(1.0)))
+        await until(lambda: busy.at_once == 1)
+        quick["m"].takes_s = 0.01
+        calls = [asyncio.ensure_future(plane.infer_async(name, rows(1.0))) for name in quick]
+        await asyncio.sleep(0)
+        # The first one's stint ends the loop's turn, and the second leaves before the next.
+        calls[1].cancel()
+        done, _ = await asyncio.wait({calls[2]}, timeout=PATIENCE_S / 6)
+        busy.gate.set()
+        await asyncio.wait({held, *calls})
+        plane.close()
+        repository.close()
+
+        assert done == {calls[2]}
 
     asyncio.run(main())
 
