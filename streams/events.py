@@ -124,7 +124,8 @@ def canonical(value: Value) -> str:
 
 def stable_id(*parts: str | int) -> str:
     """Give the same 32 hex digits for the same parts, always: what makes a re-sent event recognisable."""
-    digest = blake2b("\x1f".join(str(part) for part in parts).encode(), digest_size=16)
+    # Lone surrogates, as in the names of odd files, must not cost an event.
+    digest = blake2b("\x1f".join(str(part) for part in parts).encode(errors="surrogatepass"), digest_size=16)
     return digest.hexdigest()
 
 

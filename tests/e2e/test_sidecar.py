@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -76,8 +77,10 @@ class Sidecar:
         """Give the process id of a part, 0 while it does not run."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for child in children:
-            if Path(f"/proc/{child}/comm").read_text().strip() == name:
-                return int(child)
+            # One may end while it is looked at.
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{child}/comm").read_text().strip() == name:
+                    return int(child)
         return 0
 
     def kill(self, name: str) -> None:

@@ -195,18 +195,18 @@ def above(mib: int) -> int:
 
 def test_idle_models_make_room(tmp_path: Path, open_shelf: Open) -> None:
     """With a bound, what was not used for longest is unloaded, and comes back when a request asks for it."""
-    for number in range(6):
+    for number in range(12):
         (write(tmp_path / f"m{number}", number) / "ballast").write_bytes(bytes(8 * 1024 * 1024))
     repository = open_shelf(max_memory=above(40))
-    answers = [answer(repository, f"m{number % 6}")[0] for number in range(18)]
+    answers = [answer(repository, f"m{number % 12}")[0] for number in range(36)]
     states = {entry.name: entry.state for entry in repository.index()}
 
-    assert answers == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0] * 3
+    assert answers == [float(number) for number in range(12)] * 3
     assert repository.counts.evictions > 0
-    assert repository.counts.loads == 6 + repository.counts.evictions - sum(
+    assert repository.counts.loads == 12 + repository.counts.evictions - sum(
         state is State.UNAVAILABLE for state in states.values()
     )
-    assert states["m5"] is State.READY
+    assert states["m11"] is State.READY
 
 
 def test_evictions_under_traffic(tmp_path: Path, open_shelf: Open) -> None:
@@ -253,6 +253,7 @@ def test_loading_anew_waits_for_the_load_that_runs(tmp_path: Path, open_shelf: O
         write(folder, 22)
         shut(folder).unlink()
         call.result()
+    eventually(lambda: bool(outcomes), "whoever waited is told")
 
     assert answer(repository, "m") == (22.0, "1")
     # What changed while it was read is not served.
