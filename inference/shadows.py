@@ -22,7 +22,7 @@ from inference.protocol.v2 import InferRequest, InferResponse
 from inference.repository import Loaded
 from inference.runtime import Answer
 from inference.work import V1Work, V2Work
-from streams.events import SYNTHETIC_HEADER, SYNTHETIC_PARAMETER
+from streams.events import SYNTHETIC_HEADER, SYNTHETIC_PARAMETER, means_synthetic
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +135,11 @@ class Shadows:
             return
         latency = time.time_ns() // 1_000 - started
         protocol, request, response, synthetic = copy.told(answer, loaded)
+        synthetic = synthetic or means_synthetic(terms.headers.get(SYNTHETIC_HEADER, "false"))
         self.witness(
             Shadowed(
                 model=model, version=loaded.version, protocol=protocol, correlation=terms.key,
-                traceparent=terms.traceparent, synthetic=synthetic or SYNTHETIC_HEADER in terms.headers,
+                traceparent=terms.traceparent, synthetic=synthetic,
                 started_us=started, latency_us=latency, request=request, response=response,
             )
         )  # fmt: skip

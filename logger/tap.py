@@ -23,6 +23,7 @@ from streams.events import (
     RESPONSE_TYPE,
     SYNTHETIC_HEADER,
     format_time,
+    means_synthetic,
 )
 
 _INFERENCE: Final = re.compile(
@@ -208,7 +209,7 @@ class Tap:
                 headers.append(("ce_traceparent", _utf8(value)))
             elif raw == b"tracestate":
                 headers.append(("ce_tracestate", _utf8(value)))
-            elif raw == _SYNTHETIC:
+            elif raw == _SYNTHETIC and means_synthetic(value.decode("latin-1")):
                 headers.append(("ce_synthetic", b"true"))
             if allowed and raw not in SECRET and (name := raw.decode("latin-1")) in allowed:
                 metadata.setdefault(name, []).append(value.decode("latin-1"))

@@ -70,6 +70,8 @@ SYNTHETIC_PARAMETER: Final = "sidelight_synthetic"
 
 Value = str | int | bool
 
+_NO: Final = frozenset({"false", "0"})
+
 _DIGITS: Final = 18
 """Digits of the longest number that every consumer's 64 bits hold."""
 
@@ -120,6 +122,11 @@ def canonical(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
+
+
+def means_synthetic(value: str) -> bool:
+    """Say what `SYNTHETIC_HEADER` means: whatever it holds marks a call, but for `false` and `0`."""
+    return value.strip().lower() not in _NO
 
 
 def stable_id(*parts: str | int) -> str:

@@ -8,11 +8,10 @@ from typing import Final
 from inference.batching.terms import Terms
 from inference.grpc.heads import REQUEST_ID
 from inference.grpc.methods import Asked
-from streams.events import SYNTHETIC_HEADER
+from streams.events import SYNTHETIC_HEADER, means_synthetic
 
 _CORRELATIONS: Final = (REQUEST_ID, "ce-id")
 """In the logger's order."""
-_NO: Final = frozenset({"false", "0"})
 
 
 def terms_of(asked: Asked, size: int) -> Terms:
@@ -32,4 +31,4 @@ def terms_of(asked: Asked, size: int) -> Terms:
 def synthetic(head: Mapping[str, str]) -> bool:
     """Say whether no user made the call."""
     given = head.get(SYNTHETIC_HEADER)
-    return given is not None and given.lower() not in _NO
+    return given is not None and means_synthetic(given)

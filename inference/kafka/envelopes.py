@@ -32,6 +32,7 @@ from streams.events import (
     WITHHELD,
     Event,
     Value,
+    means_synthetic,
     parse_time,
     stable_id,
 )
@@ -189,7 +190,7 @@ def _plain(record: Record) -> Event:
         elif text and (known := PLAIN.get(lower.removeprefix("ce_"))) is not None:
             extensions.setdefault(known, text)
     if SYNTHETIC in extensions:
-        extensions[SYNTHETIC] = "false" if extensions[SYNTHETIC] in {"false", "0"} else "true"
+        extensions[SYNTHETIC] = "true" if means_synthetic(str(extensions[SYNTHETIC])) else "false"
     identity = stable_id(record.topic, record.partition, record.offset)
     return Event(
         id=identity, source=f"/{record.topic}", type=REQUEST_TYPE, datacontenttype=content_type, extensions=extensions,

@@ -8,7 +8,7 @@ from typing import Final
 
 from inference.batching.terms import Terms
 from inference.protocol.errors import MalformedBody
-from streams.events import SYNTHETIC_HEADER
+from streams.events import SYNTHETIC_HEADER, means_synthetic
 
 _SYNTHETIC: Final = SYNTHETIC_HEADER.encode()
 """Set by explainers and tests on calls that no user made; they yield to users' calls."""
@@ -16,7 +16,6 @@ TIMEOUTS: Final = (b"x-sidelight-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
 """How long the caller waits. The second is set by Envoy, on which Istio and so KServe's usual set-up rest."""
 _REQUEST_ID: Final = b"x-request-id"
 _EVENT_ID: Final = b"ce-id"
-_NO: Final = frozenset({b"false", b"0"})
 _DIGITS: Final = 15
 """Of the longest time limit: as many more as a head can hold are no number that a clock knows."""
 
@@ -42,7 +41,7 @@ def terms_of(head: dict[bytes, bytes], headers: Mapping[str, str], protocol: str
 def synthetic(head: dict[bytes, bytes]) -> bool:
     """Say whether no user made the call."""
     given = head.get(_SYNTHETIC)
-    return given is not None and given.lower() not in _NO
+    return given is not None and means_synthetic(given.decode("latin-1"))
 
 
 def _deadline(head: dict[bytes, bytes]) -> float | None:

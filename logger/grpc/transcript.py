@@ -19,13 +19,14 @@ from logger.grpc.messages import V2Body
 from logger.grpc.wire import Malformed
 from logger.heads import Fields
 from logger.tap import Body, Seen
-from streams.events import SYNTHETIC_HEADER, SYNTHETIC_PARAMETER
+from streams.events import SYNTHETIC_HEADER, SYNTHETIC_PARAMETER, means_synthetic
 
 _FRAME: Final = struct.Struct(">BI")
 _MOST: Final = 16 << 20
 """Bytes that the messages of one side may have after decompression."""
 _WINDOW: Final = {b"gzip": 31, b"deflate": 15}
 _BINARY: Final = b"application/octet-stream"
+_SYNTHETIC: Final = SYNTHETIC_HEADER.encode()
 _JSON: Final = b"application/json"
 _HEAD_LENGTH: Final = b"inference-header-content-length"
 _OF_CONTENT: Final = frozenset({b"content-type", b"content-encoding", b"grpc-encoding", _HEAD_LENGTH})
@@ -54,7 +55,9 @@ class Transcriber:
             changes |= self._changed("request", seen.request_fields, request)
             attributes += _named(request)
             marked = request.parameters.get(SYNTHETIC_PARAMETER) is True
-            if marked and not any(name == SYNTHETIC_HEADER.encode() for name, _ in seen.request_fields):
+            if marked and not any(
+                name == _SYNTHETIC and means_synthetic(value.decode("latin-1")) for name, value in seen.request_fields
+            ):
                 attributes.append(("ce_synthetic", b"true"))
         if isinstance(response, V2Body):
             changes |= self._changed("response", seen.response_fields, response)

@@ -71,6 +71,14 @@ def test_metadata_ignores_case_and_never_holds_credentials() -> None:
     assert json.loads(request.text("metadata")) == {"x-client": ["app"]}
 
 
+@pytest.mark.parametrize("value", [b"false", b"False", b" 0 "])
+def test_who_says_that_a_user_made_a_call_is_believed(value: bytes) -> None:
+    """As the predictor does: detectors would leave a user's call out otherwise."""
+    request, _ = events_for(seen((b"x-sidelight-synthetic", value)), SETTINGS, AT)
+
+    assert request.text("synthetic") == ""
+
+
 def test_marks() -> None:
     """Synthetic, aborted and cut exchanges say so."""
     exchange = seen((b"x-sidelight-synthetic", b"1"), (b"traceparent", b"00-a-b-01"))
