@@ -185,7 +185,7 @@ class DataPlane(Catalogue):
             chosen(getattr(text, "version", "") or loaded.version)
             return text
 
-        stream = Stream(begin)
+        stream = Stream(begin, self.batcher.timeout_s)
         call = self._call(model, terms, alone=stream.produce)
         version = self._version(model, version, terms)
         async with contextlib.aclosing(stream.pieces(self._awaited(call, version, None))) as pieces:

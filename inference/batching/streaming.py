@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any, Final
 
+from inference.errors import DeadlineExceeded
 from inference.repository import Loaded
 
 _AHEAD: Final = 64
@@ -17,9 +18,14 @@ _AHEAD: Final = 64
 class Stream:
     """One text. `produce` runs on the worker thread, `pieces` on the event loop."""
 
-    def __init__(self, generate: Callable[[Loaded], Iterator[str]]) -> None:
-        """Begin; to be called on the event loop."""
-        self._generate = generate
+    def __init__(self, generate: Callable[[Loaded], Iterator[str]], most_s: float) -> None:
+        """Begin; to be called on the event loop.
+
+        Args:
+            generate: makes the text.
+            most_s: how long the model waits for a reader who takes nothing: its thread is others', too.
+        """
+        self._generate, self._most_s = generate, most_s
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[str] = asyncio.Queue()
         self._places = threading.Semaphore(_AHEAD)
@@ -30,7 +36,8 @@ class Stream:
         made = self._generate(loaded)
         try:
             for piece in made:
-                self._places.acquire()
+                if not self._places.acquire(timeout=min(self._most_s, threading.TIMEOUT_MAX)):
+                    raise DeadlineExceeded(self._most_s)
                 if self._left.is_set():
                     return
                 # A loop that has been closed has nobody left who reads.

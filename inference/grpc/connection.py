@@ -96,11 +96,11 @@ class Connection(Guest):
     def sweep(self, now: float) -> None:
         """Give up on who was silent for too long."""
         settings = self.host.settings
-        if self.gone_by is not None:
+        if self.reads_nothing(now, settings.body_timeout_s):
+            self.abort()
+        elif self.gone_by is not None:
             if now > self.gone_by:
                 self.end()
-        elif self.reads_nothing(now, settings.body_timeout_s):
-            self.abort()
         elif self.head_takes_too_long(now, _HEAD_S):
             self.say_goodbye(ErrorCodes.ENHANCE_YOUR_CALM, b"no whole head within %g s" % _HEAD_S)
             self.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Final
 from inference.grpc.connection import Connection, Host
 from inference.grpc.methods import Methods
 from inference.settings import ServerSettings
+
+log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 2_048
 _SWEEP_S: Final = 0.25
@@ -53,10 +56,15 @@ class Listener:
         self._timer.cancel()
 
     def _sweep(self) -> None:
+        self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
         now = time.monotonic()
         for connection in list(self.host.connections):
-            connection.sweep(now)
-        self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
+            try:
+                connection.sweep(now)
+            except Exception:
+                # One connection's trouble must not end the time limits of all others.
+                log.exception("a connection could not be swept and is cut")
+                connection.abort()
 
 
 async def _until(done: Callable[[], bool], most_s: float) -> None:

@@ -127,10 +127,10 @@ class Guest(Link):
 
     def reads_nothing(self, now: float, most_s: float) -> bool:
         """Tell whether the client has taken no bytes of what waits for it for so long. Asked again and again."""
-        if not self.paused:
+        left = self.transport.get_write_buffer_size()
+        if not left:
             self._stuck = None
             return False
-        left = self.transport.get_write_buffer_size()
         if self._stuck is None or left < self._stuck[1]:
             self._stuck = (now, left)
         return now - self._stuck[0] > most_s

@@ -142,12 +142,12 @@ class Front(ClientLink):
     def sweep(self, now: float) -> None:
         """Give up on who was silent for too long."""
         settings = self.settings
-        if self.gone_by is not None:
+        if self.reads_nothing(now, settings.send_s):
+            self.abort()
+        elif self.gone_by is not None:
             if now > self.gone_by:
                 self.leave(ErrorCodes.ENHANCE_YOUR_CALM, self._away)
                 self.end()
-        elif self.reads_nothing(now, settings.send_s):
-            self.abort()
         elif self.head_takes_too_long(now, settings.head_s):
             self.refused(408)
             self.say_goodbye(ErrorCodes.ENHANCE_YOUR_CALM, b"no whole head within %g s" % settings.head_s)

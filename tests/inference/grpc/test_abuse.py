@@ -19,6 +19,8 @@ from tests.logger.grpc import raw
 from tests.logger.grpc import test_abuse as floods
 from tests.logger.grpc.raw import Peer
 
+WIDE = {int(SettingCodes.INITIAL_WINDOW_SIZE): (1 << 31) - 1}
+
 
 def _after(server: Hosted) -> None:
     """Nothing of what was is left, and others are served."""
@@ -62,6 +64,21 @@ def test_floods_are_ended(flood: Callable[[Peer], None]) -> None:
         begun = len(server.asked)
 
     assert begun == 1
+
+
+def test_clients_that_say_goodbye_and_read_nothing_are_cut() -> None:
+    """What still waits to be taken holds nothing open for longer than the limit."""
+    with hosted(body_timeout_s=1.0) as server, raw.client(server.port, WIDE) as peer:
+        peer.h2.increment_flow_control_window(1 << 30)
+        stream = peer.call(b"", FLOOD)
+        peer.flush()
+        eventually(lambda: any(each.paused for each in list(server.host.connections)), "the client's buffers are full")
+        peer.h2.reset_stream(stream)
+        peer.h2.close_connection()
+        peer.flush()
+        eventually(lambda: not server.host.connections, "the connection's end")
+
+        assert server.host.held == 0
 
 
 def test_a_ping_for_each_answer_is_no_flood() -> None:

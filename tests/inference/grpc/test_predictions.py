@@ -12,7 +12,7 @@ from tests.inference.batching.models import Sums, rows, serving, until
 
 class _Asked:
     head: Mapping[str, str] = {}
-    deadline = None
+    deadline: float | None = None
 
 
 def test_a_stream_that_ends_early_leaves_no_task() -> None:
