@@ -295,10 +295,10 @@ class Batcher:
 
     def _take(self, now: float) -> _Turn | None:
         found = self._agenda.next(now)
-        return None if found is None else self._turn(*found)
+        return None if found is None else self._turn(*found, len(self._sleepers.idle))
 
-    def _turn(self, lane: Lane, urgency: Urgency) -> _Turn:
-        calls = lane.take(urgency, len(self._sleepers.idle))
+    def _turn(self, lane: Lane, urgency: Urgency, idle: int) -> _Turn:
+        calls = lane.take(urgency, idle)
         for call in calls:
             call.state = State.RUNNING
             self._room.leave(call)
@@ -353,7 +353,8 @@ class Batcher:
                 turn = None
                 if lane is not None and not more:
                     self._agenda.take(lane)
-                    turn = self._turn(lane, Urgency.USER)
+                    # No thread is to share in what is as short as this.
+                    turn = self._turn(lane, Urgency.USER, 0)
                 # For what is not quick, or turned out not to be.
                 sleeper = None if more or turn is not None else self._sleepers.baton()
             if turn is None:

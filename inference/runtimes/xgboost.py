@@ -61,12 +61,11 @@ class XGBoost(TabularRuntime):
     def load(cls, source: Source) -> Self:
         """Read a booster."""
         xgboost = library("xgboost")
-        booster = xgboost.Booster()
+        booster = xgboost.Booster({"nthread": 1})
         try:
             booster.load_model(source.path)
         except (xgboost.core.XGBoostError, ValueError, UnicodeDecodeError) as exc:
             raise ModelLoadFailed(f"{source.path}: no XGBoost model: {_first_line(exc)}") from exc
-        booster.set_param({"nthread": 1})
         return cls(booster, source)
 
     def predict_table(self, table: NDArray[Any]) -> NDArray[Any]:

@@ -81,6 +81,24 @@ def test_what_has_come_in_is_joined_on_the_loop() -> None:
     asyncio.run(main())
 
 
+def test_what_runs_on_the_loop_is_not_shared() -> None:
+    """Threads that sleep take no part in it, however long the rows take by the clock: in parts it would take longer."""
+
+    async def main() -> None:
+        model = Short()
+        async with serving(model) as plane:
+            await _proven(plane, model)
+            model.takes_s = 0.005
+            await plane.infer_async("m", rows(1.0))
+            model.batches.clear()
+            await asyncio.gather(*(plane.infer_async("m", rows(float(value))) for value in range(8)))
+
+            assert model.batches == [8]
+            assert model.threads[-1] == threading.get_ident()
+
+    asyncio.run(main())
+
+
 def test_models_that_may_wait_stay_on_threads() -> None:
     """However short: only a runtime that says that it does nothing but compute may have the loop."""
 

@@ -7,7 +7,8 @@ from inference.rest.callers import terms_of
 
 def test_compressed_bodies_are_told_apart() -> None:
     """How many bytes were sent says nothing about how long such a body is."""
-    plain, packed = ({}, {b"content-encoding": b"gzip"})
+    plain: dict[bytes, bytes] = {}
+    packed = {b"content-encoding": b"gzip"}
 
     assert not terms_of(plain, {}, "v2", 100).packed
     assert terms_of(packed, {}, "v2", 100).packed

@@ -183,7 +183,8 @@ def test_floods_are_ended(flood: Callable[[Peer], None]) -> None:
         counted, seen, took_s = bench.proxy.tally.refusals(), len(bench.seen), time.monotonic() - since
 
     assert counted == {429: 1}
-    assert begun <= 128
+    # The limit; twice where calls came before the model's own limit did: it ends its connection, each is tried anew.
+    assert begun <= 2 * 128
     # At once, a second, and what is read together with the last of them.
     assert seen <= 1_000 + 200 * took_s + 200
 
@@ -284,4 +285,6 @@ def test_many_slow_readers_share_one_bound() -> None:
 def _held(bench: Bench) -> int:
     """Give what the running calls of a proxy have of their answers."""
     fronts: list[Any] = list(bench.proxy.connections)
-    return sum(item._seen.response.size for front in fronts for item in list(front._calls.values()))
+    # A connection that has said nothing yet is none of HTTP/2 so far.
+    calls = [call for front in fronts for call in list(getattr(front, "_calls", {}).values())]
+    return sum(call._seen.response.size for call in calls)
