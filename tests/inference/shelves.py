@@ -9,18 +9,42 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.errors import ModelLoadFailed
+from inference.folders import Shelf
 from inference.repository import Repository
 from inference.runtime import Arrays, Runtime, Source
+from inference.settings import RepositorySettings, Trust
 
 ANSWERING = "tests.inference.shelves:Answering"
 DEADLINE_S = 30.0
+
+Open: TypeAlias = Callable[..., Repository]
+"""Opens the shelf in the test's folder with settings by name."""
+
+
+@contextmanager
+def opening(folder: Path, **usual: Any) -> Iterator[Open]:  # noqa: ANN401 - settings' own types
+    """Let repositories over a folder be opened, with these settings but for those named then; close them all."""
+    opened: list[Repository] = []
+
+    def open_shelf(**settings: Any) -> Repository:  # noqa: ANN401 - as above
+        chosen = RepositorySettings(on_demand=True, **{**usual, **settings})
+        opened.append(Repository({}, chosen, Shelf(folder, Trust(), ANSWERING)))
+        return opened[-1]
+
+    try:
+        yield open_shelf
+    finally:
+        for repository in opened:
+            repository.close()
 
 
 class Answering(Runtime):

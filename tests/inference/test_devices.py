@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from inference.errors import ModelNotReady
-from inference.folders import Shelf
 from inference.inventory import Inventory
 from inference.repository import Repository, State
-from inference.settings import RepositorySettings, Trust
 from tests.inference.serving import eventually
-from tests.inference.shelves import ANSWERING, Answering, answer, write
+from tests.inference.shelves import Answering, Open, answer, opening, write
 
 MIB = 1 << 20
-Open: TypeAlias = Callable[..., Repository]
 
 
 @pytest.fixture(name="open_shelf")
 def _open_shelf(tmp_path: Path) -> Iterator[Open]:
-    opened: list[Repository] = []
-
-    def open_shelf(**settings: Any) -> Repository:  # noqa: ANN401 - a setting's own type
-        settings = {"max_gpu_memory": 100 * MIB, **settings}
-        opened.append(
-            Repository({}, RepositorySettings(on_demand=True, **settings), Shelf(tmp_path, Trust(), ANSWERING))
-        )
-        return opened[-1]
-
-    yield open_shelf
-    for repository in opened:
-        repository.close()
+    with opening(tmp_path, max_gpu_memory=100 * MIB) as opened:
+        yield opened
 
 
 def on_gpu(folder: Path, number: int, mib: int) -> None:

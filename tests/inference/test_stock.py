@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import pytest
 
 from inference.errors import ModelLoadFailed, ModelNotReady
-from inference.folders import Shelf
 from inference.repository import IndexEntry, Lease, Repository, State
 from inference.residency import MARGIN, resident_bytes
-from inference.settings import RepositorySettings, Trust
 from tests.inference.serving import eventually
-from tests.inference.shelves import ANSWERING, Answering, answer, shut, write
-
-Open: TypeAlias = Callable[..., Repository]
-"""Opens the shelf in the test's folder with settings by name."""
+from tests.inference.shelves import Answering, Open, answer, opening, shut, write
 
 
 @pytest.fixture(name="open_shelf")
 def _open_shelf(tmp_path: Path) -> Iterator[Open]:
-    opened: list[Repository] = []
-
-    def open_shelf(**settings: Any) -> Repository:  # noqa: ANN401 - a setting's own type
-        opened.append(
-            Repository({}, RepositorySettings(on_demand=True, **settings), Shelf(tmp_path, Trust(), ANSWERING))
-        )
-        return opened[-1]
-
-    yield open_shelf
-    for repository in opened:
-        repository.close()
+    with opening(tmp_path) as opened:
+        yield opened
 
 
 def _waiting(repository: Repository, name: str, outcomes: list[Lease | Exception]) -> None:
