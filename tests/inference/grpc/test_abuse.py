@@ -51,12 +51,7 @@ def test_floods_are_ended(flood: Callable[[Peer], None]) -> None:
     """Frames that cost their sender nothing end the connection at some point, and no method begins for them."""
     with hosted() as server:
         with raw.client(server.port) as peer:
-            for _ in range(200):
-                if peer.closed:
-                    break
-                flood(peer)
-                peer.flush()
-            peer.until_closed()
+            floods.pour(peer, flood)
 
             assert peer.closed
 

@@ -144,6 +144,16 @@ def too_many(peer: Peer) -> None:
         peer.call(None)
 
 
+def pour(peer: Peer, flood: Callable[[Peer], None]) -> None:
+    """Send a flood again and again, until the server ends the connection."""
+    for _ in range(200):
+        if peer.closed:
+            break
+        flood(peer)
+        peer.flush()
+    peer.until_closed()
+
+
 @pytest.mark.parametrize(
     "flood",
     [
@@ -173,12 +183,7 @@ def test_floods_are_ended(flood: Callable[[Peer], None]) -> None:
     with raw.scripted(model) as port, proxy(port) as bench:
         since = time.monotonic()
         with raw.client(bench.port) as peer:
-            for _ in range(200):
-                if peer.closed:
-                    break
-                flood(peer)
-                peer.flush()
-            peer.until_closed()
+            pour(peer, flood)
         eventually(lambda: not bench.proxy.connections, "the connection's end")
         counted, seen, took_s = bench.proxy.tally.refusals(), len(bench.seen), time.monotonic() - since
 
