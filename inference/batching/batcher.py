@@ -145,13 +145,11 @@ class Batcher:
         finally:
             patience.end()
 
-    def run_blocking(self, call: Call, version: str | None = None) -> Any:  # noqa: ANN401 - whatever the call's finish gives
-        """Do the same for a caller on a thread of its own, which must not be one of the batcher's."""
-        self.begin(call, version)
-        return self.wait(call)
-
     def begin(self, call: Call, version: str | None = None) -> None:
-        """Begin a call whose caller comes back to `wait` for it. Raises what `run` raises at once."""
+        """Begin a call whose caller comes back to `wait` for it, on a thread that is not the batcher's.
+
+        Raises what `run` raises at once.
+        """
         call.gate = threading.Lock()
         call.gate.acquire()
         self._submit(call, version)
