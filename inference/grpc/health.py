@@ -56,6 +56,7 @@ class Health:
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
+        self._closed = False
 
     def methods(self) -> dict[bytes, Method]:
         """Give the methods."""
@@ -80,21 +81,28 @@ class Health:
         return text
 
     async def watch(self, messages: AsyncIterator[bytes], _asked: Asked) -> AsyncGenerator[bytes, None]:
-        """Say it now and whenever it changes, until the client leaves."""
+        """Say it now and whenever it changes, until the client leaves or the server stops."""
         service = _service(await only(messages))
         last = None
         while True:
-            status = self._status(service)
+            over, status = self._closed, self._status(service)
             if status != last:
                 yield _said(status)
                 last = status
+            if over:
+                # A client watches for as long as it lives: the server would wait for it until its grace is over.
+                raise Refused(Code.UNAVAILABLE, "the server stops")
             await asyncio.sleep(_LOOK_S)
+
+    def close(self) -> None:
+        """Serve nothing any more: those who watch hear so, and then their streams end."""
+        self._closed = True
 
     def _status(self, service: str) -> int:
         if service in {"", SERVICE}:
-            return _SERVING if self._plane.ready() else _NOT_SERVING
+            return _SERVING if self._plane.ready() and not self._closed else _NOT_SERVING
         try:
-            return _SERVING if self._plane.model_ready(service) else _NOT_SERVING
+            return _SERVING if self._plane.model_ready(service) and not self._closed else _NOT_SERVING
         except ModelNotFound:
             return _UNKNOWN
 

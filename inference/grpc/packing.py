@@ -1,4 +1,7 @@
-"""Messages that are compressed: small ones on the event loop, others on a thread, for they would hold all calls up."""
+"""Messages that are compressed: small ones on the event loop, others on a thread, for they would hold all calls up.
+
+Small is what has few bytes packed and unpacked: 16 KiB of gzip may be 16 MiB.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 import zlib
 from typing import Final
 
+from inference.errors import BodyTooLarge
 from inference.grpc.heads import CODINGS
 from inference.grpc.statuses import Refused
 from inference.http2.status import Code
@@ -15,6 +19,9 @@ from inference.rest.bodies import plain
 WORTH_IT: Final = 1_024
 """Bytes of an answer from which on it is compressed."""
 _LARGE: Final = 16 * 1024
+"""Bytes of a message that is to be packed, or was, from which on a thread does it."""
+_UNPACKED: Final = 64 * 1024
+"""Bytes that the event loop unpacks at most; for more, a thread begins anew."""
 _LEVEL: Final = 1
 """Of zlib's: numbers hardly get any smaller with more effort."""
 
@@ -36,7 +43,12 @@ async def unpacked(message: bytes, coding: bytes, most: int) -> bytes:
         raise Refused(Code.UNIMPLEMENTED, f"grpc-encoding: expected gzip or deflate, got {coding.decode('latin-1')!r}")
     limit = most if most >= 0 else sys.maxsize - 1
     if len(message) < _LARGE:
-        return plain(message, coding, limit)
+        at_once = min(limit, _UNPACKED)
+        try:
+            return plain(message, coding, at_once)
+        except BodyTooLarge:
+            if at_once == limit:
+                raise
     return await asyncio.to_thread(plain, message, coding, limit)
 
 

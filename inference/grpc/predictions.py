@@ -17,7 +17,8 @@ from inference.errors import ClientGone
 from inference.grpc.callers import synthetic, terms_of
 from inference.grpc.methods import Asked
 from inference.grpc.texts import Text, refused
-from inference.protocol.grpc_codec import Received, encode_response, encode_streamed
+from inference.protocol.grpc_codec import Received, encode_response
+from inference.protocol.grpc_streams import encode_only
 from inference.protocol.grpc_texts import PROMPT
 from inference.protocol.v2 import InferRequest, InferResponse
 from inference.rest import answers
@@ -96,9 +97,9 @@ class Predictions:
             raise
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
             self._count(model, head, exc)
-            return refused(exc, identity)
+            return refused(exc, model, identity)
         self._count(model, head)
-        return encode_streamed(answer)
+        return encode_only(answer)
 
     async def _predicted(self, received: Received, terms: Terms) -> bytes:
         raw = received.raw

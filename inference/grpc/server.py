@@ -29,12 +29,14 @@ class GrpcServer:
 
     async def start(self, bound: socket.socket) -> int:
         """Listen on a bound socket; give the port."""
-        services = Service(self._plane, self._manage).methods() | Health(self._plane).methods()
+        self._health = Health(self._plane)
+        services = Service(self._plane, self._manage).methods() | self._health.methods()
         batcher = self._plane.batcher
         self._listener = Listener(services | reflection.methods(), self._settings, lambda: batcher.in_progress)
         return await self._listener.start(bound)
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and end when those in progress have ended, or at the end of the grace."""
+        self._health.close()
         await self._listener.stop(grace_s)
         self._manage.close()

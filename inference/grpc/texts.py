@@ -11,7 +11,8 @@ from inference.dataplane import DataPlane
 from inference.errors import ClientGone
 from inference.grpc.statuses import note, text_of
 from inference.protocol import grpc_texts
-from inference.protocol.grpc_codec import Received, encode_response, encode_stream_error, encode_streamed
+from inference.protocol.grpc_codec import Received, encode_response
+from inference.protocol.grpc_streams import encode_error, encode_streamed
 from inference.protocol.v2 import InferResponse
 
 Count = Callable[[Exception | None], None]
@@ -35,7 +36,7 @@ class Text:
             raise
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
             self._count(exc)
-            yield refused(exc, self._received.id)
+            yield refused(exc, self._received.model, self._received.id)
             return
         self._count(None)
 
@@ -56,7 +57,7 @@ class Text:
         self._version = version
 
 
-def refused(error: Exception, identity: str) -> bytes:
+def refused(error: Exception, model: str, identity: str) -> bytes:
     """Write the answer that says what is wrong; the id tells the client with which of its messages."""
     note("ModelStreamInfer", error)
-    return encode_stream_error(text_of(error), identity)
+    return encode_error(text_of(error), model, identity)

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from inference.protocol.datatypes import BYTES, RAW_ONLY, numpy_dtype
 from inference.protocol.errors import BadTensor, MalformedBody
-from inference.protocol.grpc_messages import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from inference.protocol.grpc_messages import ModelInferRequest, ModelInferResponse
 from inference.protocol.tensors import Array, Parameters, Tensor, check_shape, from_raw, to_raw
 from inference.protocol.v2 import InferRequest, InferResponse, RequestedOutput
 
@@ -26,7 +26,7 @@ Raw = bytes | memoryview
 _NOTHING: Final[Parameters] = MappingProxyType({})
 _LARGE: Final = 64 * 1024
 """From here on, a copy costs more than looking for the contents in Python."""
-_RAW_INPUTS, _RAW_OUTPUTS, _STREAMED = 7, 6, 2
+_RAW_INPUTS, _RAW_OUTPUTS = 7, 6
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _TYPED: Final = {
     "BOOL": "bool_contents",
@@ -140,18 +140,6 @@ def encode_response(response: InferResponse, *, raw: bool) -> bytes:
     return _written(message, message.outputs, response.outputs, _RAW_OUTPUTS, raw=raw)
 
 
-def encode_streamed(answer: bytes) -> bytes:
-    """Write a ModelStreamInferResponse around a written ModelInferResponse."""
-    return b"".join((_varint(_STREAMED << 3 | _LENGTH), _varint(len(answer)), answer))
-
-
-def encode_stream_error(text: str, identity: str) -> bytes:
-    """Write a ModelStreamInferResponse that says what is wrong with the request of this id."""
-    message = ModelStreamInferResponse(error_message=text, infer_response=ModelInferResponse(id=identity))
-    encoded: bytes = message.SerializeToString()
-    return encoded
-
-
 def _written(message: Any, items: Any, tensors: Sequence[Tensor], field: int, *, raw: bool) -> bytes:  # noqa: ANN401 - messages are made at run time
     parts: list[Raw] = [b""]
     raw = raw or any(tensor.datatype in RAW_ONLY for tensor in tensors)
@@ -161,7 +149,7 @@ def _written(message: Any, items: Any, tensors: Sequence[Tensor], field: int, *,
         if raw:
             content = _raw(tensor)
             size = content.nbytes if isinstance(content, memoryview) else len(content)
-            parts += (_varint(field << 3 | _LENGTH) + _varint(size), content)
+            parts += (varint(field << 3 | _LENGTH) + varint(size), content)
         else:
             _set_contents(item.contents, tensor)
     # Fields of a message may come in any order, so those that are not to be copied first come last.
@@ -182,7 +170,7 @@ def _set_contents(contents: Any, tensor: Tensor) -> None:  # noqa: ANN401 - mess
     packed = _PACKED.get(tensor.datatype)
     if packed is not None:
         raw = to_raw(tensor)
-        contents.MergeFromString(b"".join((_varint(packed[0]), _varint(len(raw)), raw)))
+        contents.MergeFromString(b"".join((varint(packed[0]), varint(len(raw)), raw)))
     else:
         getattr(contents, _TYPED[tensor.datatype]).extend(tensor.data.ravel().tolist())
 
@@ -219,7 +207,7 @@ def _from_typed(item: Any, shape: tuple[int, ...], where: str) -> Array:  # noqa
     width = _PACKED[datatype][1] if datatype in _PACKED and count else 0
     packed = item.contents.SerializeToString() if width else b""
     # One tag, a length and the numbers; anything else would be a field that nobody knows.
-    if packed and len(packed) == 1 + len(_varint(count * width)) + count * width:
+    if packed and len(packed) == 1 + len(varint(count * width)) + count * width:
         return np.frombuffer(packed[-count * width :], dtype).reshape(shape)
     wide = np.array(list(values), _WIDEST.get(dtype.kind, dtype))
     return _in_range(wide, dtype, datatype, where).reshape(shape)
@@ -306,7 +294,8 @@ def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
             raise ValueError(shift)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Write a number as protobuf has it."""
     out = bytearray()
     while value > 0x7F:  # noqa: PLR2004 - seven bits fit
         out.append(value & 0x7F | 0x80)

@@ -13,11 +13,11 @@ import numpy as np
 from inference.protocol.datatypes import BYTES
 from inference.protocol.errors import BadTensor
 from inference.protocol.generate import GenerateRequest
+from inference.protocol.grpc_streams import FINAL
 from inference.protocol.tensors import Tensor
 from inference.protocol.v2 import InferRequest, InferResponse
 
 PROMPT: Final = "text_input"
-FINAL: Final = "triton_final_response"
 _ASKS_FINAL: Final = "triton_enable_empty_final_response"
 _TEXT: Final = "text_output"
 _TRITONS: Final = "triton_"

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from inference.grpc import statuses
+from inference.grpc import health, statuses
 from inference.protocol.grpc_codec import decode_response, encode_request
 from inference.protocol.grpc_messages import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from tests.inference.grpc.calling import DEADLINE_S, Client, client, code_of, request
@@ -157,6 +157,21 @@ def test_drain_ends_at_its_deadline(gate: Path) -> None:
         assert code == 0
         assert code_of(lost) is not grpc.StatusCode.OK
         assert code_of(stream) is not grpc.StatusCode.OK
+
+
+def test_drain_lets_watchers_go(gate: Path) -> None:
+    """Who watches the server's health hears that it stops serving, and holds it up no longer."""
+    asked = health.MESSAGES.of("HealthCheckRequest")(service="m").SerializeToString()
+    with _served(gate, "--drain-timeout", "600") as (server, stub, _http):
+        watch = stub.channel.unary_stream(f"/{health.NAME}/Watch")(asked)
+        said = [next(watch)]
+        server.terminate()
+        with pytest.raises(grpc.RpcError):
+            said.extend(watch)
+        code = server.process.wait(30)
+
+    assert [health.MESSAGES.of("HealthCheckResponse").FromString(data).status for data in said] == [1, 2]
+    assert (code_of(watch), code) == (grpc.StatusCode.UNAVAILABLE, 0)
 
 
 def test_streams_answer_in_order(gate: Path) -> None:

@@ -131,7 +131,7 @@ def test_streams_answer_every_message(iris: Client, messages: list[bytes]) -> No
     answers = [ModelStreamInferResponse.FromString(data) for data in iris.stream(iter(messages))]
 
     assert len(answers) == len(messages)
-    assert all(bool(answer.error_message) != bool(answer.infer_response.model_name) for answer in answers)
+    assert all(bool(answer.error_message) != bool(answer.infer_response.model_version) for answer in answers)
 
 
 @settings(max_examples=150, suppress_health_check=FEW)

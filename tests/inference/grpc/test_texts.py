@@ -74,7 +74,10 @@ def test_what_goes_wrong_is_the_messages_own(stub: Client) -> None:
     assert [text for _, text, _ in found[1:3]] == ["a", "RuntimeError : the word was fail"]
     assert found[3][1] == "text_input: expected a word"
     assert found[4][1].startswith("tensor 'text_input': expected UTF-8 text")
-    assert found[5:] == [("rows", "seen", None), ("end", "end", False)]
+    assert found[5:] == [("rows", "seen", True), ("end", "end", False)]
+    assert [(final, text != "a") for _, text, final in found[:5]] == [
+        (True, True), (False, False), (True, True), (True, True), (True, True),
+    ]  # fmt: skip
 
 
 def test_pieces_come_as_they_are_made(echo: Server, stub: Client) -> None:
