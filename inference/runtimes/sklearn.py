@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle  # only behind Trust.code
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.errors import InvalidInput, ModelLoadFailed, PredictionFailed, UnsafeFormat
+from inference.estimators import objects, only_compute
 from inference.runtime import Source, iris, library
 from inference.tabular import TabularRuntime, chosen_output
 
@@ -28,14 +29,15 @@ class SKLearn(TabularRuntime):
     suffixes: ClassVar[tuple[str, ...]] = (".skops", ".joblib", ".pkl", ".pickle")
     platform: ClassVar[str] = "sklearn_estimator"
     text = True
-    computes = True
 
     def __init__(self, estimator: Any, source: Source) -> None:  # noqa: ANN401 - any estimator
         known = tuple(output for output, method in _METHODS.items() if hasattr(estimator, method))
         if not known:
             raise ModelLoadFailed(f"{source.path}: expected an estimator that predicts, got {type(estimator).__name__}")
         self._predict = getattr(estimator, _METHODS[chosen_output(source.settings, known, source.path)])
-        _one_thread(estimator)
+        parts = objects(estimator)
+        _one_thread(parts)
+        self.computes = only_compute(parts)
         self._columns = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
         super().__init__(
             source.settings, width=getattr(estimator, "n_features_in_", None), features=tuple(self._columns)
@@ -106,26 +108,8 @@ def _pickled(source: Source) -> Any:  # noqa: ANN401 - any estimator
         raise ModelLoadFailed(f"{source.path}: cannot be unpickled: {type(exc).__name__}: {exc}") from exc
 
 
-def _one_thread(estimator: Any) -> None:  # noqa: ANN401 - any estimator
+def _one_thread(parts: Iterable[Any]) -> None:
     """Switch off parallelism inside a prediction: the server already runs one per core."""
-    for part in _parts(estimator, set()):
-        if getattr(part, "n_jobs", None) is not None:
+    for part in parts:
+        if hasattr(part, "get_params") and getattr(part, "n_jobs", None) is not None:
             part.n_jobs = 1
-
-
-def _parts(value: Any, seen: set[int]) -> Iterator[Any]:  # noqa: ANN401 - any object
-    """Walk an estimator and everything fitted inside it."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, dict):
-        children: Any = value.values()
-    elif isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.dtype == object):
-        children = value if not isinstance(value, np.ndarray) else value.flat
-    elif hasattr(value, "get_params") and not isinstance(value, type):
-        yield value
-        children = vars(value).values()
-    else:
-        return
-    for child in children:
-        yield from _parts(child, seen)

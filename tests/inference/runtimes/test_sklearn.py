@@ -165,3 +165,16 @@ def test_sparse_answers_are_filled(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         open_model(tmp_path, Trust(types=types)).predict({"x": rows})["output-0"], model.predict(rows).toarray()
     )
+
+
+def test_only_what_is_known_runs_on_the_event_loop(tmp_path: Path) -> None:
+    """A function of a user's may wait for a file or a network, however little it computes."""
+    rows, labels = iris()
+    found = {}
+    for name, function in {"own": _doubled, "known": np.abs}.items():
+        (tmp_path / name).mkdir()
+        model = make_pipeline(FunctionTransformer(function), LogisticRegression(max_iter=1000)).fit(rows, labels)
+        joblib.dump(model, tmp_path / name / "model.joblib")
+        found[name] = open_model(tmp_path / name, Trust(code=True)).computes
+
+    assert found == {"own": False, "known": True}
