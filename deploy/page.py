@@ -22,7 +22,7 @@ _PATIENCE_S: Final = 5.0
 
 
 def serve(
-    host: str, port: int, registry: CollectorRegistry, alive: Callable[[], bool], ready: Callable[[], bool]
+    host: str, port: int, registry: CollectorRegistry, alive: Callable[[], str], ready: Callable[[], str]
 ) -> None:
     """Serve the page from threads until the process ends.
 
@@ -37,8 +37,8 @@ def serve(
     threading.Thread(target=server.serve_forever, name="page", daemon=True).start()
 
 
-def application(metrics: WSGIApplication, probes: dict[str, Callable[[], bool]]) -> WSGIApplication:
-    """Give the page as a WSGI application; a probe that is not true answers 503."""
+def application(metrics: WSGIApplication, probes: dict[str, Callable[[], str]]) -> WSGIApplication:
+    """Give the page as a WSGI application; a probe that says what is wrong answers 503 with it."""
 
     def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         # A new list of headers each time: the server puts the length of this answer into it.
@@ -49,9 +49,9 @@ def application(metrics: WSGIApplication, probes: dict[str, Callable[[], bool]])
         if probe is None:
             start("404 Not Found", [_TEXT])
             return [f"expected /metrics or {' or '.join(probes)}\n".encode()]
-        good = probe()
-        start("200 OK" if good else "503 Service Unavailable", [_TEXT])
-        return [b"ok\n" if good else b"not now\n"]
+        wrong = probe()
+        start("503 Service Unavailable" if wrong else "200 OK", [_TEXT])
+        return [f"not now: {wrong}\n".encode("utf-8", "replace") if wrong else b"ok\n"]
 
     return app
 

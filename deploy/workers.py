@@ -147,7 +147,7 @@ def run_stage(
         registry = CollectorRegistry()
         for collector in (_StageCollector(name, worker), *tuning.collectors):
             registry.register(collector)
-        page.serve(arguments.metrics_host, arguments.metrics_port, registry, worker.alive, worker.ready)
+        page.serve(arguments.metrics_host, arguments.metrics_port, registry, worker.lost, worker.unready)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     log.info("%s ready: %s at %s", name, topic, arguments.kafka)
@@ -207,13 +207,15 @@ class _Worker:
         """Give how many records of each of them are not done, where that is known."""
         return self._host.lags()
 
-    def ready(self) -> bool:
-        """Say whether the host has joined its group and works."""
-        return self._host.ready()
+    def unready(self) -> str:
+        """Say why it does not work now; empty when it does, or could if there were partitions for it."""
+        if not self._host.ready():
+            return "draining" if self._asked else "has not joined its group"
+        return "; ".join(held.detail for runner in self.runners().values() for held in runner.held())
 
-    def alive(self) -> bool:
-        """Say whether the host goes on."""
-        return self._host.alive()
+    def lost(self) -> str:
+        """Say why it has to be started anew; empty when it goes on."""
+        return "" if self._host.alive() else "the host no longer turns over"
 
     def _renew(self) -> None:
         self._stamp = self._security.stamp()
@@ -266,8 +268,13 @@ class _StageCollector(Collector):
         lag = GaugeMetricFamily(
             "sidelight_stage_lag", "Records of the input topic that are not yet done.", labels=("stage", "partition")
         )
+        held = GaugeMetricFamily(
+            "sidelight_stage_held", "1 for what a partition waits for.", labels=("stage", "partition", "for")
+        )
         for partition, runner in self._host.runners().items():
             place = str(partition)
+            for kind in {one.kind for one in runner.held()}:
+                held.add_metric((self._stage, place, kind), 1)
             for counter, value in list(runner.counters.stage.items()):
                 total.add_metric((self._stage, counter, place), value)
             for counter in ("records", "skipped", "outputs", "poisoned", "refused", "retries"):
@@ -275,4 +282,4 @@ class _StageCollector(Collector):
             position.add_metric((self._stage, place), runner.position or 0)
         for partition, records in self._host.lags().items():
             lag.add_metric((self._stage, str(partition)), records)
-        return (total, host, position, lag)
+        return (total, host, position, lag, held)

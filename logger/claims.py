@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from logger.tap import Letter, Seen, Tap
 from streams.claims import ClaimStore
-from streams.errors import ClaimFailed
+from streams.errors import ClaimFailed, ClaimsAway
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class ClaimTap(Tap):
         identity = next(value for name, value in letter.headers if name == "ce_id").decode()
         try:
             url = self._store.put(f"{self._service}/{day}/{identity}", letter.value)
-        except ClaimFailed as exc:
+        except (ClaimFailed, ClaimsAway) as exc:
             self.failed += 1
             if time.monotonic() - self._said > _SAY_EVERY_S:
                 self._said = time.monotonic()

@@ -6,13 +6,16 @@ that the store was given, so an event cannot make anybody read something else.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
-from streams.errors import ClaimFailed, MissingExtra
+from streams.errors import ClaimFailed, ClaimsAway, MissingExtra
 from streams.events import DATA_REF, Event
 
 if TYPE_CHECKING:
@@ -20,13 +23,19 @@ if TYPE_CHECKING:
 
 MOST_BYTES: Final = 64 << 20
 """Largest body that is read back."""
+_NOT_THERE: Final = frozenset({
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL,
+})  # fmt: skip
+_NO_OBJECT: Final = frozenset({"NoSuchKey", "404", "NoSuchVersion", "KeyTooLongError", "InvalidObjectState"})
+"""Answers of S3 that say something of one object alone."""
 
 
 class ClaimStore(Protocol):
     """Where large bodies lie. Any number of threads may call it.
 
     Raises:
-        ClaimFailed: the store does not answer, has no such object, or it is not to be read.
+        ClaimFailed: the store has no such object, a broken one, or it is not to be read.
+        ClaimsAway: the store does not answer, or refuses: whoever asked did nothing wrong, and may ask again.
     """
 
     def put(self, name: str, data: bytes) -> str:
@@ -54,7 +63,7 @@ class FolderClaims:
             draft.write_bytes(data)
             draft.replace(path)
         except OSError as exc:
-            raise ClaimFailed(f"{path}: cannot be written: {exc}") from exc
+            raise ClaimsAway(f"{path}: cannot be written: {exc}") from exc
         return self._url + quote(str(path.relative_to(self._folder)))
 
     def get(self, url: str) -> bytes:
@@ -65,8 +74,12 @@ class FolderClaims:
             if not path.resolve(strict=True).is_relative_to(self._folder.resolve()):
                 raise ClaimFailed(f"{url}: does not lie under {self._url}")
             return _bounded(url, path.stat().st_size, path.read_bytes)
+        except ValueError as exc:  # a name with a zero byte
+            raise ClaimFailed(f"{url}: {exc}") from exc
         except OSError as exc:
-            raise ClaimFailed(f"{url}: cannot be read: {exc}") from exc
+            # Where not even the folder is there, it is not mounted.
+            known = exc.errno in _NOT_THERE and self._folder.is_dir()
+            raise (ClaimFailed if known else ClaimsAway)(f"{url}: cannot be read: {exc}") from exc
 
 
 class S3Claims:
@@ -86,25 +99,36 @@ class S3Claims:
     def put(self, name: str, data: bytes) -> str:
         """See `ClaimStore`."""
         name = quote(name, safe="/")
-        self._call("put_object", Key=self._key(name), Body=data)
+        with self._translated(self._key(name)):
+            self._client.put_object(Bucket=self._bucket, Key=self._key(name), Body=data)
         return self._url + name
 
     def get(self, url: str) -> bytes:
         """See `ClaimStore`."""
-        answer = self._call("get_object", Key=self._key(_under(url, self._url)))
-        with answer["Body"] as body:
-            return _bounded(url, answer["ContentLength"], body.read)
+        key = self._key(_under(url, self._url))
+        with self._translated(key):
+            answer = self._client.get_object(Bucket=self._bucket, Key=key)
+            with answer["Body"] as body:
+                return _bounded(url, answer["ContentLength"], body.read)
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}" if self._prefix else name
 
-    def _call(self, what: str, **arguments: Any) -> Any:  # noqa: ANN401 - boto3 makes its methods at run time
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - an optional extra
+    @contextlib.contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        from botocore import exceptions as s3  # noqa: PLC0415 - an optional extra
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415 - comes with it
 
         try:
-            return getattr(self._client, what)(Bucket=self._bucket, **arguments)
-        except (BotoCoreError, ClientError) as exc:
-            raise ClaimFailed(f"{self._url}{arguments['Key']}: {exc}") from exc
+            yield
+        except s3.ClientError as exc:
+            # A bucket that is not there is the operator's mistake, and may come to be.
+            known = exc.response.get("Error", {}).get("Code") in _NO_OBJECT
+            raise (ClaimFailed if known else ClaimsAway)(f"s3://{self._bucket}/{key}: {exc}") from exc
+        except (s3.FlexibleChecksumError, s3.ParamValidationError) as exc:
+            raise ClaimFailed(f"s3://{self._bucket}/{key}: {exc}") from exc
+        except (s3.BotoCoreError, HTTPError) as exc:  # boto3 lets out some of what ends a body too early
+            raise ClaimsAway(f"s3://{self._bucket}/{key}: {exc}") from exc
 
 
 def store(url: str) -> ClaimStore:
@@ -126,7 +150,8 @@ def redeemed(event: Event, claims: ClaimStore | None) -> Event:
     """Give an event with the data that it refers to; one that has its data comes back as it is.
 
     Raises:
-        ClaimFailed: no store is known, or it does not give the data.
+        ClaimFailed: no store is known, or it will never give the data.
+        ClaimsAway: it does not give the data now.
     """
     url = event.text(DATA_REF)
     if not url or event.data:

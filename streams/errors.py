@@ -6,9 +6,10 @@ StreamError
 ├── MissingExtra        a name whose library is not installed
 ├── BadKeys             a file of keys that cannot be used
 ├── Sealed              an event's data is encrypted and cannot be opened here: never retried
-├── ClaimFailed         a body that lies in a store was not put there, or cannot be fetched
+├── ClaimFailed         a body that lies in a store does not exist, or is none that may be fetched: never retried
 ├── BadCredentials      a certificate, a password file or a client setting that cannot be used
 ├── NotNow              a stage needs something that is away: its host tries the same records again
+│   └── ClaimsAway      the store of bodies does not answer, or not as it should
 └── PublishError        a record that did not reach the broker
     ├── Unavailable     retry later: broker away, queue full, timeout
     └── Refused         never: too large, not authorised, unknown topic
@@ -31,7 +32,7 @@ class InvalidEvent(StreamError):
 
 
 class ClaimFailed(StreamError):
-    """A store did not take or give a body; the text names its place."""
+    """A store will never give this body; the text names its place."""
 
 
 class UnknownPlugin(StreamError):
@@ -68,7 +69,18 @@ class Sealed(StreamError):
 
 
 class NotNow(StreamError):
-    """A stage cannot do its work now; the same records may be given to it again, and it is as it was before."""
+    """A stage cannot do its work now; the same records are given to it again. `kind` says in a word what is away."""
+
+    def __init__(self, text: str, kind: str = "stage") -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class ClaimsAway(NotNow):
+    """A store does not take or give bodies now; the text names the place of the one that was asked for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, "claims")
 
 
 class PublishError(StreamError):

@@ -65,7 +65,7 @@ class Stage(Protocol):
         """Take a batch. Must not raise for bad input: what cannot be read is an output to the dead letters.
 
         Raises:
-            streams.errors.NotNow: something that it needs is away; its state is as before, and it is called again.
+            streams.errors.NotNow: something that it needs is away; it gets its state from before and is called again.
         """
         ...
 

@@ -69,7 +69,7 @@ class PlaneModels:
         """Say whether to try again; None when it has been away for too long."""
         with self._lock:
             since = self._away_since.setdefault((call.model, call.version), time.monotonic())
-        return NotNow(str(error)) if time.monotonic() - since < self._patience_s else None
+        return NotNow(str(error), "model") if time.monotonic() - since < self._patience_s else None
 
     def there(self, call: Call) -> None:
         """Note that a model has answered."""

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
+_TAKE: Final = "take its records"
 
 T = TypeVar("T")
 
@@ -63,6 +64,15 @@ class RunnerCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Why a partition stands still."""
+
+    kind: str
+    """What is away, in a word: `broker`, or what the stage says (`claims`, `model`)."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Worked:
     """What a stage made of a batch, before anybody knows of it."""
 
@@ -97,6 +107,7 @@ class Runner:
         """Offset of the first record that it has not worked on."""
         self._told_ms = 0
         self._abandoned = False
+        self._held: dict[str, Held] = {}
         self.position: int | None = None
         """Offset of the first record that is not in the state; None before the first checkpoint."""
         self.counters = RunnerCounters()
@@ -153,6 +164,10 @@ class Runner:
         self.counters.outputs += len(worked.outputs)
         self.counters.stage = dict(worked.counters)
 
+    def held(self) -> list[Held]:
+        """Give what it waits for. Any thread may call it."""
+        return list(self._held.values())
+
     def abandon(self) -> None:
         """Give the partition up: a batch that is still running saves nothing any more. Any thread may call it."""
         self._abandoned = True
@@ -196,7 +211,7 @@ class Runner:
 
     def _effects(self, batch: Batch) -> list[Output]:
         try:
-            return self._processed(self._stage, batch)
+            return self._processed(batch, self._restored)
         except Abandoned:
             raise
         except Exception:  # a stage that raises has a bug; its neighbours must not pay for it
@@ -219,10 +234,9 @@ class Runner:
 
     def _fails(self, records: tuple[Record, ...]) -> bool:
         """Try records on a stage that is thrown away afterwards."""
-        trial = self._factory(self._partition)
-        trial.restore(self._stage.snapshot())
+        state = self._stage.snapshot()
         try:
-            self._processed(trial, Batch(self._partition, records))
+            self._persist(_TAKE, lambda: self._restored(state).process(Batch(self._partition, records)))
         except Abandoned:
             raise
         except Exception:
@@ -232,20 +246,32 @@ class Runner:
         return False
 
     def _done(self, records: tuple[Record, ...]) -> list[Output]:
-        return self._processed(self._stage, Batch(self._partition, records))
+        state = self._stage.snapshot()
+        return self._processed(Batch(self._partition, records), lambda: self._restored(state))
 
-    def _processed(self, stage: Stage, batch: Batch) -> list[Output]:
-        return self._persist("take its records", lambda: list(stage.process(batch).outputs))
+    def _processed(self, batch: Batch, before: Callable[[], Stage]) -> list[Output]:
+        """Have the stage take records; `before` gives it as it was before them."""
+
+        def attempt() -> list[Output]:
+            try:
+                return list(self._stage.process(batch).outputs)
+            except NotNow:
+                # It may be half-way: some of the records counted, some of the pairs made.
+                self._stage = before()
+                raise
+
+        return self._persist(_TAKE, attempt)
 
     def _poison(self, record: Record) -> Output:
         self.counters.poisoned += 1
         detail = f"stage {self._settings.stage} raised on it; the log has the traceback"
         return dead_letter(record, "poison", detail, self._settings.stage, self._settings.deadletter)
 
-    def _restored(self) -> Stage:
-        stage = self._factory(self._partition)
-        if self._state is not None:
-            stage.restore(self._state)
+    def _restored(self, state: bytes | None = None) -> Stage:
+        """Give a stage in a state, by default that after the last batch."""
+        stage, state = self._factory(self._partition), self._state if state is None else state
+        if state is not None:
+            stage.restore(state)
         return stage
 
     def _persist(self, what: str, attempt: Callable[[], T]) -> T:
@@ -253,16 +279,21 @@ class Runner:
         pause = _FIRST_PAUSE_S
         while not self._abandoned:
             try:
-                return attempt()
+                found = attempt()
             except (PublishError, NotNow) as exc:
                 self._waited(what, exc)
                 if self._wait(pause):
                     break
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
+            else:
+                self._held.pop(what, None)
+                return found
         raise Abandoned(f"stage {self._settings.stage}, partition {self._partition}: given up before it could {what}")
 
     def _waited(self, what: str, problem: StreamError) -> None:
         self.counters.retries += 1
+        kind = problem.kind if isinstance(problem, NotNow) else "broker"
+        self._held[what] = Held(kind, f"partition {self._partition}: cannot {what} yet: {problem}")
         # A checkpoint that is refused will not pass by itself: the partition stands still until someone changes the
         # broker's settings, for going on without it would do everything twice after a restart.
         level = logging.ERROR if isinstance(problem, Refused) else logging.WARNING

@@ -17,7 +17,7 @@ _SERVING = """
 import sys
 from prometheus_client import CollectorRegistry
 from deploy import page
-page.serve("127.0.0.1", int(sys.argv[1]), CollectorRegistry(), lambda: True, lambda: False)
+page.serve("127.0.0.1", int(sys.argv[1]), CollectorRegistry(), lambda: "", lambda: "starting")
 sys.stdin.read()
 """
 

@@ -156,18 +156,19 @@ def test_a_worker_that_has_joined_nothing_is_not_ready(kafka: str, topics: Topic
     assert not host.ready()
 
 
-def test_a_probe_that_is_not_true_is_a_503() -> None:
+def test_a_probe_that_finds_something_is_a_503() -> None:
     """What a probe finds is what it answers, each time anew."""
-    found = [True, False]
+    found = ["", "the broker is away"]
     app = page.application(make_wsgi_app(CollectorRegistry()), {"/readyz": found.pop})
     said: list[str] = []
 
-    def ask() -> None:
-        app({"PATH_INFO": "/readyz"}, lambda status, *_: said.append(status))  # type: ignore[arg-type]
+    def ask() -> bytes:
+        answer = app({"PATH_INFO": "/readyz"}, lambda status, *_: said.append(status))  # type: ignore[arg-type]
+        return b"".join(answer)
 
-    ask()
-    ask()
+    texts = [ask(), ask()]
 
+    assert texts == [b"not now: the broker is away\n", b"ok\n"]
     assert said == ["503 Service Unavailable", "200 OK"]
 
 

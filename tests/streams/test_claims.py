@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socketserver
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from streams.claims import ClaimStore, FolderClaims, S3Claims, redeemed, store
-from streams.errors import ClaimFailed
+from streams.errors import ClaimFailed, ClaimsAway
 from streams.events import Event
 from tests.objectstore import s3
+
+CUT = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nten bytes."
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -45,7 +49,7 @@ def test_what_is_not_there_is_named(claims: ClaimStore) -> None:
 
 @pytest.mark.parametrize(
     "way", ["/../secret", "s3://others/a/secret", "s3://bodies/b/secret", "file:///etc/passwd", ""]
-)
+)  # fmt: skip
 def test_nothing_else_can_be_read(claims: ClaimStore, way: str) -> None:
     """A URL that leads out of the store is refused, whoever wrote it into an event."""
     base = claims.put("x", b"data").removesuffix("/x")
@@ -64,16 +68,70 @@ def test_links_lead_nowhere(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_away_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that cannot be written, an S3 that does not answer: ClaimFailed, in bounded time."""
+    """A folder that cannot be written or is not there, an S3 that does not answer: not now, in bounded time."""
     (tmp_path / "file").touch()
-    with pytest.raises(ClaimFailed, match="cannot be written"):
+    with pytest.raises(ClaimsAway, match="cannot be written"):
         FolderClaims(tmp_path / "file").put("x", b"data")
+    unmounted = FolderClaims(tmp_path / "unmounted")
+    with pytest.raises(ClaimsAway, match="cannot be read"):
+        unmounted.get(f"file://{tmp_path}/unmounted/x")
     with s3(monkeypatch, "bodies", "others") as client:
         client.put_object(Bucket="others", Key="a/secret", Body=b"s")
         client.put_object(Bucket="bodies", Key="b/secret", Body=b"s")
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        with pytest.raises(ClaimFailed, match="s3://bodies/p"):
-            S3Claims("bodies", "p", timeout_s=0.5).put("x", b"data")
+        claims = S3Claims("bodies", "p", timeout_s=0.5)
+        with pytest.raises(ClaimsAway, match="s3://bodies/p"):
+            claims.put("x", b"data")
+        with pytest.raises(ClaimsAway, match="s3://bodies/p/x"):
+            claims.get("s3://bodies/p/x")
+
+
+def test_a_bucket_that_is_not_there_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator's mistake is none of whoever asks: it is told apart from an object that does not exist."""
+    with s3(monkeypatch, "bodies"):
+        with pytest.raises(ClaimsAway, match="NoSuchBucket"):
+            S3Claims("other", "").get("s3://other/x")
+        with pytest.raises(ClaimFailed, match="NoSuchKey"):
+            S3Claims("bodies", "").get("s3://bodies/x")
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 503 Slow Down\r\n", b"HTTP/1.1 403 Forbidden\r\n", CUT])
+def test_a_store_that_refuses_or_breaks_off_is_away(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    """Overloaded, not to be read with these rights, or gone amid a body: not now, and nothing else is raised."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "k")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with _Saying(("127.0.0.1", 0), said) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        with pytest.raises(ClaimsAway, match="s3://bodies/x"):
+            S3Claims("bodies", "", timeout_s=2.0).get("s3://bodies/x")
+        server.shutdown()
+
+
+class _Saying(socketserver.ThreadingTCPServer):
+    """Says the same to everybody."""
+
+    def __init__(self, address: tuple[str, int], said: bytes) -> None:
+        super().__init__(address, _Turn)
+        self.said = said if b"\r\n\r\n" in said else said + b"content-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class _Turn(socketserver.StreamRequestHandler):
+    server: _Saying
+
+    def handle(self) -> None:
+        while self.rfile.readline() not in {b"\r\n", b""}:
+            pass
+        self.wfile.write(self.server.said)
+
+
+def test_a_name_that_no_file_can_have_is_the_requests_fault(claims: ClaimStore) -> None:
+    """Such as one with a zero byte, or of thousands of letters."""
+    base = claims.put("x", b"data").removesuffix("/x")
+    for name in ("a%00b", "n" * 5_000):
+        with pytest.raises(ClaimFailed):
+            claims.get(f"{base}/{name}")
 
 
 def test_events_with_data_need_no_store() -> None:

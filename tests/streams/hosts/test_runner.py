@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from streams.errors import NotNow, Refused, StreamError, Unavailable
-from streams.hosts.runner import Abandoned, Runner, RunnerSettings
+from streams.hosts.runner import Abandoned, Held, Runner, RunnerSettings
 from streams.publishers.memory import MemoryLog, MemoryPublisher
 from streams.stage import Batch, Checkpoint, Effects, Record, StageFactory
 from streams.state import MemoryStateStore
@@ -169,12 +169,19 @@ def test_a_refused_checkpoint_is_not_passed_over() -> None:
     assert len(bench.sums()) == 1
 
 
-def test_what_a_stage_needs_is_waited_for() -> None:
-    """A stage that cannot work now gets the same records again until it can; nobody overtakes them, none is poison."""
+@pytest.mark.parametrize("after", range(5))
+def test_what_a_stage_needs_is_waited_for(after: int) -> None:
+    """A stage that cannot work now gets its state and the same records again until it can, amid poison, too."""
     bench = Bench()
-    needs = _Needs(4)
+    needs = _Needs(4, after)
     runner = bench.opened(lambda p: _Needing(p, "out", needs))
-    bench.before_wait = lambda: False
+    said: list[Held] = []
+
+    def wait() -> bool:
+        said.extend(runner.held())
+        return False
+
+    bench.before_wait = wait
     runner.take(records(("a", "1"), ("a", "poison"), ("a", "2")))
     runner.take([Record("in", 0, 3, b"a", b"4")])
 
@@ -182,6 +189,8 @@ def test_what_a_stage_needs_is_waited_for() -> None:
     assert [json.loads(value or b"")["sum"] for value in bench.sums()] == [1, 3, 7]
     assert len(bench.log.records("dead")) == 1
     assert (runner.counters.retries, runner.counters.poisoned) == (4, 1)
+    assert said == [Held("stage", "partition 0: cannot take its records yet: away")] * 4
+    assert runner.held() == []
 
 
 def test_a_stage_that_waits_gives_up_when_the_host_stops() -> None:
@@ -221,29 +230,32 @@ def test_a_host_that_stops_ends_the_wait() -> None:
 
 
 class _Needs:
-    """Something that is away for the first times that it is asked for."""
+    """Something that is away for some times, after it was there for some."""
 
-    def __init__(self, times: int) -> None:
-        self._left = times
+    def __init__(self, times: int, after: int = 0) -> None:
+        self._away = range(after, after + times)
+        self._asked = -1
 
     def ask(self) -> None:
         """Be away, or not."""
-        self._left -= 1
-        if self._left >= 0:
+        self._asked += 1
+        if self._asked in self._away:
             raise NotNow("away")
 
 
 class _Needing(Sums):
-    """A stage that needs something."""
+    """A stage that needs something, and learns half-way that it is away."""
 
     def __init__(self, partition: int, topic: str, needs: _Needs) -> None:
         super().__init__(partition, topic)
         self._needs = needs
 
     def process(self, batch: Batch) -> Effects:
-        """Ask for it first."""
+        """Take a record, then ask for it."""
+        first, rest = batch.records[:1], batch.records[1:]
+        found = super().process(Batch(batch.partition, first)).outputs
         self._needs.ask()
-        return super().process(batch)
+        return Effects(found + super().process(Batch(batch.partition, rest, batch.idle_ms)).outputs)
 
 
 class _Stubborn(MemoryStateStore):
