@@ -39,7 +39,8 @@ from deploy.kafka.topics import ensure_topics
 from inference.protocol import grpc_codec, v2
 from inference.protocol.tensors import Tensor
 from inference.protocol.v2 import InferRequest
-from inference.pytorch.devices import Graph, Place, find
+from inference.pytorch.devices import Place, find
+from inference.pytorch.graphs import Graphs
 from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
 from streams.publishing import publish_all
 from streams.stage import Output
@@ -241,7 +242,10 @@ def bare(network: Network, module: torch.nn.Module, arguments: argparse.Namespac
         tensors = {network.input: place.put(network.rows(arguments.batch), None)}
         ways: list[Any] = [call]
         if arguments.cuda_graphs:
-            ways.append(Graph(call, tensors))
+            graphs = Graphs(place.device)
+            with place.prepared():
+                graphs.record(arguments.batch, call, tensors)
+            ways.append(graphs.replay)
         return max(rate(way, tensors, arguments) for way in ways)
 
 

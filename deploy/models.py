@@ -13,7 +13,7 @@ from deploy import environment
 from deploy.errors import UserError
 from inference.directory import holds_model
 from inference.entries import Source
-from inference.errors import ModelLoadFailed
+from inference.errors import DeviceExhausted, ModelLoadFailed
 from inference.folders import ModelFolder, Shelf, Stored
 from inference.repository import Repository
 from inference.residency import container_limit
@@ -130,7 +130,7 @@ def open_repository(arguments: argparse.Namespace, link: Link | None = None) -> 
         log.info("loading model %s from %s", name, address)
         try:
             repository.load(name)
-        except ModelLoadFailed as exc:
+        except (DeviceExhausted, ModelLoadFailed) as exc:
             raise UserError(f"model {name!r}: {exc}") from exc
     return repository
 

@@ -36,6 +36,10 @@ class Catalogue:
         """Say whether new clients should be sent here."""
         return not self.draining and (not self._depends or all(map(self._supported, self.models())))
 
+    def lost(self) -> str:
+        """Say why nothing can be predicted any more on this process's GPU; empty: it can."""
+        return self._repository.lost()
+
     def model_ready(self, model: str, version: str | None = None) -> bool:
         """Say whether new clients of a model should be sent here.
 

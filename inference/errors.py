@@ -8,6 +8,8 @@ InferenceError
 ├── Overloaded          the queue is full: retry later
 │   └── Postponed       full for calls that yield to users': explainers, synthetic calls, batch jobs
 ├── DeadlineExceeded    no answer in time: retry later
+├── DeviceExhausted     a GPU's memory is full: retry later
+├── DeviceLost          a GPU does nothing any more in this process, which must be started anew
 ├── ClientGone          the client went away before its answer was ready
 ├── BodyTooLarge        a request body above the cap
 ├── BodyTooSlow         a request body that did not arrive in time
@@ -71,6 +73,18 @@ class DeadlineExceeded(InferenceError):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"no answer within {seconds:g} s; retry later")
         self.seconds = seconds
+
+
+class DeviceExhausted(InferenceError):
+    """A GPU's memory is full; other calls may end soon, other models may go."""
+
+    retry_after_s: int = 1
+
+
+class DeviceLost(InferenceError):
+    """A kernel failed, for example on an index out of range: the GPU refuses this process everything from now on."""
+
+    retry_after_s: int = 10
 
 
 class ClientGone(InferenceError):

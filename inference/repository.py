@@ -243,6 +243,11 @@ class Repository:
         devices = self._stock.devices
         return len(devices), devices.total, self._settings.max_gpu_memory
 
+    def lost(self) -> str:
+        """Say why models on a GPU can never predict again in this process; empty: they can."""
+        leases = (copy.lease for copy in self._stock.devices.held())
+        return next((reason for lease in leases if lease is not None and (reason := lease.loaded.runtime.lost())), "")
+
     @property
     def bound(self) -> int:
         """Give the bytes that the process is kept below; 0: no bound."""

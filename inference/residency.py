@@ -115,6 +115,15 @@ class Residents(Generic[K]):
     def __len__(self) -> int:
         return len(self._order)
 
+    def held(self) -> list[K]:
+        """List the models. Takes no lock."""
+        return list(self._order)
+
+    def evict_idle(self) -> bool:
+        """Unload the model that was not used for longest; False when all are in use."""
+        with self._changed:
+            return self._evict_one()
+
     def used(self, key: K) -> None:
         """Note a use. Called for every prediction: no lock."""
         if self._limit:

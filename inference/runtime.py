@@ -135,6 +135,7 @@ class Runtime(ABC):
         Raises:
             UnsafeFormat: reading the file could run code, and `source.trust` does not allow it.
             ModelLoadFailed: anything else that is wrong with the file or its settings.
+            DeviceExhausted: the GPU that it is for has no room now.
             MissingExtra: the library is not installed.
         """
 
@@ -194,6 +195,10 @@ class Runtime(ABC):
 
     def unload(self) -> None:  # noqa: B027 - most models only hold memory
         """Let go of what the model holds besides memory."""
+
+    def lost(self) -> str:
+        """Say why no model can predict on its device any more in this process; empty: they can. Asked once a second."""
+        return ""
 
     @classmethod
     @abstractmethod

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _COLLECT: Final = (50_000, 20, 100)
 _SHOWN: Final = 20
+_LOOK: Final = 10
+"""Ticks, of a tenth of a second each."""
 
 
 class PredictorServer(uvicorn.Server):
@@ -51,6 +53,8 @@ class PredictorServer(uvicorn.Server):
             self._plane.tracing = Tracing()
         self._settings, self._siblings = settings, siblings
         self._asked: float | None = None
+        self.lost = ""
+        """Why it ended by itself, if it did."""
         self._grpc: GrpcServer | None = None
         config = uvicorn.Config(
             application(self._plane, settings),
@@ -107,6 +111,10 @@ class PredictorServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """End the drain when its time has come; uvicorn asks every tenth of a second."""
+        if counter % _LOOK == 0 and self._asked is None and (lost := self._plane.lost()):
+            self.lost = lost
+            log.error("ends, to be started anew: %s", lost)
+            self.handle_exit(signal.SIGTERM, None)
         if self._asked is not None:
             waited = time.monotonic() - self._asked
             idle = self._plane.batcher.in_progress == 0 and waited >= self._settings.drain_delay_s

@@ -16,7 +16,7 @@ from typing import Final
 
 from inference.devices import OnDevice
 from inference.entries import Copy
-from inference.errors import InferenceError, ModelLoadFailed, ModelNotReady
+from inference.errors import DeviceExhausted, InferenceError, ModelLoadFailed, ModelNotReady
 from inference.folders import Loaded
 from inference.lease import Done, Lease
 from inference.loading import Loads
@@ -180,13 +180,22 @@ class Stock:
     def _load_within(self, copy: Copy, weight: int, on_device: int) -> Loaded:
         self._reserve(weight, on_device)
         try:
-            loaded = self._measured(copy)
+            loaded = self._measured_once_there_is_room(copy)
             self._check_device(copy, loaded)
         except BaseException:
             self.residents.cancel(weight)
             self.devices.cancel(on_device)
             raise
         return loaded
+
+    def _measured_once_there_is_room(self, copy: Copy) -> Loaded:
+        while True:
+            try:
+                return self._measured(copy)
+            except DeviceExhausted:
+                # Only where requests load models, as they would load those again that go.
+                if not (self._settings.on_demand and self.devices.evict_idle()):
+                    raise
 
     def _reserve(self, weight: int, on_device: int) -> None:
         give_up = time.monotonic() + self._settings.load_wait_s

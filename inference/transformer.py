@@ -95,6 +95,7 @@ class Transformer(Runtime):
         self._behind: Behind = _Remote(behind) if isinstance(behind, Link) else _Local(behind, self._inner_turn)
         self.platform = self._inner.platform if self._inner else "python_transformer"  # type: ignore[misc] # one class, two places
         self.forwards = self._link is not None
+        self.device_bytes = self._inner.device_bytes if self._inner else 0
         self._object = UserObject(code, spec.arguments, "transformer")
         self._output_name = source.settings.output_name
         found = map(self._object.step, ("preprocess", "predict", "postprocess"))
@@ -135,6 +136,10 @@ class Transformer(Runtime):
         outputs = self._finished(dict(given), asked)
         kept = {name: given for name, given in answer.output_parameters.items() if name in outputs}
         return replace(answer, outputs=outputs, output_parameters=kept)
+
+    def lost(self) -> str:
+        """Say what the model around which it stands says."""
+        return self._inner.lost() if self._inner else ""
 
     def generate(self, prompt: str, parameters: Mapping[str, Any]) -> Iterator[str]:
         """Leave it to the model, wherever it is."""

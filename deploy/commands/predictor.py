@@ -129,7 +129,7 @@ def _serve(arguments: argparse.Namespace, settings: ServerSettings, others: Sibl
     if link is not None:
         link.close()
     log.info("stopped")
-    return 0
+    return 1 if server.lost else 0
 
 
 def _settings(arguments: argparse.Namespace) -> ServerSettings:

@@ -24,6 +24,8 @@ STATUSES: Final[dict[type[Exception], Code]] = {
     errors.Postponed: Code.RESOURCE_EXHAUSTED,
     errors.BodyTooLarge: Code.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
+    errors.DeviceExhausted: Code.UNAVAILABLE,
+    errors.DeviceLost: Code.UNAVAILABLE,
     errors.BodyTooSlow: Code.DEADLINE_EXCEEDED,
     errors.ClientGone: Code.CANCELLED,
     errors.Unsupported: Code.UNIMPLEMENTED,
@@ -46,7 +48,9 @@ _REFUSALS: Final = {
     501: Code.UNIMPLEMENTED,
 }
 """What a refusal by the predictor behind a transformer means here; the others are INVALID_ARGUMENT."""
-_RETRY_LATER: Final = (errors.ModelNotReady, errors.Overloaded, errors.PredictorUnavailable)
+_RETRY_LATER: Final = (
+    errors.ModelNotReady, errors.Overloaded, errors.PredictorUnavailable, errors.DeviceExhausted, errors.DeviceLost
+)  # fmt: skip
 _LONGEST: Final = 2_000
 """Characters of a text: by default a client takes 8 KiB of trailers, and one character may become nine bytes."""
 

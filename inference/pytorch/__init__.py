@@ -1,1 +1,1 @@
-"""What the PyTorch runtime is made of. These modules import torch at once: import them only when a model needs it."""
+"""What the PyTorch runtime is made of. All but `options` and `trials` import torch at once."""

@@ -1,21 +1,28 @@
 """Where a PyTorch model computes: arrays go there and come back, on a stream of each worker thread's own.
 
-On a GPU both ways go through page-locked memory, so that a copy and another thread's computation overlap. CUDA graphs
-replay a whole prediction of a fixed number of rows as one launch.
+On a GPU both ways go through page-locked memory, so that a copy and another thread's computation overlap. Predictions
+that are recorded: `inference/pytorch/graphs.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 Tensors = Mapping[str, torch.Tensor]
+
+_PREPARING: Final = threading.Lock()
+"""CUDA allows one recording in a process at a time, and ends one when somebody waits for the whole device, as a
+compiler does that measures, or gives all free memory back."""
+_STREAMS: Final = threading.local()
+"""One for each thread and device, whatever the model: there are only 32 different ones, and what a stream has freed
+is kept for that stream."""
 
 
 class Place:
@@ -24,7 +31,6 @@ class Place:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._cuda = device.type == "cuda"
-        self._own = threading.local()
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -35,6 +41,17 @@ class Place:
                 return
             with torch.cuda.device(self.device), torch.cuda.stream(self._stream()):
                 yield
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Get a model ready that was just brought here; no other one meanwhile."""
+        if not self._cuda:
+            yield
+            return
+        with _PREPARING:
+            # Weights came on the device's first stream, for which the threads' own do not wait.
+            torch.cuda.default_stream(self.device).synchronize()
+            yield
 
     def put(self, array: NDArray[Any], dtype: torch.dtype | None) -> torch.Tensor:
         """Bring an array here. A copy in any case: a model may work in place, and the array is the request's body."""
@@ -53,9 +70,22 @@ class Place:
         return {name: host.numpy() for name, host in hosts.items()}
 
     def clear(self) -> None:
-        """Give memory that nothing uses any more back to the device."""
-        if self._cuda:
-            torch.cuda.empty_cache()
+        """Give memory that nothing uses any more back to the device; not now if a model is being prepared there."""
+        if self._cuda and _PREPARING.acquire(blocking=False):
+            try:
+                torch.cuda.empty_cache()
+            finally:
+                _PREPARING.release()
+
+    def lost(self) -> bool:
+        """Say, after an error, whether the device refuses everything from now on: so it does when a kernel failed."""
+        if not self._cuda:
+            return False
+        try:
+            self._stream().synchronize()
+        except RuntimeError:
+            return True
+        return False
 
     def _host(self, tensor: torch.Tensor) -> torch.Tensor:
         # NumPy has no bfloat16; every value of it is a float32.
@@ -64,49 +94,26 @@ class Place:
             # A model may give its input back, or a part of its weights.
             return tensor.clone(memory_format=torch.contiguous_format)
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        return host.copy_(tensor, non_blocking=True)
+        # A model over several devices may answer on another one, whose stream nobody waits for.
+        return host.copy_(tensor, non_blocking=tensor.device == self.device)
 
     def _stream(self) -> torch.cuda.Stream:
-        stream: torch.cuda.Stream | None = getattr(self._own, "stream", None)
-        if stream is None:
-            stream = self._own.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        return stream
-
-
-class Graph:
-    """A prediction of one number of rows, recorded once. Its tensors are shared: hold `lock` until results are back."""
-
-    def __init__(self, call: Callable[[Tensors], dict[str, torch.Tensor]], inputs: Tensors) -> None:
-        self.lock = threading.Lock()
-        self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
-        # What a library sets up at its first calls must not become part of the recording.
-        for _ in range(3):
-            call(self._inputs)
-        torch.cuda.current_stream().synchronize()
-        self._graph = torch.cuda.CUDAGraph()
-        before = torch.cuda.memory_reserved()
-        # Other models' threads go on using the device meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._outputs = call(self._inputs)
-        self.bytes = max(0, torch.cuda.memory_reserved() - before)
-        """What it keeps of the device's memory for itself alone."""
-
-    def fits(self, inputs: Tensors) -> bool:
-        """Say whether inputs have the shapes that were recorded."""
-        return all(tensor.shape == self._inputs[name].shape for name, tensor in inputs.items())
-
-    def __call__(self, inputs: Tensors) -> dict[str, torch.Tensor]:
-        """Replay on the current stream; what it gives is overwritten by the next replay."""
-        for name, tensor in inputs.items():
-            self._inputs[name].copy_(tensor, non_blocking=True)
-        self._graph.replay()
-        return self._outputs
+        own: dict[torch.device, torch.cuda.Stream] = _STREAMS.__dict__.setdefault("own", {})
+        if self.device not in own:
+            own[self.device] = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        return own[self.device]
 
 
 def weigh(module: torch.nn.Module) -> int:
     """Give the bytes of GPUs' memory that a model's weights hold; what several of them share counts once."""
     weights = [each.untyped_storage() for each in (*module.parameters(), *module.buffers()) if each.is_cuda]
     return sum({storage.data_ptr(): storage.nbytes() for storage in weights}.values())
+
+
+def let_go(module: torch.nn.Module) -> None:
+    """Free a model's weights now: an exported program is full of cycles, and hardly any are looked for in a server."""
+    for each in (*module.parameters(), *module.buffers()):
+        each.data = each.data.new_empty(0)
 
 
 def find(name: str) -> torch.device:

@@ -74,8 +74,9 @@ def read(
     declared: Sequence[TensorSpec],
     model: str,
     arguments: dict[str, Any],
+    dtype: torch.dtype | None = None,
 ) -> Program:
-    """Load a model file onto a device.
+    """Load a model file onto a device; weights of a class, which have no recorded type, as `dtype`.
 
     Raises:
         UnsafeFormat: the operator does not trust the file.
@@ -85,7 +86,7 @@ def read(
     if not source.trust.code:
         raise UnsafeFormat(f"{source.path}: {_WHY[suffix]}; if you trust the file: --trusted")
     if suffix in {*WEIGHTS, _INDEX}:
-        return _weights(source, device, declared, model, arguments)
+        return _weights(source, (device, dtype), declared, model, arguments)
     if model or arguments:
         raise ModelLoadFailed(f"{source.path}: options: model and arguments belong to {', '.join(WEIGHTS)} files")
     if not zipfile.is_zipfile(source.path):
@@ -145,7 +146,11 @@ def _script(path: Path, device: torch.device, declared: Sequence[TensorSpec]) ->
 
 
 def _weights(
-    source: Source, device: torch.device, declared: Sequence[TensorSpec], model: str, arguments: dict[str, Any]
+    source: Source,
+    goal: tuple[torch.device, torch.dtype | None],
+    declared: Sequence[TensorSpec],
+    model: str,
+    arguments: dict[str, Any],
 ) -> Program:
     path = source.path
     if not model:
@@ -157,10 +162,12 @@ def _weights(
         parameters = list(inspect.signature(module.forward).parameters.values())
         names = [each.name for each in parameters if each.default is each.empty and each.kind is not each.VAR_KEYWORD]
         wanted = _wanted(declared, names, [each.name for each in parameters], path)
+        # At once, and not first in the type of the file: the device may have no room for both.
+        module.to(*goal).eval()
     except BaseException:
         code.forget()
         raise
-    return Program(module.to(device).eval(), wanted, _by_name, code=code, castable=True)
+    return Program(module, wanted, _by_name, code=code, castable=True)
 
 
 def _fill(module: object, path: Path, where: str) -> None:
@@ -198,7 +205,7 @@ def _refused(path: Path) -> Iterator[None]:
     """Turn whatever torch says about a file into one error."""
     try:
         yield
-    except ModelLoadFailed:
+    except (ModelLoadFailed, torch.OutOfMemoryError):
         raise
     except (OSError, SafetensorError) as exc:
         raise ModelLoadFailed(f"{path}: no PyTorch model: {exc}") from exc

@@ -34,9 +34,12 @@ STATUSES: Final[dict[type[Exception], int]] = {
     errors.Overloaded: 503,
     errors.Postponed: 429,
     errors.DeadlineExceeded: 503,
+    errors.DeviceExhausted: 503,
+    errors.DeviceLost: 503,
 }
 _RETRY_LATER: Final = (
-    errors.ModelNotReady, errors.Overloaded, errors.DeadlineExceeded, errors.PredictorUnavailable
+    errors.ModelNotReady, errors.Overloaded, errors.DeadlineExceeded, errors.PredictorUnavailable,
+    errors.DeviceExhausted, errors.DeviceLost,
 )  # fmt: skip
 _CLOSE: Final = (errors.BodyTooLarge, errors.BodyTooSlow)
 JSON: Final = "application/json"

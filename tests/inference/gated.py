@@ -1,7 +1,8 @@
 """A runtime for tests, named on the command line as code from outside: predicts only once its gate is open.
 
 The gate is a file `open` in the model directory; `fail` makes predictions raise, `crash` makes them end like sys.exit.
-The prediction is the sum of each row.
+With a file `gpu` the model says that it holds memory of one, and with `lost` that the device does nothing any more. The
+prediction is the sum of each row.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.errors import DeviceLost
 from inference.runtime import Arrays, Runtime, Source
 
 DEADLINE_S = 30.0
@@ -31,7 +33,13 @@ class Gated(Runtime):
     @classmethod
     def load(cls, source: Source) -> Self:
         """Take the directory as it is."""
-        return cls(source.path)
+        model = cls(source.path)
+        model.device_bytes = int((source.path / "gpu").exists())
+        return model
+
+    def lost(self) -> str:
+        """Say what became of the device."""
+        return "the gate is lost" if (self.directory / "lost").exists() else ""
 
     def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Wait for the gate, then sum."""
@@ -39,6 +47,8 @@ class Gated(Runtime):
         while not (self.directory / "open").exists():
             if (self.directory / "fail").exists():
                 raise RuntimeError("the gate fell")
+            if self.lost():
+                raise DeviceLost(self.lost())
             if (self.directory / "crash").exists():
                 sys.exit("the gate crashed")
             if time.monotonic() > until:

@@ -1,8 +1,8 @@
 """Folders of models for tests, and a runtime whose model file says how it behaves.
 
 The file `model.answer` holds a number, which is the prediction for every row; `bad` cannot be loaded. A file `ballast`
-is held in memory; one named `device` says how many bytes of a GPU's memory are held. While a file `<folder>.shut`
-stands beside the folder, loading waits.
+is held in memory; one named `device` says how many bytes of a GPU's memory are held, one named `card` how many the GPU
+has at most. While a file `<folder>.shut` stands beside the folder, loading waits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.errors import ModelLoadFailed
+from inference.errors import DeviceExhausted, ModelLoadFailed
 from inference.folders import Shelf
 from inference.repository import Repository
 from inference.runtime import Arrays, Runtime, Source
@@ -54,6 +54,8 @@ class Answering(Runtime):
     platform: ClassVar[str] = "test_answering"
     loads: ClassVar[Counter[str]] = Counter()
     """Folder → attempts to load it."""
+    on_card: ClassVar[int] = 0
+    """Bytes that all that are loaded say they hold of a GPU's memory."""
     together: ClassVar[int] = 0
     most_together: ClassVar[int] = 0
     lock: ClassVar[threading.Lock] = threading.Lock()
@@ -86,6 +88,11 @@ class Answering(Runtime):
         model = cls(float(text), ballast.read_bytes() if ballast.exists() else b"")
         device = folder / "device"
         model.device_bytes = int(device.read_text()) if device.exists() else 0
+        card = folder / "card"
+        with cls.lock:
+            if card.exists() and cls.on_card + model.device_bytes > int(card.read_text()):
+                raise DeviceExhausted(f"{source.path}: {cls.on_card} bytes are taken")
+            cls.on_card += model.device_bytes
         return model
 
     def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -97,6 +104,8 @@ class Answering(Runtime):
     def unload(self) -> None:
         """Count it."""
         self.unloaded += 1
+        with self.lock:
+            Answering.on_card -= self.device_bytes
 
     @classmethod
     def example(cls, directory: Path) -> dict[str, NDArray[Any]]:

@@ -30,6 +30,12 @@ def on_gpu(folder: Path, number: int, mib: int) -> None:
     (folder / "device").write_text(str(mib * MIB))
 
 
+def on_full_gpu(folder: Path, number: int, mib: int) -> None:
+    """Write one for a GPU that has no more than 100 MiB."""
+    on_gpu(folder, number, mib)
+    (folder / "card").write_text(str(100 * MIB))
+
+
 def loaded(repository: Repository) -> set[str]:
     """Give the models in memory."""
     return {entry.name for entry in repository.index() if entry.state is State.READY}
@@ -114,3 +120,35 @@ def test_without_a_bound_all_stay(tmp_path: Path, open_shelf: Open) -> None:
 
     assert repository.on_device == (10, 600 * MIB, 0)
     assert repository.counts.evictions == 0
+
+
+def test_without_a_bound_the_gpu_itself_says_when_others_go(tmp_path: Path, open_shelf: Open) -> None:
+    """A model for which the GPU has no room is loaded once idle ones have gone, as many as it takes."""
+    for number, name in enumerate("abc"):
+        on_full_gpu(tmp_path / name, number, 40)
+    on_full_gpu(tmp_path / "large", 7, 90)
+    repository = open_shelf(max_gpu_memory=0)
+    for name in "abc":
+        answer(repository, name)
+
+    assert loaded(repository) == {"b", "c"}
+    assert answer(repository, "large") == (7.0, "1")
+    assert loaded(repository) == {"large"}
+    assert repository.counts.evictions == 3
+
+
+def test_a_full_gpu_without_idle_models_is_a_failed_load(tmp_path: Path, open_shelf: Open) -> None:
+    """Models in use stay; who is asked for meanwhile is refused with the reason, and loaded later."""
+    on_full_gpu(tmp_path / "a", 1, 60)
+    on_full_gpu(tmp_path / "b", 2, 60)
+    repository = open_shelf(max_gpu_memory=0, retry_s=0.01)
+    with repository.using("a"), pytest.raises(ModelNotReady, match=f"DeviceExhausted: .* {60 * MIB} bytes are taken"):
+        answer(repository, "b")
+
+    def answers() -> bool:
+        try:
+            return answer(repository, "b") == (2.0, "1")
+        except ModelNotReady:
+            return False
+
+    eventually(answers, "the load after the retry")

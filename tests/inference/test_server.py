@@ -99,6 +99,26 @@ def test_failing_models_do_not_end_the_server(tmp_path: Path, gate: Path, file: 
     assert after.status_code == 200
 
 
+def test_a_lost_gpu_ends_the_process(tmp_path: Path, gate: Path) -> None:
+    """Where one failed kernel makes every call fail, callers may come again, and the process ends to be started anew.
+
+    The model is behind a transformer: what it says is passed on.
+    """
+    (gate / "gpu").touch()
+    (gate / "around.py").write_text("class Around:\n    def postprocess(self, outputs):\n        return outputs\n")
+    (gate / "sidelight.json").write_text('{"transformer": "around:Around"}')
+    words = ("--runtime", GATED, "--trusted", "--drain-delay", "3")
+    with predictor(gate, tmp_path, *words) as server:
+        (gate / "lost").touch()
+        answer = _post(server)
+        code = server.process.wait(30)
+
+    assert (answer.status_code, answer.json()) == (503, {"error": "the gate is lost"})
+    assert answer.headers["retry-after"] == "10"
+    assert code == 1
+    assert "ends, to be started anew: the gate is lost" in (tmp_path / "predictor.log").read_text()
+
+
 def test_drain_answers_what_is_in_progress(tmp_path: Path, gate: Path) -> None:
     """After SIGTERM nothing is ready, the request in progress is answered, and the process ends with code 0."""
     with predictor(gate, tmp_path, "--runtime", GATED) as server, server.client() as client:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from inference.directory import open_model
-from inference.errors import InvalidInput, ModelLoadFailed, PredictionFailed, UnsafeFormat
+from inference.errors import DeviceExhausted, InvalidInput, ModelLoadFailed, PredictionFailed, UnsafeFormat
 from inference.runtime import ANY, RUNTIMES, Runtime, TensorSpec
 from inference.settings import SETTINGS_FILE, Trust
 from tests.inference.serving import predictor
@@ -439,6 +439,34 @@ def test_served_with_the_flag(tmp_path: Path) -> None:
     np.testing.assert_allclose(v2["outputs"][0]["data"], expected.ravel(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["exported", "script", "weights"])
+def test_unloaded_weights_are_gone_at_once(tmp_path: Path, kind: str) -> None:
+    """No search for cycles has to come by: a server hardly ever makes one, and the next model needs the memory now."""
+    if kind == "weights":
+        _weights(tmp_path)
+    elif kind == "exported":
+        _export(tmp_path, torch.nn.Linear(4, 3), torch.from_numpy(_ROWS))
+    else:
+        _script(tmp_path, torch.nn.Linear(4, 3))
+    runtime = _open(tmp_path, options={"model": "net:Network"} if kind == "weights" else {})
+    held = [each.untyped_storage() for each in _parameters(runtime)]
+    before = _held(runtime)
+    parameters = list(_parameters(runtime))
+    runtime.unload()
+
+    assert before == sum(storage.nbytes() for storage in held) > 0
+    assert sum(each.untyped_storage().nbytes() for each in parameters) == 0
+
+
+def _parameters(runtime: Runtime) -> list[torch.Tensor]:
+    module: torch.nn.Module = runtime._module  # type: ignore[attr-defined] # what must not stay
+    return list(module.parameters())
+
+
+def _held(runtime: Runtime) -> int:
+    return sum(each.untyped_storage().nbytes() for each in _parameters(runtime))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("options", [{}, {"cuda_graphs": True}, {"dtype": "BF16"}, {"compile": "default"}])
 def test_a_gpu_predicts_as_the_cpu_does(tmp_path: Path, options: dict[str, Any]) -> None:
@@ -453,3 +481,40 @@ def test_a_gpu_predicts_as_the_cpu_does(tmp_path: Path, options: dict[str, Any])
 
     for one, other in zip(expected, got, strict=True):
         np.testing.assert_allclose(one, other, atol=0.05 if "dtype" in options else 1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_recordings_of_models_are_apart(tmp_path: Path) -> None:
+    """Models with CUDA graphs, loaded and asked at the same time, predict right; also after some of them have gone."""
+    rows = np.random.default_rng(2).normal(size=(8, 4)).astype(np.float32)
+    _weights(tmp_path)
+    declared = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
+    options = {"model": "net:Network", "inputs": [declared]}
+    expected = _open(tmp_path, options={**options, "device": "cpu"}).predict({"x": rows})["output-0"]
+    settings = {"pad_to": [1, 2, 8], "options": {**options, "device": "cuda:0", "cuda_graphs": True}}
+    (tmp_path / SETTINGS_FILE).write_bytes(orjson.dumps(settings))
+    with ThreadPoolExecutor(8) as threads:
+        models = list(threads.map(lambda _: open_model(tmp_path, _TRUST), range(4)))
+        for gone in range(4):
+            calls = [(model, count) for model in models[gone:] for count in (1, 2, 8)] * 20
+            got = list(threads.map(lambda call: call[0].predict({"x": rows[: call[1]]})["output-0"], calls))
+
+            for (_, count), answer in zip(calls, got, strict=True):
+                np.testing.assert_allclose(answer, expected[:count], atol=1e-3)
+            models[gone].unload()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_full_gpu_is_said_to_be_full(tmp_path: Path) -> None:
+    """Without room on the GPU a load and a prediction are refused as what may pass, and a small one goes on."""
+    _weights(tmp_path)
+    declared = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
+    runtime = _open(tmp_path, options={"model": "net:Network", "inputs": [declared], "device": "cuda:0"})
+    rows = np.broadcast_to(_ROWS[:1], (1 << 24, 4))
+    torch.cuda.memory.set_per_process_memory_fraction(0.001, 0)
+    try:
+        with pytest.raises(DeviceExhausted, match="CUDA out of memory"):
+            runtime.predict({"x": rows})
+        assert len(runtime.predict({"x": _ROWS})["output-0"]) == len(_ROWS)
+    finally:
+        torch.cuda.memory.set_per_process_memory_fraction(1.0, 0)
