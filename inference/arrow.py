@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from inference import columns as cols
+from inference.arrowbounds import decoded, is_raw, is_text, no_tensor
 from inference.arrowsize import inflated
 from inference.protocol.datatypes import BYTES
 from inference.protocol.errors import BadTensor, MalformedBody
@@ -27,6 +28,12 @@ MAX_STREAM_ROWS: Final = 10_000_000
 """Most rows of one body: Arrow can say very many in a few bytes."""
 MAX_INFLATED: Final = 64 << 20
 """Most bytes that the compressed buffers of one body may become, as for a body that is compressed as a whole."""
+MAX_DECODED: Final = 256 << 20
+"""Most bytes that the columns of one body may become as tensors. More than a body may have: a bit becomes a byte, a
+missing number eight, a short text fifty."""
+
+_MOST_DIMENSIONS: Final = 32
+"""As many as an array may have."""
 
 
 def decode(body: bytes) -> tuple[Tensor, ...]:
@@ -34,7 +41,7 @@ def decode(body: bytes) -> tuple[Tensor, ...]:
 
     Raises:
         MalformedBody: no Arrow IPC stream, no columns, no rows, or too many, or compressed buffers that hold too much.
-        BadTensor: a column whose type has no tensor.
+        BadTensor: a column whose type has no tensor, or with which the tensors would be too large.
     """
     try:
         size = inflated(body)
@@ -42,16 +49,34 @@ def decode(body: bytes) -> tuple[Tensor, ...]:
             raise MalformedBody("body", f"expected compressed buffers of at most {MAX_INFLATED} bytes, got {size}")
         with pa.ipc.open_stream(body) as reader:
             table = reader.read_all()
-        table.validate(full=True)
         names = table.column_names
+        table.validate()
+        _bound(table)
+        # Only now: it follows every view of a text, however many there are of the same one.
+        table.validate(full=True)
+        if len(set(names)) != len(names):
+            raise MalformedBody("body", f"expected columns of different names, got {names[:32]}")
+        return tuple(tensor_of(field, column) for field, column in zip(table.schema, table.columns, strict=True))
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise MalformedBody("body", f"no Arrow IPC stream: {exc}") from exc
-    if not 0 < table.num_rows <= MAX_STREAM_ROWS or not table.num_columns:
-        shape = f"{table.num_columns} columns and {table.num_rows} rows"
+
+
+def _bound(table: pa.Table) -> None:
+    """Refuse what would become too large."""
+    # Not `num_rows`, which is a sum of 64 bits and starts anew.
+    rows = max((sum(map(len, column.chunks)) for column in table.columns), default=0)
+    if not 0 < rows <= MAX_STREAM_ROWS:
+        shape = f"{table.num_columns} columns and {rows} rows"
         raise MalformedBody("body", f"expected columns with 1 to {MAX_STREAM_ROWS} rows, got {shape}")
-    if len(set(names)) != len(names):
-        raise MalformedBody("body", f"expected columns of different names, got {names[:32]}")
-    return tuple(tensor_of(field, column) for field, column in zip(table.schema, table.columns, strict=True))
+    left = MAX_DECODED
+    for field, column in zip(table.schema, table.columns, strict=True):
+        size = decoded(field, column.chunks)
+        if size > left:
+            raise BadTensor(
+                f"column {field.name!r}",
+                f"expected at most {MAX_DECODED} bytes of tensors in a body, of which {left} are left; got {size}",
+            )
+        left -= size
 
 
 def encode(tensors: Sequence[Tensor]) -> bytes:
@@ -86,7 +111,10 @@ def tensor_of(field: pa.Field, column: pa.Array | pa.ChunkedArray) -> Tensor:
     told = _told_shape(field, where)
     if told is not None and math.prod(told) == math.prod(shape):
         shape = told
-    shaped = array.reshape(len(flat), *shape)
+    try:
+        shaped = array.reshape(len(flat), *shape)
+    except (ValueError, OverflowError) as exc:  # empty, and of sizes that no array has
+        raise BadTensor(where, f"shape {[len(flat), *shape]}: {exc}") from exc
     if shaped.dtype == object:
         return Tensor(name=field.name, datatype=BYTES, shape=shaped.shape, data=shaped)
     return Tensor.of(field.name, shaped)
@@ -137,10 +165,9 @@ def _scalars(column: Any, where: str) -> np.ndarray[Any, Any]:  # noqa: ANN401 -
 
 def _texts(column: Any, where: str) -> np.ndarray[Any, Any]:  # noqa: ANN401 - as above
     kind = column.type
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    raw = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    if not text and not raw:
-        raise BadTensor(where, f"expected numbers, booleans, texts or lists of them, got {kind}")
+    text = is_text(kind)
+    if not text and not is_raw(kind):
+        raise no_tensor(where, kind)
     _refuse_missing(column, where)
     found = np.empty(len(column), object)
     found[:] = [value.encode() for value in column.to_pylist()] if text else column.to_pylist()
@@ -158,8 +185,10 @@ def _told_shape(field: pa.Field, where: str) -> tuple[int, ...] | None:
     told = field.metadata[b"shape"]
     try:
         shape = json.loads(told)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise BadTensor(where, f"metadata 'shape': no JSON: {exc}") from exc
     if not isinstance(shape, list) or not all(isinstance(size, int) and size >= 0 for size in shape):
         raise BadTensor(where, f"metadata 'shape': expected a list of sizes, got {shape!r}")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise BadTensor(where, f"metadata 'shape': expected at most {_MOST_DIMENSIONS} sizes, got {len(shape)}")
     return tuple(shape)
