@@ -64,8 +64,8 @@ class Host(Protocol):
         """Say whether it has joined its group and works."""
         ...
 
-    def alive(self) -> bool:
-        """Say whether it goes on; one that does not can only be started anew."""
+    def lost(self) -> str:
+        """Say why it does not go on, empty when it does; one that does not can only be started anew."""
         ...
 
 
@@ -215,7 +215,7 @@ class _Worker:
 
     def lost(self) -> str:
         """Say why it has to be started anew; empty when it goes on."""
-        return "" if self._host.alive() else "the host no longer turns over"
+        return self._host.lost()
 
     def _renew(self) -> None:
         self._stamp = self._security.stamp()

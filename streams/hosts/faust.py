@@ -94,9 +94,9 @@ class FaustHost:
         """Say whether it has got partitions, and works."""
         return self._app is not None and not self._stopping.is_set() and bool(self._assigned())
 
-    def alive(self) -> bool:
-        """Say whether it goes on: Faust ends the process when it does not."""
-        return True
+    def lost(self) -> str:
+        """Say why it does not go on, empty when it does: Faust ends the process when it does not."""
+        return ""
 
     def runners(self) -> dict[int, Runner]:
         """Give the runners of the partitions that have been worked on."""

@@ -44,6 +44,8 @@ class Lane:
         self.paused = False
         self.at_end = False
         """Whether the consumer has said that nothing follows what is queued."""
+        self.following = 0
+        """Offset of the first record that has not been read, as far as is known."""
         self.quiet_since = time.monotonic()
         self.committed: int | None = None
         """The position that the group was told last. None at first: a crash may have come between checkpoint and
@@ -75,7 +77,12 @@ class Lane:
             self._queue.extend(records)
             self._bytes += sum(map(_size, records))
             self.at_end = False
+            self.following = records[-1].offset + 1
             self._changed.notify()
+
+    def end(self, offset: int) -> None:
+        """Note that nothing follows what is queued."""
+        self.at_end, self.following = True, max(self.following, offset)
 
     def tell_idle(self, idle_ms: int) -> None:
         """Queue the news that the partition is silent."""

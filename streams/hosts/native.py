@@ -10,14 +10,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from streams.errors import StreamError
+from streams.hosts.clients import BrokerEnds, consumer_settings
 from streams.hosts.lane import Lane
 from streams.hosts.runner import Abandoned, Runner, RunnerSettings
 from streams.hosts.settings import HostSettings
+from streams.hosts.watchdog import State, Watchdog
 from streams.reading import as_record
 from streams.stage import Publisher, Record, StageFactory, StateStore
 
@@ -51,7 +53,8 @@ class NativeHost:
         self._look_at = 0.0
         self._joined = False
         self._turned = time.monotonic()
-        self._consumer = Consumer({**_client(settings), "on_commit": self._on_commit})
+        self._watchdog = Watchdog(settings.still_after_s, self._states, BrokerEnds(settings))
+        self._consumer = Consumer({**consumer_settings(settings), "on_commit": self._on_commit})
 
     def run(self) -> None:
         """Work until `stop`; then finish the running batches, commit and leave the group.
@@ -62,6 +65,7 @@ class NativeHost:
         ended = threading.Event()
         pump = threading.Thread(target=self._pump, args=(ended,), name="publisher-poll", daemon=True)
         pump.start()
+        threading.Thread(target=self._watchdog.run, args=(ended,), name="watchdog", daemon=True).start()
         self._consumer.subscribe(
             [self._settings.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
@@ -83,9 +87,10 @@ class NativeHost:
         """Say whether it has joined its group, with partitions or without, and works."""
         return self._joined and not self._asked
 
-    def alive(self) -> bool:
-        """Say whether the consumer's thread goes on; a broker that is away does not keep it from that."""
-        return time.monotonic() - self._turned < _STUCK_S
+    def lost(self) -> str:
+        """Say why it does not go on, empty when it does; a broker that is away does not keep it from that."""
+        quiet_s = time.monotonic() - self._turned
+        return f"no turn for {quiet_s:.0f} s" if quiet_s > _STUCK_S else self._watchdog.found
 
     def runners(self) -> dict[int, Runner]:
         """Give the runners of the partitions that are assigned now."""
@@ -109,6 +114,14 @@ class NativeHost:
                     0, high - (max(low, 0) if lane.runner.position is None else lane.runner.position)
                 )
         return found
+
+    def _states(self) -> dict[int, State]:
+        return {
+            partition: State(
+                lane.following, lane.waiting(), lane.runner.position, not (lane.busy or lane.runner.held()), lane.paused
+            )
+            for partition, lane in list(self._lanes.items())
+        }
 
     def _turn(self) -> None:
         self._hand_over(self._read(self._room()))
@@ -136,14 +149,14 @@ class NativeHost:
 
     def _hand_over(self, messages: list[Message]) -> None:
         by_partition: dict[int, list[Record]] = {}
-        ended: set[int] = set()
+        ended: dict[int, int] = {}
         for message in messages:
             error, partition = message.error(), message.partition() or 0
             if error is None:
                 by_partition.setdefault(partition, []).append(as_record(message))
-                ended.discard(partition)
+                ended.pop(partition, None)
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's own codes are spelt so
-                ended.add(partition)
+                ended[partition] = message.offset() or 0
             else:
                 self._complain(error)
         # A partition may have gone while its messages were on their way; its next owner reads them.
@@ -151,7 +164,7 @@ class NativeHost:
             if partition in by_partition:
                 lane.put(by_partition[partition])
             if partition in ended:
-                lane.at_end = True
+                lane.end(ended[partition])
 
     def _complain(self, error: KafkaError) -> None:
         if error.fatal() or error.code() in _NEVER:
@@ -225,6 +238,7 @@ class NativeHost:
                 return
             self._turned = time.monotonic()
             start = OFFSET_BEGINNING if position is None else position
+            lane.following = position or 0
             starts.append(TopicPartition(self._settings.topic, lane.partition, start))
         consumer.assign(starts)
         # The client keeps a partition paused even while it is someone else's; our new lanes are empty.
@@ -272,29 +286,3 @@ class NativeHost:
         # Acknowledgements also come while every lane computes; without this they would wait for the next publish.
         while not ended.is_set():
             self._publisher.poll(0.1)
-
-
-def _client(settings: HostSettings) -> dict[str, Any]:
-    client: dict[str, Any] = {
-        "bootstrap.servers": settings.bootstrap,
-        "group.id": settings.group,
-        "enable.auto.commit": False,
-        "enable.auto.offset.store": False,
-        "auto.offset.reset": "earliest",
-        "enable.partition.eof": True,
-        # Range puts partition p of every topic on the same worker, so state stays with its input.
-        "partition.assignment.strategy": "range",
-        "session.timeout.ms": settings.session_timeout_ms,
-        "heartbeat.interval.ms": settings.session_timeout_ms // 3,
-        "fetch.wait.max.ms": 100,
-        "queued.max.messages.kbytes": 16 * 1024,
-        # Half a queue is read in less than the second that a full one would otherwise wait for its next fetch, and an
-        # outage must not go on for the 10 s that the client's longest pause between attempts has by default.
-        "fetch.queue.backoff.ms": 50,
-        "reconnect.backoff.max.ms": 2_000,
-        "log_level": 3,
-        **settings.extra,
-    }
-    if settings.instance:
-        client["group.instance.id"] = settings.instance
-    return client

@@ -43,5 +43,8 @@ class HostSettings:
     """How far behind the wall clock the time is that an idle stage is told, for events that are still on their way."""
     drain_s: float = 15.0
     """How long a stop may wait for running batches."""
+    still_after_s: float = 120.0
+    """How long a partition that has records may stand still, with nothing in work, before the process is to be started
+    anew. The Faust host does not look."""
     extra: Mapping[str, str] = field(default_factory=dict)
     """Further client settings: TLS, SASL."""

@@ -144,7 +144,7 @@ def test_a_worker_that_has_joined_nothing_is_not_ready(kafka: str, topics: Topic
         MemoryStateStore(),
     )
     running = threading.Thread(target=host.run)
-    before = host.ready(), host.alive()
+    before = host.ready(), host.lost()
     running.start()
     try:
         eventually(host.ready, "ready")
@@ -152,7 +152,7 @@ def test_a_worker_that_has_joined_nothing_is_not_ready(kafka: str, topics: Topic
         host.stop()
         running.join()
 
-    assert before == (False, True)
+    assert before == (False, "")
     assert not host.ready()
 
 
