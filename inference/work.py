@@ -11,20 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import instances
+from inference import classification, instances
 from inference.batching.call import NOTHING_ASKED, Given
 from inference.errors import InvalidInput, PredictionFailed, Unsupported
 from inference.protocol import v1
 from inference.protocol.errors import ProtocolError
 from inference.protocol.tensors import Tensor
 from inference.protocol.v1 import V1Request
-from inference.protocol.v2 import InferRequest, InferResponse
+from inference.protocol.v2 import InferRequest, InferResponse, RequestedOutput
 from inference.repository import Loaded
 from inference.runtime import Answer, Arrays, Asked
 from inference.steps import arrays
 from inference.texts import fitted
 
 _SCALARS = (bool, int, float, str, np.generic)
+_REGION = "shared_memory_region"
+"""Triton's parameter for contents that stay on the client's machine."""
 
 
 class V1Work:
@@ -113,6 +115,12 @@ def _tensor(name: str, value: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever t
 
 def _response(model: str, version: str, request: InferRequest, answer: Answer) -> InferResponse:
     chosen = _chosen(answer.outputs, tuple(output.name for output in request.outputs))
+    classes = {output.name: count for output in request.outputs if (count := classification.asked(*_words(output)))}
+    if classes:
+        chosen = {
+            name: classification.classified(name, array, classes[name]) if name in classes else array
+            for name, array in chosen.items()
+        }
     return InferResponse(
         model_name=model,
         model_version=version,
@@ -122,8 +130,17 @@ def _response(model: str, version: str, request: InferRequest, answer: Answer) -
     )
 
 
+def _words(output: RequestedOutput) -> tuple[str, Mapping[str, Any]]:
+    if _REGION in output.parameters:
+        # The caller would read what nobody has written.
+        raise Unsupported(f"output {output.name!r}: shared memory is not offered; ask for its contents")
+    return output.name, output.parameters
+
+
 def _asked(request: InferRequest) -> Asked:
     inputs = {tensor.name: tensor.parameters for tensor in request.inputs if tensor.parameters}
+    for output in request.outputs:
+        classification.asked(*_words(output))
     if not (inputs or request.parameters or request.outputs):
         return NOTHING_ASKED
     outputs = {output.name: output.parameters for output in request.outputs}

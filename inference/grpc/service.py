@@ -25,8 +25,8 @@ from inference.repository import State
 Look = Callable[[Any], Mapping[str, Any]]
 """A message in, the fields of the answer out."""
 
-_EXTENSIONS: Final = ("model_repository_extension", "model_repository")
-"""The first is KServe's word, the second Triton's."""
+_EXTENSIONS: Final = ("model_repository_extension", "model_repository", "classification")
+"""The first is KServe's word, the second Triton's for the same."""
 
 
 class Service:

@@ -179,6 +179,8 @@ def _tensor(item: Any, raw: Raw | None, index: int) -> Tensor:  # noqa: ANN401 -
     where = f"tensor {item.name!r}" if item.name else f"tensor {index}"
     shape = check_shape(list(item.shape), where)
     if raw is None:
+        if not item.HasField("contents") and "shared_memory_region" in item.parameters:
+            raise BadTensor(where, "shared memory is not offered; send the contents")
         data = _from_typed(item, shape, where)
     elif item.HasField("contents"):
         raise BadTensor(where, "has both 'contents' and raw contents")

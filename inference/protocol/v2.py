@@ -142,6 +142,8 @@ def _encode(
 def _decode(body: bytes, header_length: int | None, key: str) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
     length = len(body) if header_length is None else header_length
     if not 0 < length <= len(body):
+        if header_length is None:
+            raise MalformedBody("body", "expected a JSON object, got nothing")
         raise MalformedBody("Inference-Header-Content-Length", f"expected 1 to {len(body)} bytes, got {length}")
     fields = _object(bodies.read(body[:length], key), "body")
     rest = memoryview(body)[length:]
@@ -170,7 +172,8 @@ def _tensor(item: object, where: str, rest: memoryview, *, binary_allowed: bool)
     size = parameters.get(_SIZE)
     if size is None:
         if "data" not in fields:
-            raise MalformedBody(where, f"has neither 'data' nor the parameter {_SIZE!r}")
+            elsewhere = "; shared memory is not offered" if "shared_memory_region" in parameters else ""
+            raise MalformedBody(where, f"has neither 'data' nor the parameter {_SIZE!r}{elsewhere}")
         data = from_json(datatype, shape, fields["data"], where)
     else:
         if not binary_allowed:

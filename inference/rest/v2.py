@@ -35,7 +35,7 @@ class V2:
         self._server = {
             "name": "sidelight",
             "version": version("sidelight"),
-            "extensions": ["model_repository_extension", "binary_tensor_data"],
+            "extensions": ["model_repository_extension", "binary_tensor_data", "classification"],
         }
 
     def router(self) -> APIRouter:

@@ -155,6 +155,10 @@ def test_numbers_are_read_unpacked_and_beside_unknown_fields() -> None:
             "tensor 'x': has both 'contents' and raw contents",
         ),
         (lambda _: None, "tensor 'x': shape [2, 2] needs 4 values, got 0"),
+        (
+            lambda m: setattr(m.inputs[0].parameters["shared_memory_region"], "string_param", "r"),
+            "tensor 'x': shared memory is not offered; send the contents",
+        ),
         (lambda m: m.inputs[0].contents.fp64_contents.extend(FLOATS), "expected fp32_contents, got fp64_contents"),
         (lambda m: m.inputs[0].shape.__setitem__(0, -1), "tensor 'x': shape [-1, 2]: expected sizes from 0 up"),
         (lambda m: m.inputs[0].shape.__setitem__(0, 1 << 62), "expected at most 2147483648 elements"),

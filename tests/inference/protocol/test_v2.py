@@ -128,7 +128,7 @@ def _with(**fields: object) -> bytes:
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [
-        (b"", MalformedBody, "got 0"),
+        (b"", MalformedBody, "got nothing"),
         (b"{", MalformedBody, "body: no JSON"),
         (b'{"inputs": [NaN]}', MalformedBody, "body: no JSON"),
         (b"[]", MalformedBody, "body: expected a JSON object, got list"),

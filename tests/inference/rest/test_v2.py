@@ -42,7 +42,7 @@ def test_server_metadata(client: httpx.Client) -> None:
 
     assert body["name"] == "sidelight"
     assert body["version"]
-    assert body["extensions"] == ["model_repository_extension", "binary_tensor_data"]
+    assert body["extensions"] == ["model_repository_extension", "binary_tensor_data", "classification"]
 
 
 @pytest.mark.parametrize("path", ["/v2/models/m", "/v2/models/m/versions/1"])
@@ -143,6 +143,26 @@ def test_half_precision_goes_out_in_binary_only(tmp_path: Path) -> None:
     assert whole["data"] == [1.5, -2.0]
 
 
+def test_triton_s_words_for_outputs(tmp_path: Path) -> None:
+    """`classification` gives the highest of each row; shared memory is refused, for the caller would read anything."""
+    body = {"inputs": [_tensor(shape=[1, 2], data=[1.5, -2.0])]}
+    with predictor(tmp_path, tmp_path, "--runtime", HALVES) as server, server.client() as client:
+        ranked = client.post(INFER, json=body | _asking(classification=1))
+        wrong = client.post(INFER, json=body | _asking(classification=-1))
+        shared = client.post(INFER, json=body | _asking(shared_memory_region="r", shared_memory_byte_size=8))
+        tensor = _tensor(data=None, parameters={"shared_memory_region": "r", "shared_memory_byte_size": 64})
+        given = client.post(INFER, json={"inputs": [tensor]})
+
+    assert ranked.json()["outputs"] == [{"name": "whole", "shape": [1, 1], "datatype": "BYTES", "data": ["1.500000:0"]}]
+    assert (wrong.status_code, shared.status_code, given.status_code) == (400, 501, 400)
+    assert shared.json() == {"error": "output 'whole': shared memory is not offered; ask for its contents"}
+    assert given.json()["error"].endswith("; shared memory is not offered")
+
+
+def _asking(**parameters: object) -> dict[str, Any]:
+    return {"outputs": [{"name": "whole", "parameters": parameters}]}
+
+
 @pytest.mark.parametrize("datatype", ["FP32", "INT64", "UINT8"])
 def test_other_number_types_are_taken(client: httpx.Client, datatype: str) -> None:
     """Numbers of any type are cast to what the model works with."""
@@ -155,7 +175,7 @@ def test_other_number_types_are_taken(client: httpx.Client, datatype: str) -> No
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("", "Inference-Header-Content-Length: expected 1 to 0 bytes, got 0"),
+        ("", "body: expected a JSON object, got nothing"),
         ("{", "body: no JSON"),
         ("[]", "body: expected a JSON object"),
         ({}, "inputs: expected a list of tensors"),
