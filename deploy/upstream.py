@@ -49,6 +49,13 @@ def add_upstream_arguments(
             f"of calls that it was not reached by, or too busy for (default: {_DEFAULTS.retries})",
         ),
     )
+    words += (
+        (
+            "max_piece_bytes",
+            {"type": whole, "metavar": "BYTES"},
+            f"of one piece of a text (default: {_DEFAULTS.max_piece})",
+        ),
+    )
     for name, options, text in words:
         group.add_argument(*_spelt(f"predictor_{name}"), help=text, **options)
     group.add_argument(
@@ -80,6 +87,7 @@ def upstream_settings(arguments: argparse.Namespace) -> UpstreamSettings | None:
     tls = bool(arguments.predictor_use_ssl)
     host, port = _address(given, _PORTS[tls])
     timeout_s, retries = arguments.predictor_request_timeout_seconds, arguments.predictor_request_retries
+    most = arguments.predictor_max_piece_bytes
     return UpstreamSettings(
         host=host,
         port=port,
@@ -87,6 +95,7 @@ def upstream_settings(arguments: argparse.Namespace) -> UpstreamSettings | None:
         tls=tls,
         timeout_s=_DEFAULTS.timeout_s if timeout_s is None else timeout_s,
         retries=_DEFAULTS.retries if retries is None else retries,
+        max_piece=_DEFAULTS.max_piece if most is None else most,
         check_health=bool(arguments.enable_predictor_health_check),
     )
 

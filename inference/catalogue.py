@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from typing import Any, Final
 
+from inference.batching.terms import USUAL, Terms
 from inference.errors import InferenceError
+from inference.protocol.generate import OUTPUT, PROMPT
 from inference.repository import IndexEntry, Lease, Repository
 from inference.runtime import TensorSpec
 from inference.siblings import Siblings
+
+_PROMPT: Final = (TensorSpec(PROMPT, "BYTES", (1,)),)
+_TEXT: Final = (TensorSpec(OUTPUT, "BYTES", (1,)),)
+"""What a model that makes text takes and gives, if it says nothing else."""
 
 
 class Catalogue:
@@ -78,23 +84,33 @@ class Catalogue:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(settled.wait(), self._patience_s)
 
-    async def generates(self, model: str, version: str | None = None) -> bool:
-        """Say whether a model makes text; it is loaded first, if a request may. One that cannot be loaded does not."""
+    async def generates(self, model: str, version: str | None = None, terms: Terms = USUAL) -> bool:
+        """Say whether a model makes text, here or behind; it is loaded first, if a request may.
+
+        One that cannot be loaded does not. `terms` are those of who asks: another server may be asked in their name.
+        """
         await self.awaken(model, version)
         try:
-            return self._repository.loaded(model, version).runtime.generates()
+            runtime = self._repository.loaded(model, version).runtime
         except InferenceError:
             return False
+        if not runtime.forwards:
+            return runtime.generates()
+        return await asyncio.to_thread(runtime.generates_behind, model, terms)
 
     def model_metadata(self, model: str, version: str | None = None) -> dict[str, Any]:
         """Describe a loaded model, as V2's "Model Metadata Response"."""
         loaded = self._repository.loaded(model, version)
+        runtime = loaded.runtime
+        inputs, outputs = runtime.inputs, runtime.outputs
+        if not inputs and not outputs and runtime.generates():
+            inputs, outputs = _PROMPT, _TEXT
         return {
             "name": model,
             "versions": self._repository.versions(model) or [loaded.version],
-            "platform": loaded.runtime.platform,
-            "inputs": [_described(spec) for spec in loaded.runtime.inputs],
-            "outputs": [_described(spec) for spec in loaded.runtime.outputs],
+            "platform": runtime.platform,
+            "inputs": [_described(spec) for spec in inputs],
+            "outputs": [_described(spec) for spec in outputs],
         }
 
     def load(self, model: str, *, everywhere: bool = True) -> None:

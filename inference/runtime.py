@@ -23,6 +23,7 @@ from streams.errors import MissingExtra
 from streams.plugins import Folder
 
 if TYPE_CHECKING:
+    from inference.batching.terms import Terms
     from inference.upstream.link import Link
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -171,6 +172,11 @@ class Runtime(ABC):
     def generates(self) -> bool:
         """Say whether it has an own `generate`; an instance may know better than its class."""
         return type(self).generate is not Runtime.generate
+
+    def generates_behind(self, model: str, terms: Terms) -> bool:
+        """Say whether the server that it asks makes text. Called, on a thread, where `forwards` is; may ask it."""
+        del model, terms
+        return False
 
     def explain(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answer an explain call with an object of arrays, or of whatever JSON can say.

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Final, Protocol, Self
 from numpy.typing import NDArray
 
 from inference.batching.caller import caller
+from inference.batching.terms import Terms
 from inference.errors import ModelLoadFailed, PredictionFailed
 from inference.modelcode import ModelCode
 from inference.runtime import Answer, Arrays, Asked, Runtime, Source, TensorSpec, iris
@@ -150,8 +151,12 @@ class Transformer(Runtime):
         return self._generated(self._inner, prompt, parameters)
 
     def generates(self) -> bool:
-        """Say whether the model is here and makes text; of a predictor nobody knows."""
+        """Say whether the model is here and makes text."""
         return self._inner is not None and self._inner.generates()
+
+    def generates_behind(self, model: str, terms: Terms) -> bool:
+        """Ask the predictor, where it is one."""
+        return self._link is not None and self._link.generates(model, terms)
 
     def explain(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """Leave it to the model, where it is here; it gets what it would predict on."""

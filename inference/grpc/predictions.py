@@ -17,9 +17,9 @@ from inference.errors import ClientGone
 from inference.grpc.callers import synthetic, terms_of
 from inference.grpc.methods import Asked
 from inference.grpc.texts import Text, refused
+from inference.protocol.generate import PROMPT
 from inference.protocol.grpc_codec import Received, encode_response
-from inference.protocol.grpc_streams import encode_only
-from inference.protocol.grpc_texts import PROMPT
+from inference.protocol.grpc_streams import STRICT, encode_only
 from inference.protocol.v2 import InferRequest, InferResponse
 from inference.rest import answers
 
@@ -51,17 +51,26 @@ class Predictions:
         return answer
 
     async def stream(self, messages: AsyncIterator[bytes], asked: Asked) -> AsyncGenerator[bytes, None]:
-        """Answer ModelStreamInfer. What goes wrong with a message is its own answer, and the stream goes on."""
+        """Answer ModelStreamInfer. What goes wrong with a message is its own answer, and the stream goes on.
+
+        A client that asked for it gets the status for it instead, which ends the stream.
+        """
         head = asked.head
         waiting: asyncio.Queue[asyncio.Task[bytes | Text] | None] = asyncio.Queue(_AHEAD)
         tasks: set[asyncio.Task[Any]] = set()
+
+        def done(task: asyncio.Task[bytes | Text]) -> None:
+            tasks.discard(task)
+            if not task.cancelled():
+                # Of a stream that has ended nobody else asks; it was counted.
+                task.exception()
 
         async def read() -> None:
             try:
                 async for data in messages:
                     task = asyncio.ensure_future(self._streamed(data, head, terms_of(asked, len(data))))
                     tasks.add(task)
-                    task.add_done_callback(tasks.discard)
+                    task.add_done_callback(done)
                     await waiting.put(task)
             except Exception:
                 await waiting.put(None)
@@ -86,17 +95,20 @@ class Predictions:
 
     async def _streamed(self, data: bytes, head: Mapping[str, str], terms: Terms) -> bytes | Text:
         model = identity = ""
+        strict = head.get(STRICT) == "true"
         try:
             received = Received(data)
             model, identity = received.model, received.id
-            if received.names(PROMPT) and await self._plane.generates(model, received.version):
-                return Text(self._plane, received, terms, partial(self._count, model, head))
+            if received.names(PROMPT) and await self._plane.generates(model, received.version, terms):
+                return Text(self._plane, received, terms, partial(self._count, model, head), strict=strict)
             answer = await self._predicted(received, terms)
         except asyncio.CancelledError:
             self._count(model, head, ClientGone())
             raise
-        except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
+        except Exception as exc:
             self._count(model, head, exc)
+            if strict:
+                raise
             return refused(exc, model, identity)
         self._count(model, head)
         return encode_only(answer)

@@ -19,10 +19,10 @@ Count = Callable[[Exception | None], None]
 
 
 class Text:
-    """One text. `count` is told once of its end, and of the error that was it."""
+    """One text. `count` is told once of its end, and of the error that was it; strict, that is raised, too."""
 
-    def __init__(self, plane: DataPlane, received: Received, terms: Terms, count: Count) -> None:
-        self._plane, self._received, self._terms, self._count = plane, received, terms, count
+    def __init__(self, plane: DataPlane, received: Received, terms: Terms, count: Count, *, strict: bool) -> None:
+        self._plane, self._received, self._terms, self._count, self._strict = plane, received, terms, count, strict
         self._version = ""
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
@@ -34,8 +34,10 @@ class Text:
         except (asyncio.CancelledError, GeneratorExit):
             self._count(ClientGone())
             raise
-        except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
+        except Exception as exc:
             self._count(exc)
+            if self._strict:
+                raise
             yield refused(exc, self._received.model, self._received.id)
             return
         self._count(None)

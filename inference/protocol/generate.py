@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 
 from inference.protocol.errors import MalformedBody
 
+PROMPT: Final = "text_input"
+OUTPUT: Final = "text_output"
+Form: TypeAlias = tuple[str, tuple[int, ...]]
+"""Datatype and shape of a tensor, as metadata say them; -1 is any size."""
 EVENT_STREAM: Final = "text/event-stream"
 _FIELDS: Final = frozenset({"id", "parameters", "text_input"})
 

@@ -16,6 +16,8 @@ from inference.protocol.grpc_messages import ModelInferResponse, ModelStreamInfe
 from inference.protocol.v2 import InferResponse
 
 FINAL: Final = "triton_final_response"
+STRICT: Final = "triton_grpc_error"
+"""Metadata of a stream: with `true`, what is wrong with one of its requests ends it, with the status for that."""
 _RESPONSE: Final = b"\x12"
 """Field 2, of so many bytes as a number behind it says."""
 

@@ -6,21 +6,24 @@ the last; the last has no outputs, and comes only where `triton_enable_empty_fin
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 
-from inference.protocol.datatypes import BYTES
+from inference.protocol.datatypes import BYTES, numpy_dtype
 from inference.protocol.errors import BadTensor
-from inference.protocol.generate import GenerateRequest
+from inference.protocol.generate import OUTPUT, PROMPT, Form, GenerateRequest
 from inference.protocol.grpc_streams import FINAL
 from inference.protocol.tensors import Tensor
 from inference.protocol.v2 import InferRequest, InferResponse
 
-PROMPT: Final = "text_input"
 _ASKS_FINAL: Final = "triton_enable_empty_final_response"
-_TEXT: Final = "text_output"
 _TRITONS: Final = "triton_"
+_TAKEN: Final[dict[str, Any]] = {"b": bool, "i": int, "u": int, "f": int | float}
+"""By NumPy's letters for kinds of numbers."""
 
 
 def wants_final(request: InferRequest) -> bool:
@@ -40,9 +43,46 @@ def decode(request: InferRequest) -> GenerateRequest:
     return GenerateRequest(prompt=prompt, parameters={**values, **parameters}, id=request.id)
 
 
+def encode(prompt: str, parameters: Mapping[str, Any], inputs: Mapping[str, Form]) -> InferRequest:
+    """Write a request for a text. What the model has an input for goes as that, all else as a parameter.
+
+    Args:
+        prompt: the text's beginning.
+        parameters: by name.
+        inputs: the model's, as far as they are known.
+
+    Raises:
+        BadTensor: a value that does not fit its input.
+    """
+    forms = {PROMPT: (BYTES, (1,)), **inputs}
+    values = {PROMPT: prompt, **parameters}
+    given = {name for name, value in values.items() if name in forms and isinstance(value, str | int | float)}
+    return InferRequest(
+        inputs=tuple(_of_one(name, values[name], *forms[name]) for name in values if name in given),
+        parameters={name: value for name, value in values.items() if name not in given},
+    )
+
+
+def piece_in(response: InferResponse) -> str:
+    """Read an answer's piece; an empty one where it has no outputs.
+
+    Raises:
+        BadTensor: no text among the outputs.
+    """
+    if not response.outputs:
+        return ""
+    found = next((each for each in response.outputs if each.name == OUTPUT and each.datatype == BYTES), None)
+    if found is None:
+        raise BadTensor(OUTPUT, f"expected BYTES of this name, got {', '.join(each.name for each in response.outputs)}")
+    try:
+        return "".join(item.decode() for item in found.data.ravel())
+    except UnicodeDecodeError as exc:
+        raise BadTensor(OUTPUT, f"expected UTF-8 text: {exc}") from exc
+
+
 def piece_of(asked: GenerateRequest, model: str, version: str, piece: str) -> InferResponse:
     """Give the answer that carries one piece."""
-    text = Tensor(name=_TEXT, datatype=BYTES, shape=(1,), data=np.array([piece.encode()], object))
+    text = Tensor(name=OUTPUT, datatype=BYTES, shape=(1,), data=np.array([piece.encode()], object))
     return _answer(asked, model, version, (text,), final=False)
 
 
@@ -57,6 +97,27 @@ def _answer(
     return InferResponse(
         model_name=model, model_version=version, id=asked.id, outputs=outputs, parameters={FINAL: final}
     )
+
+
+def _of_one(name: str, value: Any, datatype: str, shape: tuple[int, ...]) -> Tensor:  # noqa: ANN401 - whatever it holds
+    where = f"tensor {name!r}"
+    sizes = tuple(1 if size < 0 else size for size in shape)
+    sizes = sizes if math.prod(sizes) == 1 else (1,)
+    dtype = numpy_dtype(datatype, where)
+    data = np.empty(sizes, dtype)
+    if datatype == BYTES:
+        data[...] = (value if isinstance(value, str) else json.dumps(value)).encode()
+    elif not isinstance(value, _TAKEN[dtype.kind]) or (dtype.kind in "iu" and not _holds(dtype, value)):
+        raise BadTensor(where, f"expected {datatype}, got {value!r}")
+    else:
+        with np.errstate(over="ignore"):
+            data[...] = float(value) if dtype.kind == "f" else value
+    return Tensor(name=name, datatype=datatype, shape=sizes, data=data)
+
+
+def _holds(dtype: np.dtype[Any], value: int) -> bool:
+    bounds = np.iinfo(dtype)
+    return bool(bounds.min <= value <= bounds.max)
 
 
 def _only(tensor: Tensor) -> Any:  # noqa: ANN401 - whatever it holds

@@ -14,8 +14,14 @@ from typing import TypeAlias
 from inference.upstream.settings import UpstreamSettings
 
 _PIECE = 1 << 20
+_END_S = 0.05
+"""How long the end of a body is waited for that nobody wants the rest of, so that its connection can be kept."""
 _Sent: TypeAlias = tuple[str, str, bytes | None, Mapping[str, str]]
 """Method, path, body, headers."""
+
+
+Pieces: TypeAlias = Generator[bytes, bool | None, None]
+"""A body as it comes, to be read to its end or closed. Sent True, it takes its end if that is there, and is over."""
 
 
 class NotReached(Exception):
@@ -41,11 +47,11 @@ class HttpAnswer:
 
 @dataclass(frozen=True, slots=True)
 class HttpStream:
-    """An answer whose body is still coming; `pieces` is to be read to its end or closed."""
+    """An answer whose body is still coming."""
 
     status: int
     head: Mapping[str, str]
-    pieces: Generator[bytes, None, None]
+    pieces: Pieces
 
 
 class Connections:
@@ -67,7 +73,7 @@ class Connections:
         until = time.monotonic() + left_s
         connection, answer = self._answered((method, path, body, head), until)
         try:
-            content = _read(connection, answer, until)
+            content = b"".join(iter(_Body(connection, answer, until).read, b""))
         except (http.client.HTTPException, OSError) as exc:
             raise self._given_up(connection, exc) from exc
         self._done(connection, answer)
@@ -84,18 +90,13 @@ class Connections:
         while (connection := self._take()) is not None:
             connection.close()
 
-    def _pieces(
-        self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, until: float
-    ) -> Generator[bytes, None, None]:
-        whole = False
+    def _pieces(self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, until: float) -> Pieces:
+        body, whole = _Body(connection, answer, until), False
         try:
-            if not answer.chunked and answer.length is not None:
-                yield _read(connection, answer, until)
-            else:
-                while piece := answer.read1(_PIECE):
-                    yield piece
-                    if connection.sock is not None:
-                        connection.sock.settimeout(_left(until))
+            while piece := body.read():
+                if (yield piece):
+                    whole = body.ends()
+                    return
             whole = True
         except (http.client.HTTPException, OSError) as exc:
             raise self._given_up(connection, exc) from exc
@@ -170,26 +171,36 @@ def _head(answer: http.client.HTTPResponse) -> dict[str, str]:
     return {name.lower(): value for name, value in answer.getheaders()}
 
 
-def _read(connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, until: float) -> bytes:
-    """Read a body piece by piece, so that a server that drips does not begin the time anew with each drop."""
-    pieces = []
-    # Python 3.11's own `read1` does not count what it gives, so that a body of known length is counted here.
-    counted = not answer.chunked and answer.length is not None
-    left = answer.length or 0
-    while left or not counted:
-        piece = answer.fp.read1(min(left, _PIECE)) if counted else answer.read1(_PIECE)
-        if not piece:
-            break
-        pieces.append(piece)
-        left -= len(piece)
-        if connection.sock is not None:
-            connection.sock.settimeout(_left(until))
-    if counted:
-        if left:
-            raise http.client.IncompleteRead(b"", left)
-        answer.length = 0
-        answer.read()
-    return b"".join(pieces)
+class _Body:
+    """Reads a body piece by piece, so that a server that drips does not begin the time anew with each drop."""
+
+    def __init__(self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, until: float) -> None:
+        self._connection, self._answer, self._until = connection, answer, until
+        # Python 3.11's own `read1` does not count what it gives, so that a body of known length is counted here.
+        self._counted = not answer.chunked and answer.length is not None
+        self._left = answer.length or 0
+
+    def read(self) -> bytes:
+        """Wait for a piece; nothing at the end."""
+        answer = self._answer
+        if self._counted and not self._left:
+            answer.length = 0
+            return answer.read()
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(_left(self._until))
+        piece = answer.fp.read1(min(self._left, _PIECE)) if self._counted else answer.read1(_PIECE)
+        if self._counted:
+            if not piece:
+                raise http.client.IncompleteRead(b"", self._left)
+            self._left -= len(piece)
+        return piece
+
+    def ends(self) -> bool:
+        """Say whether this is the end, without waiting long."""
+        if self._connection.sock is None:
+            return False
+        self._until = min(self._until, time.monotonic() + _END_S)
+        return not self.read()
 
 
 def _left(until: float) -> float:

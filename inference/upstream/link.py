@@ -72,11 +72,7 @@ class Link:
         return self._asked(parameters, lambda head, left: self._wire.infer(model, inputs, parameters, head, left))
 
     def generate(self, model: str, prompt: str, parameters: Mapping[str, Any]) -> Text:
-        """Have the predictor make a text; give it when its first piece has come. Raises what `infer` raises.
-
-        Raises:
-            Unsupported: the protocol has no way for texts.
-        """
+        """Have the predictor make a text; give it when its first piece has come. Raises what `infer` raises."""
         return self._asked(parameters, lambda head, left: self._wire.generate(model, prompt, parameters, head, left))
 
     def _asked(self, parameters: Mapping[str, Any], ask: Callable[[Mapping[str, str], float], T]) -> T:
@@ -105,6 +101,14 @@ class Link:
         # A thread knows its caller by the context alone.
         asked = partial(copy_context().run, self.infer, model, inputs, parameters)
         return await asyncio.get_running_loop().run_in_executor(self._threads, asked)
+
+    def generates(self, model: str, terms: Terms) -> bool:
+        """Say whether the predictor says of a model that it makes text; asked once a minute. What fails says no."""
+        left = _PROBE_S if terms.deadline is None else min(_PROBE_S, terms.deadline - time.monotonic())
+        try:
+            return self._wire.descriptions.of(model, head_of(terms, {}, left), left).makes_text
+        except (InferenceError, Passing, TimeoutError):
+            return False
 
     def ready(self, model: str) -> bool:
         """Say whether the predictor was ready a moment ago. Never waits; the first question begins the looks."""

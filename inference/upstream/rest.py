@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -18,7 +19,10 @@ from inference.protocol.errors import ProtocolError
 from inference.protocol.v1 import V1Request
 from inference.runtime import Answer, Arrays
 from inference.texts import decoded
-from inference.upstream.http import Broken, Connections, HttpAnswer, NotReached
+from inference.upstream import events
+from inference.upstream.binary import Binary
+from inference.upstream.description import Description, Descriptions, described
+from inference.upstream.http import Broken, Connections, HttpAnswer, HttpStream, NotReached
 from inference.upstream.settings import Protocol, UpstreamSettings
 from inference.upstream.text import Text
 from inference.upstream.wire import Passing, answer_of, request_of
@@ -26,9 +30,9 @@ from streams.events import MODEL_VERSION_HEADER
 
 _LENGTH: Final = "inference-header-content-length"
 _JSON: Final = {"content-type": "application/json"}
-_BINARY: Final = "binary_tensor_data"
 _BUSY: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _TEXT: Final = 500
+_MOST: Final = 64 * 1024
 _SOON_S: Final = 1.0
 
 
@@ -38,7 +42,8 @@ class RestWire:
     def __init__(self, settings: UpstreamSettings, output_name: str) -> None:
         self._settings, self._output_name = settings, output_name
         self._connections = Connections(settings)
-        self._binary: bool | None = None
+        self._binary = Binary(lambda head, left_s: self._send("GET", "/v2", None, head, left_s))
+        self.descriptions = Descriptions(self._describe)
 
     def infer(
         self, model: str, inputs: Arrays, parameters: Mapping[str, Any], head: Mapping[str, str], left_s: float
@@ -60,9 +65,9 @@ class RestWire:
         with self._translated():
             stream = self._connections.stream("POST", path, body, {**head, **_JSON}, left_s)
             if stream.status != HTTPStatus.OK:
-                self._check(HttpAnswer(stream.status, stream.head, b"".join(stream.pieces)))
-        version = stream.head.get(MODEL_VERSION_HEADER, "")
-        return Text(stream.pieces, version, self._named(), left_s)
+                self._check(HttpAnswer(stream.status, stream.head, _beginning(stream)))
+        said = events.said(stream.pieces, self._named(), left_s, self._settings.max_piece)
+        return Text(said, stream.head.get(MODEL_VERSION_HEADER, ""))
 
     def ready(self, model: str, left_s: float) -> bool:
         """Ask whether the model is ready."""
@@ -95,11 +100,29 @@ class RestWire:
     def _v2(
         self, model: str, inputs: Arrays, parameters: Mapping[str, Any], head: Mapping[str, str], left_s: float
     ) -> Answer:
-        binary = self._takes_binary(head, left_s)
-        request = request_of(inputs, parameters, {"binary_data_output": True} if binary else {})
-        body, length = v2.encode_request(request, binary=binary)
-        kind = _JSON if length is None else {"content-type": "application/octet-stream", _LENGTH: str(length)}
-        answer = self._checked("POST", f"/v2/models/{quote(model, safe='')}/infer", body, {**head, **kind}, left_s)
+        until = time.monotonic() + left_s
+
+        def asked(*, binary: bool) -> HttpAnswer:
+            request = request_of(inputs, parameters, {"binary_data_output": True} if binary else {})
+            body, length = v2.encode_request(request, binary=binary)
+            kind = _JSON if length is None else {"content-type": "application/octet-stream", _LENGTH: str(length)}
+            path = f"/v2/models/{quote(model, safe='')}/infer"
+            return self._checked("POST", path, body, {**head, **kind}, until - time.monotonic())
+
+        if not self._binary.taken(head, left_s):
+            answer = asked(binary=False)
+        else:
+            try:
+                answer = asked(binary=True)
+                self._binary.worked()
+            except PredictorRefused as exc:
+                if not self._binary.doubtful(exc.status):
+                    raise
+                answer = asked(binary=False)
+                self._binary.refused()
+        return self._v2_answer(model, answer)
+
+    def _v2_answer(self, model: str, answer: HttpAnswer) -> Answer:
         try:
             told = answer.head.get(_LENGTH)
             response = v2.decode_response(answer.body, int(told) if told is not None else None)
@@ -110,14 +133,13 @@ class RestWire:
         version = response.model_version or answer.head.get(MODEL_VERSION_HEADER, "")
         return answer_of(model, response, _own(response.parameters), kept, version)
 
-    def _takes_binary(self, head: Mapping[str, str], left_s: float) -> bool:
-        """Ask once. A server that does not say so may take it all the same, but JSON is what all of them take."""
-        if self._binary is None:
-            answer = self._send("GET", "/v2", None, head, left_s)
-            if answer.status in _BUSY or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                return False
-            self._binary = _BINARY in answer.body.decode("utf-8", "replace")
-        return self._binary
+    def _describe(self, model: str, head: Mapping[str, str], left_s: float) -> Description:
+        answer = self._checked("GET", f"/v2/models/{quote(model, safe='')}", None, head, left_s)
+        try:
+            told = orjson.loads(answer.body)
+            return Description(described(told.get("inputs") or ()), described(told.get("outputs") or ()))
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            raise self._failed(f"gave no V2 metadata: {exc}") from exc
 
     def _checked(
         self, method: str, path: str, body: bytes | None, head: Mapping[str, str], left_s: float
@@ -159,6 +181,17 @@ class RestWire:
 
     def _named(self) -> str:
         return f"the predictor at {self._settings.address}"
+
+
+def _beginning(stream: HttpStream) -> bytes:
+    """Read as much of a refusal as anybody wants to."""
+    found = b""
+    for piece in stream.pieces:
+        found += piece
+        if len(found) >= _MOST:
+            break
+    stream.pieces.close()
+    return found
 
 
 def _rows(inputs: Arrays) -> list[Any]:

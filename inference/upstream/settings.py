@@ -30,6 +30,8 @@ class UpstreamSettings:
     retries: int = 0
     """How often a call is repeated that did not reach the predictor, or that it was too busy for. Never what it began
     to work on without an answer: that may still cost it, and would cost it again."""
+    max_piece: int = 1 << 20
+    """Bytes of one piece of a text, with what is said around it: an event, or a message. More is a 502."""
     connections: int = 64
     """Idle HTTP connections that are kept."""
     check_health: bool = False

@@ -15,6 +15,7 @@ from inference.protocol.errors import ProtocolError
 from inference.protocol.tensors import Tensor
 from inference.protocol.v2 import InferRequest, InferResponse
 from inference.runtime import Answer, Arrays
+from inference.upstream.description import Descriptions
 from inference.upstream.text import Text
 
 _OF_THIS_WAY: Final = frozenset({"binary_data_output"})
@@ -31,6 +32,9 @@ class Passing(Exception):
 
 class Wire(Protocol):
     """Asks one predictor. Thread-safe; blocks."""
+
+    descriptions: Descriptions
+    """What it says of its models. Raises what `infer` raises."""
 
     def infer(
         self, model: str, inputs: Arrays, parameters: Mapping[str, Any], head: Mapping[str, str], left_s: float

@@ -8,15 +8,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import grpc
 import httpx
 import numpy as np
 import orjson
 import pytest
 
-from inference.protocol import v2
+from inference.protocol import grpc_streams, grpc_texts, v2
+from inference.protocol.grpc_codec import encode_request
 from inference.protocol.tensors import Tensor
 from inference.settings import SETTINGS_FILE
 from tests.inference.grpc.calling import client as grpc_client
+from tests.inference.grpc.calling import code_of
 from tests.inference.serving import ECHO, Server, eventually, predictor
 from tests.inference.upstream.scripted import CLOSE, Scripted, scripted
 
@@ -62,7 +65,7 @@ def _sse(*events: object) -> Scripted:
     return 200, {}, b"".join(b"data: " + orjson.dumps(event) + b"\r\n\r\n" for event in events)
 
 
-@pytest.mark.parametrize("chain", ["v1", "v2"], indirect=True)
+@pytest.mark.parametrize("chain", ["v1", "v2", "grpc-v2"], indirect=True)
 def test_texts_come_through_piece_by_piece(chain: Chain) -> None:
     """Whole and as a stream, with the version of the model that makes them; what ends one ends the other."""
     client, _, _ = chain
@@ -83,10 +86,11 @@ def test_texts_come_through_piece_by_piece(chain: Chain) -> None:
     assert "the word was fail" in broken[-1]["error"]
 
 
-@pytest.mark.parametrize("chain", ["v2"], indirect=True)
+@pytest.mark.parametrize("chain", ["v2", "grpc-v2"], indirect=True)
 def test_a_client_that_leaves_stops_the_model_behind(chain: Chain) -> None:
     """Pieces come when they are made, and nobody makes more for a client that has gone."""
     client, _, echo = chain
+    (echo / "closed").unlink(missing_ok=True)
     asked = {"text_input": "on and", "max_tokens": 10**9}
     with client.stream("POST", "/v2/models/m/generate_stream", json=asked) as answer:
         first = next(answer.iter_lines())
@@ -95,14 +99,39 @@ def test_a_client_that_leaves_stops_the_model_behind(chain: Chain) -> None:
     assert json.loads(first.removeprefix("data: "))["text_output"] == "on"
 
 
-@pytest.mark.parametrize("chain", ["grpc-v2"], indirect=True)
-def test_texts_do_not_pass_over_grpc(chain: Chain) -> None:
-    """A transformer that asks over gRPC says that it cannot pass texts on, and which way can."""
-    client, _, _ = chain
-    answer = client.post("/v2/models/m/generate", json={"text_input": "to be"})
+@pytest.mark.parametrize("chain", ["v2", "grpc-v2"], indirect=True)
+def test_streams_of_texts_pass_both_ways(chain: Chain) -> None:
+    """A client over gRPC has an answer for each piece, though only the predictor behind knows that it makes text."""
+    _, server, _ = chain
+    with grpc_client(server.grpc) as stub:
+        answers = [
+            grpc_streams.decode(data)
+            for data in stub.stream(iter([_message("to be"), _message("or fail", max_tokens=3)]))
+        ]
 
-    assert answer.status_code == 501
-    assert "--predictor_protocol v2" in answer.json()["error"]
+    assert [grpc_texts.piece_in(answer) for answer, _ in answers] == ["to", "be", "or", ""]
+    assert {answer.model_version for answer, wrong in answers if not wrong} == {"7"}
+    assert "the word was fail" in answers[-1][1]
+
+
+@pytest.mark.parametrize("chain", ["v2", "grpc-v2"], indirect=True)
+def test_who_asked_for_it_gets_the_status(chain: Chain) -> None:
+    """With Triton's word for that, what is wrong ends the stream, and whose mistake it is comes through."""
+    _, server, _ = chain
+    found = []
+    with grpc_client(server.grpc) as stub:
+        for text in ("", "fail"):
+            call = stub.stream(iter([_message(text)]), [("triton_grpc_error", "true")])
+            found.append((code_of(call), call.details()))
+
+    assert found[0] == (grpc.StatusCode.INVALID_ARGUMENT, "text_input: expected a word")
+    assert found[1][0] is grpc.StatusCode.INTERNAL
+    assert "the word was fail" in found[1][1]
+
+
+def _message(text: str, **parameters: Any) -> bytes:  # noqa: ANN401 - as V2 has them
+    prompt = Tensor.of("text_input", np.array([text], object))
+    return encode_request("m", v2.InferRequest(inputs=(prompt,), parameters=parameters), raw=True)
 
 
 _FAILURES: tuple[tuple[Scripted, int, str], ...] = (
