@@ -46,7 +46,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--model", action="append", default=[], metavar="NAME=DIR", help="one more model; repeatable")
     group.add_argument(
-        "--runtime", metavar="NAME",
+        "--runtime", "--framework", metavar="NAME",
         help="which runtime reads it, by our name or KServe's for the format (default: found from the file)",
     )  # fmt: skip
     group.add_argument("--trusted", action="store_true", help="load what runs code: pickle, joblib, Python classes")

@@ -34,6 +34,9 @@ EXAMPLES = """\
 _DEFAULTS: Final = ServerSettings()
 _GRPC_PORT: Final = 8081
 """KServe's."""
+# All the words that KServe's servers take.
+_YES: Final = frozenset({"true", "t", "yes", "y", "on", "1"})
+_NO: Final = frozenset({"false", "f", "no", "n", "off", "0"})
 
 # Arguments of KServe's servers that change nothing here; each is answered with one line that says why.
 _WITHOUT_EFFECT: Final = {
@@ -78,8 +81,8 @@ def _add_grpc(options: argparse._ArgumentGroup) -> None:
     for name, kind, default, metavar, text in (
         ("grpc_port", _at_least(0), None, "PORT", f"default: {_GRPC_PORT}, or any with --http_port 0; 0: any"),
         ("enable_grpc", _boolean, True, "BOOL", "serve gRPC (default: true)"),
-        ("grpc_max_receive_message_length", _at_least(1), None, "BYTES", "of a request (default: as --max-body)"),
-        ("grpc_max_send_message_length", _at_least(1), None, "BYTES", "of an answer (default: no bound)"),
+        ("grpc_max_receive_message_length", _length, None, "BYTES", "of a request (default, and -1: as --max-body)"),
+        ("grpc_max_send_message_length", _length, None, "BYTES", "of an answer (default, and -1: no bound)"),
     ):
         words = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
         options.add_argument(*words, type=kind, default=default, metavar=metavar, help=text)
@@ -173,9 +176,13 @@ def _grpc_port(arguments: argparse.Namespace) -> int | None:
 
 
 def _boolean(text: str) -> bool:
-    if text.lower() not in {"true", "false", "1", "0"}:
+    if text.lower() not in _YES | _NO:
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
-    return text.lower() in {"true", "1"}
+    return text.lower() in _YES
+
+
+def _length(text: str) -> int | None:
+    return None if text == "-1" else _at_least(1)(text)
 
 
 def _at_least(least: int) -> Callable[[str], int]:

@@ -29,7 +29,10 @@ def test_arguments_of_kserve_are_taken(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     RUNTIMES.find("sklearn").example(model)
-    words = ("--grpc_port", "0", "--workers=1", "--max_threads", "2", "--enable_docs_url=false", "--nthread", "1")
+    words = (
+        "--grpc_port", "0", "--workers=1", "--max_threads", "2", "--enable_docs_url=No", "--nthread", "1",
+        "--framework=sklearn", "--grpc_max_send_message_length", "-1", "--grpc_max_receive_message_length=-1",
+    )  # fmt: skip
     with predictor(model, tmp_path, *words) as server, server.client() as client:
         ready = client.get("/v2/models/m/ready")
         docs = client.get("/docs")
