@@ -49,8 +49,8 @@ class Agenda:
         lanes = self._ready[Urgency.USER]
         return next((lane for lane in lanes if lane.quick(now) and lane.waiting(Urgency.USER) and lane.open()), None)
 
-    def take(self, lane: Lane) -> None:
-        """Take a lane that `quick` found; it is to be put back if there is more."""
+    def remove(self, lane: Lane) -> None:
+        """Take out a lane that `quick` found; it is to be put back if there is more."""
         self._ready[Urgency.USER].remove(lane)
         lane.listed[Urgency.USER] = False
 

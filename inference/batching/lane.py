@@ -18,6 +18,10 @@ _SHORT_S: Final = 0.000_5
 _AT_MOST_S: Final = 4 * _SHORT_S
 """What a prediction counts for at most: one that was held up by others' work says little about the next."""
 _LEARN_CPU: Final = 0.1
+_MOST_ROWS: Final = 8_192
+"""Of a batch of a model that is quick with many."""
+_TIMED: Final = 8
+"""Of so many short predictions one is timed: the system's clock of a thread costs as much as a tenth of a small one."""
 _FIRST_PAUSE_S: Final = 1.0
 _LEARN: Final = 0.2
 _LONGEST_APART: Final = 1_024
@@ -59,8 +63,9 @@ class Lane:
     """The queues of one loaded model."""
 
     __slots__ = (
-        "_apart", "_cpu_s", "_inline_from", "_next_apart", "_pause_s", "_queues", "asks", "due", "listed", "max_batch",
-        "pad_to", "parallel", "rate", "room", "rows_per_call", "running", "seconds_per_row", "takes_bytes", "wait_s",
+        "_apart", "_cpu_s", "_inline_from", "_next_apart", "_pause_s", "_queues", "_settled", "_untimed", "asks", "due",
+        "listed", "max_batch", "pad_to", "parallel", "rate", "room", "rows_per_call", "running", "seconds_per_row",
+        "takes_bytes", "wait_s",
     )  # fmt: skip
 
     def __init__(self, loaded: Loaded, threads: int, calls: float, size: float) -> None:
@@ -72,6 +77,7 @@ class Lane:
         self.max_batch = settings.max_batch or runtime.max_batch
         if self.pad_to and settings.max_batch is None and runtime.max_batch > 1:
             self.max_batch = self.pad_to[-1]
+        self._settled = settings.max_batch is not None or bool(self.pad_to) or not runtime.computes
         self.wait_s = settings.max_latency_ms / 1_000 if self.max_batch > 1 else 0.0
         self.parallel = (settings.parallel or threads) if runtime.thread_safe else 1
         self.asks = type(runtime).answer is not Runtime.answer
@@ -89,10 +95,16 @@ class Lane:
         self._cpu_s = _AT_MOST_S
         self._inline_from = 0.0 if runtime.computes and not self.wait_s else math.inf
         self._pause_s = _FIRST_PAUSE_S
+        self._untimed = 0
 
     def quick(self, now: float) -> bool:
         """Say whether predictions are so short that an event loop may run them itself."""
         return self._cpu_s <= _SHORT_S and now >= self._inline_from
+
+    def to_be_timed(self) -> bool:
+        """Say whether the next prediction should be timed."""
+        self._untimed = (self._untimed + 1) % _TIMED
+        return not self._untimed or self._cpu_s > _SHORT_S
 
     def timed(self, cpu_s: float) -> None:
         """Note how much of a processor a prediction took."""
@@ -110,6 +122,12 @@ class Lane:
     def open(self) -> bool:
         """Say whether one more batch may run now."""
         return self.running < self.parallel
+
+    def most(self) -> int:
+        """Say how many rows a batch may have: more than the runtime's usual number where they are predicted shortly."""
+        if self._settled or self.max_batch == 1 or not self.seconds_per_row:
+            return self.max_batch
+        return max(self.max_batch, min(_MOST_ROWS, int(_SHORT_S / self.seconds_per_row)))
 
     def full(self, urgency: Urgency) -> bool:
         """Say whether what waits should make up a whole batch."""
@@ -146,18 +164,13 @@ class Lane:
         taken = [first]
         if self.max_batch == 1 or first.alone is not None or first.terms.whole or self._keeps_apart():
             return taken
-        most = self._share(len(queue) + 1, idle)
+        calls, most = self._share(len(queue) + 1, idle), self.most()
         rows = first.rows or self.rows_per_call
-        while queue and len(taken) < most:
+        while queue and len(taken) < calls:
             call = queue[0]
             rows += call.rows or self.rows_per_call
             known = call.shape is not None and first.shape is not None
-            if (
-                rows > self.max_batch
-                or call.alone is not None
-                or call.terms.whole
-                or (known and call.shape != first.shape)
-            ):
+            if rows > most or call.alone is not None or call.terms.whole or (known and call.shape != first.shape):
                 break
             taken.append(queue.popleft())
         return taken

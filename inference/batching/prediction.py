@@ -19,7 +19,7 @@ from inference.repository import Lease
 from inference.runtime import Answer, Asked
 
 if TYPE_CHECKING:
-    from inference.batching.batcher import Observer
+    from inference.batching.turns import Observer
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ class Prediction:
             return []
         first, *others = read
         together, left = [first], []
-        rows = first.rows
+        rows, most = first.rows, self._lane.most()
         for call in others:
-            fits = rows + call.rows <= self._lane.max_batch and call.urgency is first.urgency
+            fits = rows + call.rows <= most and call.urgency is first.urgency
             if fits and call.goes_with(first, asks=self._lane.asks):
                 together.append(call)
                 rows += call.rows
@@ -116,11 +116,13 @@ class Prediction:
         size = joining.padded_size(rows, self._lane.pad_to) if rows and self._lane.pad_to else rows
         given = joining.pad(inputs, rows, size) if size > rows else inputs
         with lease.turn:
-            start, cpu = time.monotonic(), time.thread_time()
+            cpu = time.thread_time() if self._lane.to_be_timed() else None
+            start = time.monotonic()
             runtime = lease.loaded.runtime
             answer = runtime.answer(given, asked) if self._lane.asks else Answer(outputs=runtime.predict(given))
             compute_s = time.monotonic() - start
-            self._lane.timed(time.thread_time() - cpu)
+            if cpu is not None:
+                self._lane.timed(time.thread_time() - cpu)
         if size > rows:
             try:
                 joining.check_rows(answer.outputs, size)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from h2.errors import ErrorCodes
 
+from inference.eager import begun
 from inference.errors import BodyTooLarge, BodyTooSlow, DeadlineExceeded, Overloaded
 from inference.grpc import packing
 from inference.grpc.assembly import PREFIX_BYTES, Assembly, prefixed
@@ -108,7 +109,7 @@ class Call:
         elif not self._inbox:
             self.fail(Refused(Code.UNIMPLEMENTED, "expected one message, got none"))
         else:
-            self._task = self._link.host.loop.create_task(self._answer())
+            self._task = begun(self._answer(), self._link.host.loop)
 
     def gone(self) -> None:
         """The client has broken the call off, or is away."""

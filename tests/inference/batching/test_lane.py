@@ -63,6 +63,30 @@ def test_batches_are_taken_by_what_calls_were_like() -> None:
     assert _taken(lane) == 2
 
 
+class _Computes(Sums):
+    """A model that an event loop may run."""
+
+    computes = True
+
+
+@pytest.mark.parametrize(
+    ("runtime", "settings", "calls"),
+    [
+        (_Computes(), ModelSettings(), 5),
+        (_Computes(), ModelSettings(max_batch=16), 2),
+        (_Computes(), ModelSettings(pad_to=(8, 16)), 2),
+        (Sums(), ModelSettings(), 1),
+    ],
+)
+def test_quick_models_are_given_as_many_rows_as_stay_short(runtime: Sums, settings: ModelSettings, calls: int) -> None:
+    """Half a millisecond of rows is joined, unless the operator named a limit, or the model has threads to wait on."""
+    lane = _lane(runtime, settings, waiting=40)
+    for _ in range(60):
+        lane.learn(rows=8, calls=1, compute_s=0.0001)
+
+    assert _taken(lane) == calls
+
+
 def test_long_batches_are_shared_with_idle_threads() -> None:
     """What takes long is spread over the threads that have nothing to do; what is short stays together."""
     lane = _lane(settings=ModelSettings(max_batch=100), waiting=12)
