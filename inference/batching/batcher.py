@@ -168,7 +168,8 @@ class Batcher:
             place.summon()
         elif sleeper is not None:
             sleeper.lock.release()
-        self._start()
+        if not self._started:
+            self._start()
 
     def _loaded(self, call: Call, outcome: Lease | Exception) -> None:
         """Take a model that had to be loaded. On a thread of the repository's."""
@@ -190,7 +191,7 @@ class Batcher:
             deliver([call])
         if isinstance(outcome, Lease) and not put:
             outcome.release()
-        if put:
+        if put and not self._started:
             self._start()
 
     def _withdraw(self, call: Call) -> None:
@@ -208,8 +209,6 @@ class Batcher:
             lease.release()
 
     def _start(self) -> None:
-        if self._started:
-            return
         with self._turns.lock:
             if self._started or self._turns.closed:
                 return
