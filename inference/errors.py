@@ -25,6 +25,11 @@ What is wrong with a body's form is `inference.protocol`'s ProtocolError.
 
 from __future__ import annotations
 
+from typing import Final
+
+FULL: Final = "too many connections; retry later"
+"""What a client hears for whom there is no room, before it has asked for anything."""
+
 
 class InferenceError(Exception):
     """Anything that the inference package refuses."""

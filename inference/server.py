@@ -28,6 +28,7 @@ from inference.settings import ServerSettings
 from inference.shadows import Witness
 from inference.siblings import Siblings
 from inference.tracing import Tracing
+from inference.visitors import Attendance, Door
 from streams.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -56,9 +57,13 @@ class PredictorServer(uvicorn.Server):
         self.lost = ""
         """Why it ended by itself, if it did."""
         self._grpc: GrpcServer | None = None
+        self._door, self._attendance = Door(settings), Attendance()
+        metrics.registry.register(self._attendance)
+        self._attendance.add("http", lambda: (len(self._door.visitors), self._door.turned_away))
         config = uvicorn.Config(
             application(self._plane, settings),
-            host=settings.host, port=settings.port, loop="uvloop", http="httptools", ws="none",
+            host=settings.host, port=settings.port, loop="uvloop", ws="none",
+            http=self._door.protocol,  # type: ignore[arg-type] # uvicorn only calls it
             log_config=None, log_level="warning", access_log=False, server_header=False, lifespan="on",
             proxy_headers=False, timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=max(1, round(settings.drain_s)),
@@ -83,6 +88,7 @@ class PredictorServer(uvicorn.Server):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_COLLECT)
+        self._door.open()
         if self._settings.grpc_port is not None:
             await self._start_grpc()
         if self._siblings is not None:
@@ -95,6 +101,7 @@ class PredictorServer(uvicorn.Server):
         if self._grpc is not None:
             await self._grpc.stop(self._left_s())
         await super().shutdown(sockets)
+        self._door.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the drain; a second signal ends it. Called by the interpreter in the main thread."""
@@ -131,6 +138,7 @@ class PredictorServer(uvicorn.Server):
             log.warning("gRPC is not served: %s; --grpc_port chooses a port, --enable_grpc false ends this line", exc)
             return
         self._grpc = server
+        self._attendance.add("grpc", server.connections)
         log.info("gRPC on %s:%d", self._settings.host, port)
 
     def _grpc_listener(self) -> socket.socket:

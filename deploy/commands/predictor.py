@@ -91,6 +91,12 @@ def _add_grpc(options: argparse._ArgumentGroup) -> None:
 def _add_limits(limits: argparse._ArgumentGroup) -> None:
     for flag, kind, default, text in (
         ("--max-queue", _at_least(0), _DEFAULTS.queue, "requests that wait for a thread; beyond: 503"),
+        (
+            "--max-connections",
+            _at_least(1),
+            _DEFAULTS.connections,
+            "of HTTP, and as many of gRPC; one more is sent away",
+        ),
         ("--max-body", _at_least(1), _DEFAULTS.max_body, "bytes of a request body; beyond: 413"),
         ("--request-timeout", _seconds, _DEFAULTS.timeout_s, "seconds until a request is given up with 503"),
         ("--body-timeout", _seconds, _DEFAULTS.body_timeout_s, "seconds for a request body to arrive"),
@@ -145,6 +151,7 @@ def _settings(arguments: argparse.Namespace) -> ServerSettings:
         timeout_s=arguments.request_timeout,
         body_timeout_s=arguments.body_timeout,
         max_body=arguments.max_body,
+        connections=arguments.max_connections,
         keep_alive_s=arguments.timeout_keep_alive,
         drain_s=arguments.drain_timeout,
         drain_delay_s=arguments.drain_delay,

@@ -16,6 +16,7 @@ from h2.events import StreamReset
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
+from inference.errors import FULL
 from inference.grpc.call import Call
 from inference.grpc.heads import NO_GRPC, Wanted, ending
 from inference.grpc.methods import Methods
@@ -33,6 +34,8 @@ _STREAM_WINDOW, _CONNECTION_WINDOW = 256 * 1024, 4 << 20
 _HEAD_BYTES: Final = 32 * 1024
 _HEAD_S: Final = 20.0
 _KEEP_ALIVE: Final = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
+_TURNED_AWAY: Final = 256
+"""Connections beyond the limit that hear why they are not served; still more are cut."""
 _IDLE_S: Final = 600.0
 """How long a connection without calls is kept: opening one anew costs a client little, and many of them cost us."""
 
@@ -50,6 +53,8 @@ class Host:
     connections: set[Connection] = field(default_factory=set)
     held: int = 0
     """Bytes of requests that no method has taken yet."""
+    turned_away: int = 0
+    """Connections that were one too many."""
 
 
 class Connection(Guest):
@@ -64,12 +69,18 @@ class Connection(Guest):
         )
         self.host = host
         self._calls: dict[int, Call] = {}
+        self._most = STREAMS
+        """Calls at a time; none where it is not served."""
         self.on[StreamReset] = self._reset
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's contract
-        self.host.connections.add(self)
+        host = self.host
+        host.connections.add(self)
         _watch(transport.get_extra_info("socket"))
         super().connection_made(transport)
+        beyond = len(host.connections) - host.settings.connections
+        if beyond > 0:
+            self._turn_away(beyond)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102, ARG002
         self.closed = True
@@ -100,6 +111,7 @@ class Connection(Guest):
             self.abort()
         elif self.gone_by is not None:
             if now > self.gone_by:
+                self.leave(ErrorCodes.ENHANCE_YOUR_CALM, FULL)
                 self.end()
         elif self.head_takes_too_long(now, _HEAD_S):
             self.say_goodbye(ErrorCodes.ENHANCE_YOUR_CALM, b"no whole head within %g s" % _HEAD_S)
@@ -112,7 +124,10 @@ class Connection(Guest):
 
     def take_head(self, stream: int, head: Head, *, end: bool) -> None:
         """Begin a call, or refuse it."""
-        if self.leaving or len(self._calls) >= STREAMS:
+        if self.leaving or len(self._calls) >= self._most:
+            if not self._most and not self.leaving:
+                self._end_at_once(stream, head)
+                return
             # RFC 9113 section 5.1.2: an error of this stream alone, and the client may repeat the call without a doubt.
             self.reset(stream, ErrorCodes.REFUSED_STREAM)
             self.extra()
@@ -151,6 +166,26 @@ class Connection(Guest):
         if call.rapid(time.monotonic()):
             self.extra()
         call.gone()
+
+    def _turn_away(self, beyond: int) -> None:
+        """Serve nothing: whoever calls within a second hears why, then it ends.
+
+        At once would be too soon: a client whose calls no goodbye has refused connects anew for them, again and again.
+        """
+        self.host.turned_away += 1
+        if beyond > _TURNED_AWAY:
+            self.abort()
+            return
+        self._most = 0
+        self.linger()
+
+    def _end_at_once(self, stream: int, head: Head) -> None:
+        """Tell a caller that this connection is one too many."""
+        wanted: Wanted = head.made or Wanted(head, self.host.methods)
+        trailers = ending(Code.UNAVAILABLE, FULL, {"retry-after": "1"})
+        self.head(stream, wanted.answer + trailers, end=True)
+        self.reset(stream, ErrorCodes.NO_ERROR)
+        self.extra()
 
     def _refuse(self, stream: int, wanted: Wanted) -> None:
         """Answer what is no call, or one of a method that is not here."""

@@ -35,6 +35,11 @@ class GrpcServer:
         self._listener = Listener(services | reflection.methods(), self._settings, lambda: batcher.in_progress)
         return await self._listener.start(bound)
 
+    def connections(self) -> tuple[int, int]:
+        """Count the clients' connections, and those that were one too many."""
+        host = self._listener.host
+        return len(host.connections), host.turned_away
+
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and end when those in progress have ended, or at the end of the grace."""
         self._health.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 from h2.errors import ErrorCodes
@@ -12,8 +13,9 @@ from hpack import Encoder
 from hyperframe.frame import ContinuationFrame, HeadersFrame
 
 from inference.grpc.connection import STREAMS
+from inference.http2.status import Code
 from tests.inference.grpc.hosting import DEAF, FLOOD, TALK, WAIT, Hosted, hosted
-from tests.inference.grpc.test_connection import codes
+from tests.inference.grpc.test_connection import answered, codes
 from tests.inference.serving import eventually
 from tests.logger.grpc import raw
 from tests.logger.grpc import test_abuse as floods
@@ -166,3 +168,34 @@ def test_a_client_that_reads_nothing_is_cut() -> None:
 
     # What the system's own buffers take, and a little more.
     assert made * 32_768 < 64 << 20
+
+
+def test_one_connection_more_is_told_and_sent_away() -> None:
+    """Its calls are UNAVAILABLE, with the reason, and it ends, silent or not; others are served, and later it is."""
+    with hosted(connections=1) as server:
+        with raw.client(server.port) as one, raw.client(server.port) as more, raw.client(server.port) as silent:
+            served = codes(one, one.call(b"x"))
+            said, content = answered(more, more.call(b"x"))
+            ends = [[type(event) for event in peer.until_closed()] for peer in (more, silent)]
+            served += codes(one, one.call(b"x"))
+        eventually(lambda: not server.host.connections, "all have left")
+        with raw.client(server.port) as peer:
+            served += codes(peer, peer.call(b"x"))
+
+    assert served == ["OK"] * 3
+    assert (Code(int(said["grpc-status"])), content) == (Code.UNAVAILABLE, b"")
+    assert said["grpc-message"] == "too many connections; retry later"
+    assert said["retry-after"] == "1"
+    assert all(ConnectionTerminated in each for each in ends)
+    assert server.host.turned_away == 2
+
+
+def test_a_crowd_is_cut() -> None:
+    """Hundreds beyond the limit are not all told why."""
+    with hosted(connections=1) as server, ExitStack() as stack:
+        peers = [stack.enter_context(raw.client(server.port)) for _ in range(300)]
+        eventually(lambda: server.host.turned_away == 299, "all have come")
+        eventually(lambda: len(server.host.connections) <= 257, "some are cut")
+        served = codes(peers[0], peers[0].call(b"x"))
+
+    assert served == ["OK"]

@@ -1,0 +1,212 @@
+"""How many connections there may be over HTTP, and how long one may say nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from inference.settings import ServerSettings
+from inference.visitors import Door, Visitor
+from tests.inference.serving import ECHO, Server, eventually, predictor
+
+_LIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+_FULL = {"error": "too many connections; retry later"}
+
+
+@pytest.fixture(name="server", scope="module")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serve two connections at a time."""
+    folder = tmp_path_factory.mktemp("full")
+    (folder / "model").mkdir()
+    with predictor(folder / "model", folder, "--runtime", ECHO, "--max-connections", "2") as server:
+        yield server
+
+
+@contextmanager
+def _connection(server: Server) -> Iterator[socket.socket]:
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        yield connection
+
+
+def _all(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def _served(connection: socket.socket) -> bool:
+    """Ask, and tell whether there was an answer other than that there is no room."""
+    try:
+        return bool(_got(connection, "/v2/health/live"))
+    except (ConnectionError, HTTPException):
+        return False
+
+
+def _got(connection: socket.socket, path: str) -> str:
+    """Ask for a page; give it, or nothing if that is refused."""
+    connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+    with closing(HTTPResponse(connection)) as answer:
+        answer.begin()
+        page = answer.read().decode()
+        return page if answer.status == HTTPStatus.OK else ""
+
+
+def _counted(connection: socket.socket) -> list[float]:
+    """Give how many connections there are, and how many were refused."""
+    page = _got(connection, "/metrics")
+    names = ("connections", "connections_refused_total")
+    found = [re.search(rf'^sidelight_predictor_{name}{{protocol="http"}} (.+)$', page, re.MULTILINE) for name in names]
+    return [float(each[1]) for each in found if each is not None]
+
+
+def _let_in(stack: ExitStack, server: Server) -> socket.socket:
+    """Connect, until there is room."""
+    found: list[socket.socket] = []
+
+    def tried() -> bool:
+        found.append(stack.enter_context(_connection(server)))
+        return _served(found[-1])
+
+    eventually(tried, "room")
+    return found[-1]
+
+
+def _anew(server: Server) -> bool:
+    with _connection(server) as connection:
+        return _served(connection)
+
+
+def test_one_more_is_told_and_sent_away(server: Server) -> None:
+    """It hears 503 and when to come again, whether it asks or not; the others are served, and there is room again."""
+    with ExitStack() as stack:
+        one, two = (_let_in(stack, server) for _ in range(2))
+        before = _counted(one)
+        asking, silent = (stack.enter_context(_connection(server)) for _ in range(2))
+        asking.sendall(_LIVE)
+        told = [_all(asking), _all(silent)]
+        served = [_served(one), _served(two)]
+        after = _counted(one)
+    eventually(lambda: _anew(server), "there is room again")
+
+    assert served == [True] * 2
+    assert (before[0], after) == (2.0, [2.0, before[1] + 2])
+    for answer in told:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert {b"retry-after: 1", b"connection: close"} <= set(head.split(b"\r\n"))
+        assert orjson.loads(body) == _FULL
+
+
+def test_a_crowd_is_cut(server: Server) -> None:
+    """Hundreds at once are not all told: what is beyond costs hardly anything, and harms nobody who is in."""
+    with ExitStack() as stack:
+        one, two = (_let_in(stack, server) for _ in range(2))
+        crowd = [stack.enter_context(_connection(server)) for _ in range(400)]
+        served = [_served(one), _served(two)]
+        told = [_ending(each) for each in crowd]
+    eventually(lambda: _anew(server), "there is room again")
+
+    assert served == [True, True]
+    assert 0 < sum(told) < len(crowd)
+
+
+def _ending(connection: socket.socket) -> bool:
+    """Tell whether a connection is told anything before its end."""
+    try:
+        return bool(_all(connection))
+    except ConnectionError:
+        return False
+
+
+def test_who_never_asks_is_sent_away(tmp_path: Path) -> None:
+    """A connection on which nothing ever comes is closed as one that is idle between requests is."""
+    (tmp_path / "model").mkdir()
+    words = ("--runtime", ECHO, "--timeout_keep_alive", "1")
+    with predictor(tmp_path / "model", tmp_path, *words) as server, _connection(server) as connection:
+        assert _all(connection) == b""
+
+
+async def _app(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@asynccontextmanager
+async def _hosted() -> AsyncIterator[tuple[Door, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Serve, and connect."""
+    door = Door(ServerSettings())
+    config, state = uvicorn.Config(_app, log_config=None), ServerState()
+    config.load()
+    loop = asyncio.get_running_loop()
+    made = await loop.create_server(
+        lambda: door.protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
+    reader, writer = await asyncio.open_connection(*made.sockets[0].getsockname())
+    try:
+        yield door, reader, writer
+    finally:
+        writer.close()
+        made.close()
+
+
+def _slow(visitor: Visitor) -> bool:
+    """Tell whether a part of a head has come."""
+    return visitor.timeout_keep_alive_task is None and bool(visitor.headers)
+
+
+_BEGUN = b"GET / HTTP/1.1\r\nhost: x\r\nx-slow: "
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_head_that_does_not_end_is_given_up(before: int) -> None:
+    """Be it of the first request or of a later one: 408, twenty seconds after it was first seen."""
+
+    async def run() -> tuple[int, bytes]:
+        async with _hosted() as (door, reader, writer):
+            for _ in range(before):
+                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                await reader.readuntil(b"ok")
+            writer.write(_BEGUN)
+            while not (found := [each for each in door.visitors if _slow(each)]):  # noqa: ASYNC110 - uvicorn tells nobody
+                await asyncio.sleep(0)
+            (visitor,) = found
+            now = asyncio.get_running_loop().time()
+            for passed in (0.0, 10.0, 20.0):
+                visitor.sweep(now + passed, 5.0)
+            kept = not visitor.transport.is_closing()
+            visitor.sweep(now + 20.1, 5.0)
+            return kept, await reader.read()
+
+    kept, told = asyncio.run(run())
+
+    assert kept
+    assert told.startswith(b"HTTP/1.1 408 ")
+    assert b"no whole head within 20 s" in told
+
+
+def test_who_asks_in_time_is_served() -> None:
+    """Between requests, however many looks there are, nothing ends a connection but uvicorn's own limit."""
+
+    async def run() -> list[bytes]:
+        found = []
+        async with _hosted() as (door, reader, writer):
+            for turn in range(3):
+                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                found.append((await reader.readuntil(b"ok"))[:12])
+                for visitor in door.visitors:
+                    visitor.sweep(1_000.0 * turn, 5.0)
+        return found
+
+    assert asyncio.run(run()) == [b"HTTP/1.1 200"] * 3
