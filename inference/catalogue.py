@@ -94,9 +94,7 @@ class Catalogue:
             runtime = self._repository.loaded(model, version).runtime
         except InferenceError:
             return False
-        if not runtime.forwards:
-            return runtime.generates()
-        return await asyncio.to_thread(runtime.generates_behind, model, terms)
+        return await runtime.generates_behind(model, terms) if runtime.forwards else runtime.generates()
 
     def model_metadata(self, model: str, version: str | None = None) -> dict[str, Any]:
         """Describe a loaded model, as V2's "Model Metadata Response"."""

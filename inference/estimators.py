@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 import numpy as np
@@ -55,10 +55,14 @@ def _inside(value: Any) -> Iterable[Any]:  # noqa: ANN401 - any object
             return value.__func__, value.__self__
         case type() | FunctionType() | BuiltinFunctionType():
             return ()
-    return getattr(value, "__dict__", {}).values()
+    # What is neither an estimator nor a library's may hold anything, as far as the whole process.
+    own = hasattr(value, "get_params") or _known(value)
+    return getattr(value, "__dict__", {}).values() if own else ()
 
 
 def _known(part: Any) -> bool:  # noqa: ANN401 - any object
+    if isinstance(part, ModuleType):
+        return False
     module = getattr(part, "__module__", None) or type(part).__module__
     library = module.partition(".")[0]
     return library in (_CODE if isinstance(part, FunctionType | BuiltinFunctionType) else _LIBRARIES)

@@ -173,8 +173,8 @@ class Runtime(ABC):
         """Say whether it has an own `generate`; an instance may know better than its class."""
         return type(self).generate is not Runtime.generate
 
-    def generates_behind(self, model: str, terms: Terms) -> bool:
-        """Say whether the server that it asks makes text. Called, on a thread, where `forwards` is; may ask it."""
+    async def generates_behind(self, model: str, terms: Terms) -> bool:
+        """Say whether the server that it asks makes text, in a caller's name. Asked only where `forwards` is."""
         del model, terms
         return False
 

@@ -154,9 +154,9 @@ class Transformer(Runtime):
         """Say whether the model is here and makes text."""
         return self._inner is not None and self._inner.generates()
 
-    def generates_behind(self, model: str, terms: Terms) -> bool:
-        """Ask the predictor, where it is one."""
-        return self._link is not None and self._link.generates(model, terms)
+    async def generates_behind(self, model: str, terms: Terms) -> bool:
+        """Ask the predictor."""
+        return self._link is not None and await self._link.generates(model, terms)
 
     def explain(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """Leave it to the model, where it is here; it gets what it would predict on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,16 +46,26 @@ class Descriptions:
     Args:
         ask: gives what the predictor says of a model, in its caller's name and in so many seconds. What it raises is
             passed on, and not remembered.
+        clock: gives seconds.
     """
 
-    def __init__(self, ask: Callable[[str, Mapping[str, str], float], Description]) -> None:
-        self._ask = ask
-        self._known: dict[str, tuple[float, Description]] = {}
+    def __init__(
+        self,
+        ask: Callable[[str, Mapping[str, str], float], Description],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ask, self._clock = ask, clock
+        self._kept: dict[str, tuple[float, Description]] = {}
 
     def of(self, model: str, head: Mapping[str, str], left_s: float) -> Description:
         """Give a model's description."""
-        until, found = self._known.get(model, (0.0, NOTHING))
-        if time.monotonic() >= until:
+        found = self.known(model)
+        if found is None:
             found = self._ask(model, head, left_s)
-            self._known[model] = (time.monotonic() + _KEPT_S, found)
+            self._kept[model] = (self._clock() + _KEPT_S, found)
         return found
+
+    def known(self, model: str) -> Description | None:
+        """Give it if nobody has to be asked."""
+        until, found = self._kept.get(model, (-math.inf, None))
+        return found if self._clock() < until else None

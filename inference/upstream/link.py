@@ -102,13 +102,18 @@ class Link:
         asked = partial(copy_context().run, self.infer, model, inputs, parameters)
         return await asyncio.get_running_loop().run_in_executor(self._threads, asked)
 
-    def generates(self, model: str, terms: Terms) -> bool:
+    async def generates(self, model: str, terms: Terms) -> bool:
         """Say whether the predictor says of a model that it makes text; asked once a minute. What fails says no."""
-        left = _PROBE_S if terms.deadline is None else min(_PROBE_S, terms.deadline - time.monotonic())
-        try:
-            return self._wire.descriptions.of(model, head_of(terms, {}, left), left).makes_text
-        except (InferenceError, Passing, TimeoutError):
-            return False
+        descriptions = self._wire.descriptions
+        found = descriptions.known(model)
+        if found is None:
+            left = _PROBE_S if terms.deadline is None else min(_PROBE_S, terms.deadline - time.monotonic())
+            asked = partial(descriptions.of, model, head_of(terms, {}, left), left)
+            try:
+                found = await asyncio.get_running_loop().run_in_executor(self._threads, asked)
+            except (InferenceError, Passing, TimeoutError):
+                return False
+        return found.makes_text
 
     def ready(self, model: str) -> bool:
         """Say whether the predictor was ready a moment ago. Never waits; the first question begins the looks."""

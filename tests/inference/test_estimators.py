@@ -109,6 +109,15 @@ def test_what_is_a_users_may_do_anything(estimator: Any) -> None:  # noqa: ANN40
     assert not only_compute(objects(estimator.fit(*iris())))
 
 
+def test_what_is_unknown_is_not_looked_into() -> None:
+    """A module that a user's estimator keeps is no part of it: through one, everything would be."""
+    one = _Own()
+    one.libraries = [np]
+
+    assert objects(one) == [one, np]
+    assert not only_compute([np])
+
+
 def test_objects_are_found_once() -> None:
     """One that holds itself is no endless walk."""
     one = StandardScaler()
