@@ -76,9 +76,13 @@ class FeastServer:
         if answer.status != _OK:
             text = answer.body[:500].decode("utf-8", "replace")
             raise PredictionFailed(f"the feature store at {self._url} answered {answer.status}: {text}")
-        told = orjson.loads(answer.body)
-        results = zip(told["metadata"]["feature_names"], told["results"], strict=True)
-        return _columns({name: result["values"] for name, result in results}, features)
+        try:
+            told = orjson.loads(answer.body)
+            results = zip(told["metadata"]["feature_names"], told["results"], strict=True)
+            return _columns({name: result["values"] for name, result in results}, features, _count(entities))
+        except (ValueError, LookupError, TypeError) as exc:
+            # Not the caller's mistake, which a ValueError would be taken for.
+            raise PredictionFailed(f"the feature store at {self._url} gave no features: {exc}") from exc
 
     def close(self) -> None:
         """Close the connections."""
@@ -119,7 +123,10 @@ class Lookup:
         missing = [name for name in self._entities if name not in inputs]
         if missing:
             raise ValueError(f"missing {missing}; expected the entities {list(self._entities)} by name")
-        entities = {name: inputs[name].reshape(len(inputs[name])) for name in self._entities}
+        entities = {name: _entity(name, inputs[name]) for name in self._entities}
+        counts = {name: len(rows) for name, rows in entities.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"expected as many rows of each entity, got {counts}")
         found = self._store.columns(entities, self._features)
         if self._refuse:
             self._check(found)
@@ -137,12 +144,24 @@ class Lookup:
                 raise ValueError(f"row {int(np.argmax(gaps))}: the store has no {name!r} for it")
 
 
-def _columns(found: Mapping[str, Sequence[Any]], features: Sequence[str]) -> dict[str, NDArray[Any]]:
+def _entity(name: str, rows: NDArray[Any]) -> NDArray[Any]:
+    if rows.size != len(rows):
+        raise ValueError(f"{name}: expected one value per row, got shape {list(rows.shape)}")
+    return rows.reshape(len(rows))
+
+
+def _count(entities: Arrays) -> int:
+    return len(next(iter(entities.values())))
+
+
+def _columns(found: Mapping[str, Sequence[Any]], features: Sequence[str], rows: int) -> dict[str, NDArray[Any]]:
     columns = {}
     for feature in features:
         name = feature.rpartition(":")[2]
         if name not in found:
             raise PredictionFailed(f"the feature store gave no {name!r}; it gave {list(found)}")
+        if len(found[name]) != rows:
+            raise PredictionFailed(f"the feature store gave {len(found[name])} values of {name!r} for {rows} rows")
         columns[name] = _column(found[name])
     return columns
 

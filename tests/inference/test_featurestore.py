@@ -94,6 +94,38 @@ def test_whose_mistake_it_is(tmp_path: Path) -> None:
             store.columns(rows, _FEATURES)
 
 
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ((200, {}, b"<html>"), "gave no features"),
+        ((200, {}, b"[]"), "gave no features"),
+        ((200, {}, b'{"metadata": {"feature_names": ["acceptance", "daily"]}, "results": []}'), "gave no features"),
+        (_told(acceptance=[0.5], daily=[10]), "gave 1 values of 'acceptance' for 2 rows"),
+        (_told(acceptance=[[0.5], [0.5, 1.0]], daily=[1, 2]), "gave no features"),
+    ],
+)
+def test_an_answer_that_is_none_is_the_stores(tmp_path: Path, answer: Scripted, says: str) -> None:
+    """What cannot be read of the store's answer is never taken for the caller's mistake."""
+    with (
+        scripted(answer) as script,
+        _looking(tmp_path, f"http://127.0.0.1:{script.port}") as runtime,
+        pytest.raises(PredictionFailed, match=says),
+    ):
+        runtime.predict({"driver_id": np.array([1, 2])})
+
+
+def test_entities_are_one_value_per_row(tmp_path: Path) -> None:
+    """Other shapes, and columns of different lengths, are refused by name before the store is asked."""
+    with scripted() as script:
+        store = f"http://127.0.0.1:{script.port}"
+        with _looking(tmp_path, store, entities=["driver_id", "town"]) as runtime:
+            with pytest.raises(InvalidInput, match=r"driver_id: expected one value per row, got shape \[1, 2\]"):
+                runtime.predict({"driver_id": np.array([[1, 2]]), "town": np.array([1])})
+            with pytest.raises(InvalidInput, match=r"as many rows of each entity, got {'driver_id': 2, "):
+                runtime.predict({"driver_id": np.array([1, 2]), "town": np.array([1])})
+    assert script.asked == []
+
+
 @pytest.mark.skipif(_FEAST is None, reason="no command feast: it needs NumPy 2, in a venv of its own")
 def test_the_example_against_feast_itself(tmp_path: Path) -> None:
     """The example's features go from a Parquet file through Feast's SQLite store and server to a model's inputs."""
