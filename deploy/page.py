@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
@@ -31,7 +32,8 @@ def serve(
     """
     app = application(make_wsgi_app(registry), {"/healthz": alive, "/readyz": ready})
     try:
-        server = make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
+        kind = _Server6 if ":" in host else _Server
+        server = make_server(host.strip("[]"), port, app, server_class=kind, handler_class=_Quiet)
     except OSError as exc:
         raise UserError(f"--metrics-host {host} --metrics-port {port}: cannot be listened on: {exc}") from exc
     threading.Thread(target=server.serve_forever, name="page", daemon=True).start()
@@ -60,6 +62,18 @@ class _Server(ThreadingMixIn, WSGIServer):
     """A thread for each request: a client that does not read must not keep probes from their answer."""
 
     daemon_threads = True
+
+
+class _Server6(_Server):
+    """The same at an IPv6 address; `::` is every address of both kinds, whatever the system's default is."""
+
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        """See the base class."""
+        if socket.has_dualstack_ipv6():
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 class _Quiet(WSGIRequestHandler):

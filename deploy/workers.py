@@ -81,7 +81,8 @@ def add_worker_arguments(parser: argparse.ArgumentParser, group: str) -> None:
     parser.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus page; 0 is none")
     parser.add_argument(
         "--metrics-host", default="127.0.0.1", metavar="ADDRESS",
-        help="where that page is, with /healthz and /readyz for probes; 0.0.0.0 is everywhere (default: %(default)s)",
+        help="where that page is, with /healthz and /readyz for probes; :: is everywhere, 0.0.0.0 by IPv4 alone"
+        " (default: %(default)s)",
     )  # fmt: skip
     add_kafka_arguments(parser)
     parser.add_argument(
