@@ -14,7 +14,7 @@ from deploy.models import add_model_arguments, model_names, open_repository
 from deploy.plane import open_plane
 from inference.offline.columns import Columns, Wanted, parse_columns
 from inference.offline.errors import OfflineError
-from inference.offline.inputs import open_input
+from inference.offline.inputs import keep_apart, open_input
 from inference.offline.parts import Parts
 from inference.offline.run import Job, Progress, plan_of
 
@@ -71,6 +71,7 @@ def _run(arguments: argparse.Namespace) -> int:
     names = model_names(arguments)
     if len(names) != 1:
         raise UserError(f"--model_dir: expected one model, got {len(names)}")
+    keep_apart(arguments.input, arguments.output)
     source = open_input(arguments.input)
     repository = open_repository(arguments)
     plane = open_plane(repository, arguments.max_threads)

@@ -87,6 +87,21 @@ def open_input(path: Path) -> Input:
         raise OfflineError(f"{path}: {exc}") from exc
 
 
+def keep_apart(path: Path, output: Path) -> None:
+    """Make sure that an output is no part of the input: it would replace it, or be read by the next run.
+
+    Raises:
+        OfflineError: it is.
+    """
+    source, result = path.resolve(), output.resolve()
+    if result == source:
+        raise OfflineError(f"{output}: is the input, which would be lost; expected another name")
+    if source in result.parents:
+        raise OfflineError(
+            f"{output}: lies within the input {path}, and would be read with it; expected another folder"
+        )
+
+
 class Parquet(Input):
     """Parquet files; a unit is a row group."""
 

@@ -251,6 +251,27 @@ def test_files_that_cannot_be_used_are_named(
     assert said in capsys.readouterr().err
 
 
+def test_the_output_is_no_part_of_the_input(
+    named: tuple[Path, Any], people: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither is the input replaced by its predictions, nor are these read by the next run, whatever the spelling."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    file = folder / "people.parquet"
+    people.to_parquet(file)
+    (tmp_path / "link").symlink_to(folder)
+    before = file.read_bytes()
+    for words, says in (
+        ((file, tmp_path / "link" / "people.parquet"), "is the input, which would be lost"),
+        ((folder, tmp_path / "link" / "deeper" / ".." / "scores.parquet"), "lies within the input"),
+    ):
+        predict("--model_dir", named[0], "--input", words[0], "--output", words[1], fails=True)
+
+        assert says in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert [each.name for each in folder.iterdir()] == ["people.parquet"]
+
+
 def test_a_value_that_breaks_a_csv_column_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Numbers at first and text later: the error says in which column, of which file, after which row."""
     lines = ["x", *("1" for _ in range(700_000)), "many"]
