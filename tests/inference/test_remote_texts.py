@@ -144,6 +144,7 @@ _FAILURES: tuple[tuple[Scripted, int, str], ...] = (
     (_sse({"odd": 1}), 502, "without text_output"),
     (_sse({"error": "no mood"}), 502, "no mood"),
     (_sse({"text_output": "a"}, {"error": "no mood"}), 502, "no mood"),
+    (_sse({"text_output": "a" * 600}), 502, "more than 500 bytes"),
 )
 
 
@@ -151,7 +152,8 @@ def test_failures_keep_whose_they_are(tmp_path: Path) -> None:
     """What the predictor refuses is the caller's, what it fails at is a bad gateway, with its own words."""
     with ExitStack() as stack:
         script = stack.enter_context(scripted(*(told for told, _, _ in _FAILURES)))
-        server = stack.enter_context(_transformer(tmp_path, f"127.0.0.1:{script.port}"))
+        words = ("--predictor_max_piece_bytes", "500")
+        server = stack.enter_context(_transformer(tmp_path, f"127.0.0.1:{script.port}", *words))
         client = stack.enter_context(server.client())
         answers = [client.post("/v2/models/m/generate", json={"text_input": "a"}) for _ in _FAILURES]
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import cast
 
-from h2.exceptions import ProtocolError
 from hypothesis import given
 
 from inference.grpc.assembly import Assembly
@@ -19,10 +17,7 @@ from logger.grpc.methods import INFER, STREAM
 from tests.logger.grpc import drafts
 from tests.logger.grpc.drafts import Draft, Stream
 from tests.logger.grpc.promises import check_frames
-from tests.logger.grpc.wires import Heard, listened
-from tests.logger.wires import Wire
-
-TURNS = 2_000
+from tests.logger.grpc.wires import Heard, driven
 
 
 @given(drafts.streams())
@@ -85,36 +80,17 @@ def play(stream: Stream, *, listen: bool) -> Outcome:
     """Send a stream to a server and wait until nothing happens any more; `listen` when its client can read answers."""
 
     async def main() -> Outcome:
-        output: list[bytes] = []
-        heard: dict[int, Heard] = {}
         host = Host(
             methods=of_service(SERVICE, {"ModelInfer": _echo}, {"ModelStreamInfer": _talk}),
             settings=ServerSettings(), loop=asyncio.get_running_loop(), waiting=lambda: 0,
         )  # fmt: skip
-        connection, wire, fault = Connection(host), Wire(output.append), ""
-        connection.connection_made(cast("asyncio.BaseTransport", wire))
-        for piece in stream.pieces():
-            if not wire.closed:
-                connection.data_received(piece)
-                await asyncio.sleep(0)
-        read, quiet, turns = 0, 0, 0
-        while quiet < 20 and turns < TURNS:
-            turns += 1
-            await asyncio.sleep(0)
-            fresh, read = output[read:], len(output)
-            quiet = 0 if fresh else quiet + 1
-            if listen and not wire.closed:
-                try:
-                    back = listened(stream.client, b"".join(fresh), heard, stream.window)
-                except ProtocolError as exc:
-                    fault = repr(exc)
-                    break
-                if back:
-                    connection.data_received(back)
+        connection = Connection(host)
+        talk = await driven(connection, stream, listen=listen)
         running = len(connection._calls) if listen else 0
         connection.connection_lost(None)
         await asyncio.sleep(0)
-        return Outcome(b"".join(output), heard, _nothing(running, len(connection._calls), host.held), fault)
+        left = _nothing(running, len(connection._calls), host.held)
+        return Outcome(b"".join(talk.output), talk.heard, left, "".join(talk.faults))
 
     return asyncio.run(main())
 

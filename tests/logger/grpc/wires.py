@@ -176,8 +176,6 @@ def play(stream: Stream, replies: Sequence[Reply], settings: dict[int, int], *, 
 
     async def main() -> Outcome:
         logged: list[Seen] = []
-        output: list[bytes] = []
-        heard: dict[int, Heard] = {}
         model = Model(replies, settings)
 
         def offer(seen: Seen) -> bool:
@@ -185,32 +183,51 @@ def play(stream: Stream, replies: Sequence[Reply], settings: dict[int, int], *, 
             return True
 
         proxy = Proxy(ProxySettings(grpc_log_other=True), 1 << 20, offer, Lane(1 << 20).tally)
-        front, wire = MemoryFront(proxy, model), Wire(output.append)
-        front.connection_made(cast("asyncio.BaseTransport", wire))
-        for piece in stream.pieces():
-            if wire.closed:
-                break
-            front.data_received(piece)
-            await asyncio.sleep(0)
-        read, quiet, turns = 0, 0, 0
-        while quiet < 20 and turns < TURNS:
-            turns += 1
-            await asyncio.sleep(0)
-            fresh, read = output[read:], len(output)
-            quiet = 0 if fresh else quiet + 1
-            if listen and not wire.closed:
-                try:
-                    back = listened(stream.client, b"".join(fresh), heard, stream.window)
-                except ProtocolError as exc:
-                    model.faults.append(f"client: {exc!r}")
-                    break
-                if back:
-                    front.data_received(back)
+        front = MemoryFront(proxy, model)
+        talk = await driven(front, stream, listen=listen)
         front.connection_lost(None)
         await asyncio.sleep(0)
-        return Outcome(model.seen, logged, b"".join(output), heard, len(front._calls), model.faults)
+        faults = [*model.faults, *talk.faults]
+        return Outcome(model.seen, logged, b"".join(talk.output), talk.heard, len(front._calls), faults)
 
     return asyncio.run(main())
+
+
+@dataclass
+class Talk:
+    """What came of a stream of bytes at its client's end; written to for as long as the connection is there."""
+
+    output: list[bytes]
+    heard: dict[int, Heard]
+    faults: list[str]
+    """What the client could not read."""
+
+
+async def driven(connection: asyncio.Protocol, stream: Stream, *, listen: bool) -> Talk:
+    """Send a stream to a connection and wait until nothing happens any more; `listen` when its client can read."""
+    talk = Talk([], {}, [])
+    wire = Wire(talk.output.append)
+    connection.connection_made(cast("asyncio.BaseTransport", wire))
+    for piece in stream.pieces():
+        if wire.closed:
+            break
+        connection.data_received(piece)
+        await asyncio.sleep(0)
+    read, quiet, turns = 0, 0, 0
+    while quiet < 20 and turns < TURNS:
+        turns += 1
+        await asyncio.sleep(0)
+        fresh, read = talk.output[read:], len(talk.output)
+        quiet = 0 if fresh else quiet + 1
+        if listen and not wire.closed:
+            try:
+                back = listened(stream.client, b"".join(fresh), talk.heard, stream.window)
+            except ProtocolError as exc:
+                talk.faults.append(f"client: {exc!r}")
+                break
+            if back:
+                connection.data_received(back)
+    return talk
 
 
 def listened(client: H2Connection, data: bytes, heard: dict[int, Heard], window: int) -> bytes:
