@@ -59,6 +59,7 @@ class FaustHost:
         self._turn = asyncio.Lock()
         self._failure: Exception | None = None
         self._undone = False
+        self._joined = False
         self._busy = False
         self._app: Any = None
         self._stream: Any = None
@@ -91,8 +92,8 @@ class FaustHost:
             self._loop.call_soon_threadsafe(self._done.set)
 
     def ready(self) -> bool:
-        """Say whether it has got partitions, and works."""
-        return self._app is not None and not self._stopping.is_set() and bool(self._assigned())
+        """Say whether it has joined its group, with partitions or without, and works."""
+        return self._joined and not self._stopping.is_set()
 
     def lost(self) -> str:
         """Say why it does not go on, empty when it does: Faust ends the process when it does not."""
@@ -169,7 +170,7 @@ class FaustHost:
 
         app.agent(topic, concurrency=1)(work)
         app.on_partitions_revoked.connect(self._released, weak=False)
-        app.on_partitions_assigned.connect(self._released, weak=False)
+        app.on_partitions_assigned.connect(self._taken_in, weak=False)
         return app
 
     async def _released(self, *_: Any, **__: Any) -> None:  # noqa: ANN401 - what faust passes differs
@@ -182,6 +183,11 @@ class FaustHost:
         else:
             self._turn.release()
         self._runners, self._quiet_since = {}, {}
+
+    async def _taken_in(self, *_: Any, **__: Any) -> None:  # noqa: ANN401 - what faust passes differs
+        """Note that the group has said which partitions are this worker's: none, when others have them all."""
+        await self._released()
+        self._joined = True
 
     async def _take(self, messages: list[Any]) -> None:
         """Bring messages to their effect. No exception leaves: Faust would count the messages as done."""

@@ -34,10 +34,10 @@ PAIRS = 200
 class Worker:
     """An assembler with its page."""
 
-    def __init__(self, folder: Path, kafka: str, topics: Topics) -> None:
+    def __init__(self, folder: Path, kafka: str, topics: Topics, *more: str) -> None:
         self.port, self.log = free_port(), folder / "worker.log"
         words = ("--kafka", kafka, "--prefix", topics.prefix, "--metrics-port", str(self.port))
-        command = Sidelight(folder).command("assembler", *words)
+        command = Sidelight(folder).command("assembler", *words, *more)
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output)
 
@@ -130,6 +130,28 @@ def test_probes_are_answered_beside_the_metrics(worker: Worker) -> None:
     assert worker.probe("/healthz") == (200, "ok\n")
     assert worker.probe("/") == (404, "expected /metrics or /healthz or /readyz\n")
     assert worker.stop() == 0
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("host", ["native", "faust"])
+def test_a_standby_is_ready(kafka: str, topics: Topics, tmp_path: Path, host: str) -> None:
+    """Of two workers for one partition both are: the one without takes over when the other goes."""
+    ensure_topics(kafka, topics.declared(1))
+    workers = [Worker(tmp_path, kafka, topics, "--host", host) for _ in range(2)]
+    try:
+        for found in workers:
+            eventually(lambda found=found: found.probe("/readyz") == (200, "ok\n"), "ready")  # type: ignore[misc]
+        lay(kafka, topics.payloads, pairs(0, PAIRS))
+        eventually(lambda: sum(found.count("paired") for found in workers) == 2 * PAIRS, "all pairs")
+        idle = [found for found in workers if not found.count("paired")]
+        ready = [found.probe("/readyz")[0] for found in workers]
+    finally:
+        for found in workers:
+            found.process.kill()
+            found.process.wait()
+
+    assert len(idle) == 1
+    assert ready == [200, 200]
 
 
 @pytest.mark.kafka
