@@ -2,7 +2,7 @@
 
 Spans are made when a call is over, from the times that it carries anyway, so that a predictor without traces pays
 nothing and one with them little. Where they go is said by OpenTelemetry's own environment variables, which its SDK
-reads; `deploy/commands/predictor.py` decides by them whether there are traces. Used by `inference/dataplane.py`.
+reads; `deploy/environment.py` decides by them whether there are traces. Used by `inference/dataplane.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from inference.runtime import library
 _EXTRA: Final = "otel"
 _SERVICE: Final = "sidelight-predictor"
 _UNNAMED: Final = "unknown_service"
+_TOPIC: Final = "kafka"
 
 
 class Tracing:
@@ -52,7 +53,7 @@ class Tracing:
         span = self._tracer.start_span(
             f"infer {call.model}",
             context=context,
-            kind=self._api.SpanKind.SERVER,
+            kind=self._api.SpanKind.CONSUMER if call.terms.protocol == _TOPIC else self._api.SpanKind.SERVER,
             start_time=_at(call.arrived, offset),
             attributes={
                 "sidelight.model": call.model,

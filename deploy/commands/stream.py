@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from deploy import environment
 from deploy.claims import claim_store
 from deploy.errors import UserError
 from deploy.kafka.topics import ensured_partitions
@@ -109,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     repository = open_repository(arguments)
     # What waits is in the topic, and may take as long as it takes.
-    plane = open_plane(repository, arguments.max_threads)
+    plane = open_plane(repository, arguments.max_threads, traces=environment.traces())
     patience_s = arguments.patience or math.inf
     models = PlaneModels(plane, repository, patience_s=patience_s)
 

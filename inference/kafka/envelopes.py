@@ -148,9 +148,9 @@ def envelope(record: Record, settings: StreamSettings) -> Envelope:
         synthetic=event.text(SYNTHETIC) == "true", path=event.text(PATH), service=event.text(SERVICE),
         namespace=event.text(NAMESPACE), echoes=bool(names & ECHOED),
     )  # fmt: skip
-    return Envelope(
-        record, head, event.id, event.correlation(), _time(event, record), event.text(TRACEPARENT), problem, event
-    )
+    # OpenTelemetry's instrumentation of Kafka's clients writes the header beside whatever the record holds.
+    trace = event.text(TRACEPARENT) or _header(record, TRACEPARENT)
+    return Envelope(record, head, event.id, event.correlation(), _time(event, record), trace, problem, event)
 
 
 def _protocol(event: Event) -> str:
@@ -204,6 +204,11 @@ def _named_reply(record: Record) -> str:
         if value and name.lower() in _REPLY:
             return value.decode("utf-8", "replace")
     return ""
+
+
+def _header(record: Record, wanted: str) -> str:
+    texts = (value.decode("utf-8", "replace") for name, value in record.headers if value and name.lower() == wanted)
+    return next(texts, "")
 
 
 def _allowed(topic: str, settings: StreamSettings) -> bool:

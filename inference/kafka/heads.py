@@ -100,7 +100,9 @@ class Envelopes:
             ]
             if any(own.count(name) > 1 for name in _OWN):
                 return
-            found = _at(own, "id"), _at(own, CORRELATION_ID), _at(own, "time"), _at(own, "traceparent")
+            beside = _at([name.lower() for name, _ in record.headers], "traceparent")
+            trace = _at(own, "traceparent")
+            found = _at(own, "id"), _at(own, CORRELATION_ID), _at(own, "time"), beside if trace < 0 else trace
         if len(self._kinds) >= _KEPT:
             self._kinds.clear()
         sniffs = not any(name.lower() == "content-type" for name, _ in record.headers)
