@@ -7,7 +7,7 @@ of their own block. What is served: `inference/catalogue.py`. Next: `inference/b
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from inference.batching.batcher import Batcher
 from inference.batching.call import Call, Given
 from inference.batching.streaming import Stream
 from inference.batching.terms import USUAL, Terms
+from inference.batching.waiting import Gone
 from inference.catalogue import Catalogue
 from inference.metrics import PredictorMetrics
 from inference.protocol.v1 import V1Request
@@ -28,8 +29,6 @@ from inference.tracing import Tracing
 from inference.work import V1Work, V2Work
 
 T = TypeVar("T")
-Gone = Callable[[], Awaitable[None]]
-"""Returns when a client has gone away."""
 
 _DEFAULTS = ServerSettings()
 

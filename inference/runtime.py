@@ -86,6 +86,15 @@ class Answer:
     version: str = ""
     """Of the model that predicted, where another server's did; empty: this one's."""
 
+    def of(self, outputs: Mapping[str, NDArray[Any]]) -> Answer:
+        """Say the same of other outputs."""
+        return Answer(
+            outputs=outputs,
+            parameters=self.parameters,
+            output_parameters=self.output_parameters,
+            version=self.version,
+        )
+
 
 class Runtime(ABC):
     """One loaded model.

@@ -14,15 +14,16 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable
+import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from inference.batching import inline
 from inference.batching.call import Call, State, presentable
-from inference.batching.inline import Places
+from inference.batching.inline import Place
 from inference.batching.sleepers import Sleeper
 from inference.batching.turns import Observer, Turn, Turns
-from inference.batching.waiting import Patience, deliver, late, release
+from inference.batching.waiting import Gone, Patience, deliver, late, release
 from inference.errors import ModelNotReady
 from inference.repository import Lease
 
@@ -57,7 +58,7 @@ class Batcher:
         self.timeout_s = timeout_s
         """What a call gets, whatever its own terms."""
         self._turns = Turns(observer, threads, queue, queue_bytes, yielding_every)
-        self._places = Places(self._turns, enter)
+        self._places: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Place] = weakref.WeakKeyDictionary()
         self._threads = [threading.Thread(target=self._serve, name="predict", daemon=True) for _ in range(threads)]
         self._started = False
 
@@ -71,9 +72,7 @@ class Batcher:
         """Count the calls that wait."""
         return sum(self._turns.room.calls)
 
-    async def run(
-        self, call: Call, version: str | None = None, gone: Callable[[], Awaitable[None]] | None = None
-    ) -> Any:  # noqa: ANN401 - whatever the call's finish gives
+    async def run(self, call: Call, version: str | None = None, gone: Gone | None = None) -> Any:  # noqa: ANN401 - whatever the call's finish gives
         """Run a call and wait for it; cancelled, it leaves the queue.
 
         Args:
@@ -89,15 +88,18 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         call.loop, call.answer = loop, loop.create_future()
-        self._submit(call, version)
-        patience = Patience(self._withdraw, call, loop, gone)
+        place = self._places.get(loop)
+        if place is None:
+            place = self._places[loop] = Place(self._turns, Patience(self._withdraw), self._enter)
+        self._submit(call, version, place)
+        place.patience.begin(call, gone)
         try:
             return await call.answer
         except asyncio.CancelledError:
             self._withdraw(call)
             raise
         finally:
-            patience.end()
+            place.patience.end(call)
 
     def begin(self, call: Call, version: str | None = None) -> None:
         """Begin a call whose caller comes back to `wait` for it, on a thread that is not the batcher's.
@@ -139,11 +141,11 @@ class Batcher:
 
     # On the caller's thread.
 
-    def _submit(self, call: Call, version: str | None) -> None:
+    def _submit(self, call: Call, version: str | None, place: Place | None = None) -> None:
         lease = self._models.lease(call.model, version)
         if lease is not None:
             try:
-                self._enqueue(call, lease)
+                self._enqueue(call, lease, place)
             except BaseException:
                 lease.release()
                 raise
@@ -152,20 +154,17 @@ class Batcher:
             self._turns.enter(call)
         self._models.lease_later(call.model, version, lambda outcome: self._loaded(call, outcome))
 
-    def _enqueue(self, call: Call, lease: Lease) -> None:
+    def _enqueue(self, call: Call, lease: Lease, place: Place | None) -> None:
         turns, sleeper = self._turns, None
-        # A loop's first call has it prepared, which the lock should not be held for.
-        place = self._places.of(call.loop) if call.loop is not None and lease.loaded.runtime.computes else None
         with turns.lock:
             if turns.closed:
                 raise ModelNotReady(call.model)
             lane = turns.lane(lease.loaded)
             turns.put(call, lane, lease)
-            here = place is not None and inline.may(call, lane)
-            if not here:
-                sleeper = turns.sleepers.baton()
-        if here and place is not None:
-            place.summon()
+            if place is None or not inline.may(call, lane):
+                place, sleeper = None, turns.sleepers.baton()
+        if place is not None and call.loop is not None:
+            place.summon(call.loop)
         elif sleeper is not None:
             sleeper.lock.release()
         if not self._started:

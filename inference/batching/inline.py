@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-import weakref
 from collections.abc import Callable
 from typing import Final
 
 from inference.batching.call import Call, Urgency
 from inference.batching.lane import Lane
 from inference.batching.turns import Turn, Turns
-from inference.batching.waiting import deliver
+from inference.batching.waiting import Patience, deliver
 
 _BYTES: Final = 1 << 18
 """Longer bodies, and those that may prove longer, are read on a thread, however short the model's predictions are."""
@@ -32,21 +31,25 @@ def may(call: Call, lane: Lane) -> bool:
 
 
 class Place:
-    """An event loop that runs batches. All of it on the loop's thread."""
+    """What an event loop has here that calls come from. All of it on the loop's thread."""
 
-    __slots__ = ("_loop", "_summoned", "_turns")
+    __slots__ = ("_enter", "_summoned", "_turns", "patience")
 
-    def __init__(self, turns: Turns, loop: asyncio.AbstractEventLoop) -> None:
-        self._turns, self._loop = turns, loop
+    def __init__(self, turns: Turns, patience: Patience, enter: Callable[[], None] | None) -> None:
+        """Begin; `enter` is called before the thread's first prediction."""
+        self._turns, self.patience, self._enter = turns, patience, enter
         self._summoned = False
 
-    def summon(self) -> None:
+    def summon(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have the loop run what waits for quick models, once it has read whatever else has come in by now."""
+        if self._enter is not None:
+            self._enter()
+            self._enter = None
         if not self._summoned:
             self._summoned = True
-            self._loop.call_soon(self._attend)
+            loop.call_soon(self._attend, loop)
 
-    def _attend(self) -> None:
+    def _attend(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run batches one after the other, as long as a loop can bear it."""
         self._summoned = False
         turns = self._turns
@@ -76,22 +79,5 @@ class Place:
         if sleeper is not None:
             sleeper.lock.release()
         if more:
-            self.summon()
-        deliver(over, self._loop)
-
-
-class Places:
-    """The event loops that calls come from, each with its place."""
-
-    def __init__(self, turns: Turns, enter: Callable[[], None] | None) -> None:
-        self._turns, self._enter = turns, enter
-        self._known: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Place] = weakref.WeakKeyDictionary()
-
-    def of(self, loop: asyncio.AbstractEventLoop) -> Place:
-        """Give a loop's place; on its thread."""
-        place = self._known.get(loop)
-        if place is None:
-            if self._enter is not None:
-                self._enter()
-            place = self._known[loop] = Place(self._turns, loop)
-        return place
+            self.summon(loop)
+        deliver(over, loop)

@@ -15,6 +15,8 @@ _WORTH_SPLITTING_S: Final = 0.002
 """A batch that takes longer is shared among idle threads; a shorter one costs less than their waking up."""
 _SHORT_S: Final = 0.000_5
 """A prediction that takes less of a processor holds nobody up, and hardly pays the way to a thread and back."""
+_JOINED_S: Final = _SHORT_S / 2
+"""How long a batch may take that is longer than its runtime's usual: well within what still counts as short."""
 _AT_MOST_S: Final = 4 * _SHORT_S
 """What a prediction counts for at most: one that was held up by others' work says little about the next."""
 _LEARN_CPU: Final = 0.1
@@ -127,7 +129,7 @@ class Lane:
         """Say how many rows a batch may have: more than the runtime's usual number where they are predicted shortly."""
         if self._settled or self.max_batch == 1 or not self.seconds_per_row:
             return self.max_batch
-        return max(self.max_batch, min(_MOST_ROWS, int(_SHORT_S / self.seconds_per_row)))
+        return max(self.max_batch, min(_MOST_ROWS, int(_JOINED_S / self.seconds_per_row)))
 
     def full(self, urgency: Urgency) -> bool:
         """Say whether what waits should make up a whole batch."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from inference.batching import joining
@@ -93,7 +92,7 @@ class Prediction:
         self._lane.joined(well=True)
         for call, outputs in zip(calls, parts, strict=True):
             call.together = len(calls)
-            call.complete(replace(answer, outputs=outputs), lease.loaded, compute_s, computed)
+            call.complete(answer.of(outputs), lease.loaded, compute_s, computed)
         self._noted(calls, rows, compute_s)
         return True
 
@@ -130,7 +129,7 @@ class Prediction:
                 log.warning("model %s: batches are no longer padded: %s", lease.loaded.runtime.platform, exc)
                 self._lane.pad_to = ()
                 return self._predict(lease, inputs, asked, rows)
-            answer = replace(answer, outputs=joining.cut(answer.outputs, rows))
+            answer = answer.of(joining.cut(answer.outputs, rows))
         return answer, compute_s
 
     def _translated(self, call: Call, error: BaseException) -> BaseException:

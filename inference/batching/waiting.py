@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from inference.batching.call import Call
 from inference.errors import ClientGone, DeadlineExceeded
@@ -18,57 +18,78 @@ from inference.errors import ClientGone, DeadlineExceeded
 _WATCH_S: Final = 0.1
 """A call that takes longer has its client watched: most calls end before that costs anything."""
 
+Gone: TypeAlias = Callable[[], Awaitable[None]]
+"""Returns when a client has gone away."""
+
 
 class Patience:
-    """One timer per call: first to have the client watched, then for the deadline."""
+    """How long the callers on one event loop wait: first until their clients are watched, then until their deadlines.
 
-    __slots__ = ("_call", "_gone", "_timer", "_watch", "_withdraw")
+    One timer for all of them: nearly every call ends before it matters, and a timer of its own costs more than that.
+    """
 
-    def __init__(
-        self,
-        withdraw: Callable[[Call], None],
-        call: Call,
-        loop: asyncio.AbstractEventLoop,
-        gone: Callable[[], Awaitable[None]] | None,
-    ) -> None:
+    __slots__ = ("_calls", "_due", "_timer", "_withdraw")
+
+    def __init__(self, withdraw: Callable[[Call], None]) -> None:
         """Begin; `withdraw` takes a call that nobody waits for any more out of its queue."""
-        self._withdraw, self._call, self._gone = withdraw, call, gone
-        self._watch: asyncio.Task[None] | None = None
-        left = call.deadline - call.arrived
-        watched = gone is not None and left > _WATCH_S
+        self._withdraw = withdraw
+        self._calls: dict[Call, Gone | asyncio.Task[None] | None] = {}
+        """With who tells that the client has gone, or with the task that asks."""
         self._timer: asyncio.TimerHandle | None = None
-        if watched:
-            self._timer = loop.call_later(_WATCH_S, self._begin_watch)
-        elif left < math.inf:
-            self._timer = loop.call_later(max(0.0, left), self._expire)
+        self._due = math.inf
 
-    def end(self) -> None:
-        """Forget both: the call is over."""
+    def begin(self, call: Call, gone: Gone | None) -> None:
+        """Take a call that waits."""
+        self._calls[call] = gone
+        due = call.deadline if gone is None else min(call.deadline, call.arrived + _WATCH_S)
+        if due < self._due:
+            self._wake_at(due, call)
+
+    def end(self, call: Call) -> None:
+        """Forget a call: it is over."""
+        watch = self._calls.pop(call)
+        if isinstance(watch, asyncio.Task):
+            watch.cancel()
+
+    def _wake_at(self, due: float, call: Call) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._watch is not None:
-            self._watch.cancel()
-
-    def _begin_watch(self) -> None:
-        call = self._call
         assert call.loop is not None  # noqa: S101 - only a call on a loop has patience
-        self._watch = call.loop.create_task(self._watched())
-        left = call.deadline - time.monotonic()
-        self._timer = call.loop.call_later(max(0.0, left), self._expire) if left < math.inf else None
+        self._due = due
+        self._timer = call.loop.call_later(max(0.0, due - time.monotonic()), self._look)
 
-    async def _watched(self) -> None:
-        assert self._gone is not None  # noqa: S101 - else nobody is watched
-        await self._gone()
-        answer = self._call.answer
-        if answer is not None and not answer.done():
-            self._withdraw(self._call)
-            answer.set_exception(ClientGone())
+    def _look(self) -> None:
+        self._timer, self._due = None, math.inf
+        now = time.monotonic()
+        first: Call | None = None
+        due = math.inf
+        for call, watch in list(self._calls.items()):
+            if call.deadline <= now:
+                self._end(call, late(call))
+                continue
+            next_due = call.deadline
+            if watch is not None and not isinstance(watch, asyncio.Task):
+                if call.arrived + _WATCH_S <= now:
+                    self._watch(call, watch)
+                else:
+                    next_due = min(next_due, call.arrived + _WATCH_S)
+            if next_due < due:
+                first, due = call, next_due
+        if first is not None:
+            self._wake_at(due, first)
 
-    def _expire(self) -> None:
-        call = self._call
+    def _watch(self, call: Call, gone: Gone) -> None:
+        async def watched() -> None:
+            await gone()
+            self._end(call, ClientGone())
+
+        assert call.loop is not None  # noqa: S101 - as above
+        self._calls[call] = call.loop.create_task(watched())
+
+    def _end(self, call: Call, error: Exception) -> None:
         if call.answer is not None and not call.answer.done():
             self._withdraw(call)
-            call.answer.set_exception(late(call))
+            call.answer.set_exception(error)
 
 
 def release(calls: Sequence[Call]) -> None:

@@ -81,7 +81,8 @@ def from_raw(datatype: object, shape: tuple[int, ...], raw: bytes | memoryview, 
     if datatype == "BOOL" and count and np.frombuffer(raw, "u1").max() > 1:
         raise BadTensor(where, "BOOL: expected bytes 0 or 1")
     # Tensors lie in the body back to back; what computes on them wants its numbers aligned.
-    return np.require(np.frombuffer(raw, dtype), requirements="A").reshape(shape)
+    array = np.frombuffer(raw, dtype)
+    return (array if array.flags.aligned else array.copy()).reshape(shape)
 
 
 def to_raw(tensor: Tensor) -> bytes:

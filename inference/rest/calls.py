@@ -11,7 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from inference.batching.terms import Terms
-from inference.dataplane import DataPlane, Gone
+from inference.batching.waiting import Gone
+from inference.dataplane import DataPlane
 from inference.pool import ComputePool
 from inference.protocol import cloudevents
 from inference.rest import answers, bodies

@@ -14,7 +14,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from inference.batching.terms import Terms
-from inference.dataplane import DataPlane, Gone
+from inference.batching.waiting import Gone
+from inference.dataplane import DataPlane
 from inference.errors import ClientGone
 from inference.protocol import generate
 from inference.protocol.generate import GenerateRequest

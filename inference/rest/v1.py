@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from inference.batching.terms import Terms
-from inference.dataplane import DataPlane, Gone
+from inference.batching.waiting import Gone
+from inference.dataplane import DataPlane
 from inference.errors import ModelNotReady
 from inference.protocol import v1
 from inference.rest import answers

@@ -79,10 +79,10 @@ class _Computes(Sums):
     ],
 )
 def test_quick_models_are_given_as_many_rows_as_stay_short(runtime: Sums, settings: ModelSettings, calls: int) -> None:
-    """Half a millisecond of rows is joined, unless the operator named a limit, or the model has threads to wait on."""
+    """A quarter of a millisecond of rows is joined, unless the operator named a limit or threads have to predict."""
     lane = _lane(runtime, settings, waiting=40)
     for _ in range(60):
-        lane.learn(rows=8, calls=1, compute_s=0.0001)
+        lane.learn(rows=8, calls=1, compute_s=0.00005)
 
     assert _taken(lane) == calls
 
