@@ -243,6 +243,13 @@ class Repository:
         devices = self._stock.devices
         return len(devices), devices.total, self._settings.max_gpu_memory
 
+    def gpu_bytes(self) -> dict[str, int]:
+        """Give what each model holds of a GPU, all of its versions together; those that hold some."""
+        held: dict[str, int] = {}
+        for copy in self._stock.devices.held():
+            held[copy.model.name] = held.get(copy.model.name, 0) + copy.device
+        return held
+
     def lost(self) -> str:
         """Say why models on a GPU can never predict again in this process; empty: they can."""
         leases = (copy.lease for copy in self._stock.devices.held())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.samples import Sample
 
 from inference.errors import ModelNotReady
 from inference.inventory import Inventory
@@ -34,6 +35,10 @@ def on_full_gpu(folder: Path, number: int, mib: int) -> None:
     """Write one for a GPU that has no more than 100 MiB."""
     on_gpu(folder, number, mib)
     (folder / "card").write_text(str(100 * MIB))
+
+
+def _samples(registry: CollectorRegistry, name: str) -> list[Sample]:
+    return [sample for family in registry.collect() for sample in family.samples if sample.name == name]
 
 
 def loaded(repository: Repository) -> set[str]:
@@ -108,6 +113,27 @@ def test_unloading_gives_the_room_back(tmp_path: Path, open_shelf: Open) -> None
     assert repository.on_device == (2, 60 * MIB, 100 * MIB)
     assert registry.get_sample_value("sidelight_models_gpu_bytes") == 60 * MIB
     assert registry.get_sample_value("sidelight_gpu_memory_bound_bytes") == 100 * MIB
+    each = [registry.get_sample_value("sidelight_model_gpu_bytes", {"model_name": name}) for name in "abc"]
+    assert each == [None, 30 * MIB, 30 * MIB]
+
+
+def test_of_very_many_models_the_largest_are_told_apart(tmp_path: Path, open_shelf: Open) -> None:
+    """A model's line counts all of its versions; beyond 200 models the rest share one."""
+    for number in range(201):
+        on_gpu(tmp_path / f"m{number}", number, 1)
+    for version in "12":
+        on_gpu(tmp_path / "large" / version, 1, 5)
+    repository = open_shelf(max_gpu_memory=0)
+    for number in range(201):
+        answer(repository, f"m{number}")
+    for version in "12":
+        answer(repository, "large", version)
+    registry = CollectorRegistry()
+    registry.register(Inventory(repository))
+    sizes = {each.labels["model_name"]: each.value for each in _samples(registry, "sidelight_model_gpu_bytes")}
+
+    assert len(sizes) == 201
+    assert (sizes["large"], sizes["other"]) == (10 * MIB, 2 * MIB)
 
 
 def test_without_a_bound_all_stay(tmp_path: Path, open_shelf: Open) -> None:
