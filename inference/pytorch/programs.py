@@ -7,6 +7,7 @@ TorchScript holds programs of its own that run while it loads, and can write fil
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ WEIGHTS: Final = (".safetensors", ".pth")
 _INDEX: Final = ".json"
 """Of weights in several .safetensors files."""
 SCRIPTS: Final = (".pt", ".ts")
+_PLACE: Final = re.compile(r".+__([0-9]{1,4})")
 _WHY: Final = {
     ".pt2": "torch.export.load evaluates expressions of the file as Python",
     **dict.fromkeys(SCRIPTS, "TorchScript is a program, which runs while it loads and can write files"),
@@ -142,7 +144,25 @@ def _script(path: Path, device: torch.device, declared: Sequence[TensorSpec]) ->
         taken = list(module.forward.schema.arguments[1:])
     names = [argument.name for argument in taken if not argument.has_default_value()]
     known = [argument.name for argument in taken]
+    places = _places(declared, known)
+    if places:
+        if sorted(places.values()) != list(range(len(places))) or not len(names) <= len(places) <= len(known):
+            raise ModelLoadFailed(
+                f"{path}: options: inputs: expected the places from 0 on of {', '.join(known)}, got {', '.join(places)}"
+            )
+        order = sorted(places, key=places.__getitem__)
+        wanted = tuple(Wanted(spec.name, spec.datatype, spec.shape) for spec in declared)
+        return Program(
+            module.eval(), wanted, lambda tensors: (tuple(tensors[name] for name in order), {}), scripted=True
+        )
     return Program(module.eval(), _wanted(declared, names, known, path), _by_name, scripted=True)
+
+
+def _places(declared: Sequence[TensorSpec], known: Sequence[str]) -> dict[str, int]:
+    """Give the places in the call that names say as Triton's configurations do, such as `INPUT__0`; all do, or none."""
+    found = {spec.name: _PLACE.fullmatch(spec.name) for spec in declared if spec.name not in known}
+    places = {name: int(place[1]) for name, place in found.items() if place is not None}
+    return places if len(places) == len(declared) else {}
 
 
 def _weights(

@@ -215,6 +215,28 @@ def test_script_names_come_from_forward(tmp_path: Path) -> None:
         _open(tmp_path, options={"inputs": [declared[0], {**declared[1], "name": "c"}]})
 
 
+def test_script_inputs_may_be_named_by_their_places(tmp_path: Path) -> None:
+    """As Triton's configurations name them, in any order, so that its clients need no change; each place once."""
+
+    class Subtracts(torch.nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor, weight: float = 2.0) -> torch.Tensor:
+            return a - b * weight
+
+    def declared(*names: str) -> dict[str, Any]:
+        return {"inputs": [{"name": name, "datatype": "FP32", "shape": [-1, 3]} for name in names]}
+
+    _script(tmp_path, Subtracts())
+    runtime = _open(tmp_path, options={**declared("INPUT__1", "INPUT__0"), "outputs": ["OUTPUT__0"]})
+    got = runtime.predict({"INPUT__0": np.zeros((2, 3)), "INPUT__1": np.ones((2, 3))})
+
+    assert {name: array.tolist() for name, array in got.items()} == {"OUTPUT__0": [[-2.0] * 3] * 2}
+    for names in (("INPUT__0",), ("INPUT__0", "INPUT__2"), ("INPUT__1", "OTHER__1")):
+        with pytest.raises(ModelLoadFailed, match=f"the places from 0 on of a, b, weight, got {', '.join(names)}"):
+            _open(tmp_path, options=declared(*names))
+    with pytest.raises(ModelLoadFailed, match=r"inputs: missing \['b'\], unknown \['INPUT__0'\]"):
+        _open(tmp_path, options=declared("a", "INPUT__0"))
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "weights.pth"])
 def test_weights_with_their_class(tmp_path: Path, name: str) -> None:
     """Weights are served by the class that the settings name, with its neighbours in the directory."""
