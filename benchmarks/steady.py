@@ -89,7 +89,7 @@ def load(port: int, path: str, body: bytes, rate: float, seconds: float) -> Answ
     ).encode() + body
     connections = [_Connection(port, 4 * len(request) + 65_536) for _ in range(CONNECTIONS)]
     try:
-        with _undisturbed():
+        with undisturbed():
             return _run(connections, request, len(body), rate, int(rate * seconds))
     finally:
         for connection in connections:
@@ -131,7 +131,7 @@ def _run(connections: list[_Connection], request: bytes, size: int, rate: float,
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Keep collector, timer slack and, where allowed, other processes out of the measurement."""
     gc.collect()
     gc.disable()
