@@ -20,7 +20,7 @@ from inference.catalogue import Catalogue
 from inference.metrics import PredictorMetrics
 from inference.protocol.v1 import V1Request
 from inference.protocol.v2 import InferRequest, InferResponse
-from inference.repository import Loaded, Repository
+from inference.repository import Loaded, Repository, Wanted
 from inference.runtime import Answer
 from inference.settings import ServerSettings
 from inference.shadows import Copy, Shadows, V1Copy, V2Copy
@@ -108,8 +108,8 @@ class DataPlane(Catalogue):
             terms: of the caller.
             gone: returns when the client has gone away, for transports that do not cancel.
         """
-        call, version = self._v2(model, decode, encode, version, terms)
-        answer: T = await self._awaited(call, version, gone)
+        call, wanted = self._v2(model, decode, encode, version, terms)
+        answer: T = await self._awaited(call, wanted, gone)
         return answer
 
     def predict_v1(self, model: str, request: V1Request, terms: Terms = USUAL) -> list[Any]:
@@ -186,8 +186,8 @@ class DataPlane(Catalogue):
 
         stream = Stream(begin, self.batcher.timeout_s)
         call = self._call(model, terms, alone=stream.produce)
-        version = self._version(model, version, terms)
-        async with contextlib.aclosing(stream.pieces(self._awaited(call, version, None))) as pieces:
+        wanted = self._version(model, version, terms)
+        async with contextlib.aclosing(stream.pieces(self._awaited(call, wanted, None))) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -197,7 +197,7 @@ class DataPlane(Catalogue):
         if self.tracing is not None:
             self.tracing.close()
 
-    async def _awaited(self, call: Call, version: str | None, gone: Gone | None) -> Any:  # noqa: ANN401 - see `_v2`
+    async def _awaited(self, call: Call, version: Wanted, gone: Gone | None) -> Any:  # noqa: ANN401 - see `_v2`
         if self.tracing is None:
             return await self.batcher.run(call, version, gone)
         try:
@@ -208,7 +208,7 @@ class DataPlane(Catalogue):
         self.tracing.record(call)
         return answer
 
-    def _begun(self, call: Call, version: str | None) -> Callable[[], Any]:
+    def _begun(self, call: Call, version: Wanted) -> Callable[[], Any]:
         try:
             self.batcher.begin(call, version)
         except BaseException as exc:
@@ -236,10 +236,10 @@ class DataPlane(Catalogue):
         encode: Callable[[InferResponse, InferRequest], Any],
         version: str | None,
         terms: Terms,
-    ) -> tuple[Call, str | None]:
+    ) -> tuple[Call, Wanted]:
         work = V2Work(model, decode, encode)
-        version = self._version(model, version, terms, partial(V2Copy, model, decode))
-        return self._call(model, terms, work.given, work.finish), version
+        wanted = self._version(model, version, terms, partial(V2Copy, model, decode))
+        return self._call(model, terms, work.given, work.finish), wanted
 
     def _v1(
         self,
@@ -247,16 +247,16 @@ class DataPlane(Catalogue):
         decode: Callable[[], V1Request],
         encode: Callable[[list[Any], str], Any],
         terms: Terms,
-    ) -> tuple[Call, str | None]:
+    ) -> tuple[Call, Wanted]:
         work = V1Work(decode, encode)
-        version = self._version(model, None, terms, partial(V1Copy, decode))
-        return self._call(model, terms, work.given, work.finish), version
+        wanted = self._version(model, None, terms, partial(V1Copy, decode))
+        return self._call(model, terms, work.given, work.finish), wanted
 
     async def _explained(
         self, model: str, explained: Callable[[Loaded], T], version: str | None, terms: Terms, gone: Gone | None
     ) -> T:
-        version = self._version(model, version, terms)
-        answer: T = await self._awaited(self._call(model, terms, alone=explained), version, gone)
+        wanted = self._version(model, version, terms)
+        answer: T = await self._awaited(self._call(model, terms, alone=explained), wanted, gone)
         return answer
 
     def _call(
@@ -270,10 +270,16 @@ class DataPlane(Catalogue):
     ) -> Call:
         return Call(model, decode, finish, alone=alone, terms=terms, timeout_s=self.batcher.timeout_s)
 
-    def _version(
-        self, model: str, version: str | None, terms: Terms, copy: Callable[[], Copy] | None = None
-    ) -> str | None:
-        """Ask the model's rollout who answers, and send the shadows their copies."""
+    def _version(self, model: str, version: str | None, terms: Terms, copy: Callable[[], Copy] | None = None) -> Wanted:
+        """Ask the model's rollout who answers, and send the shadows their copies.
+
+        Where its files are yet to be read, that is left to a thread that loads: an event loop has other calls.
+        """
+        if self._repository.known(model):
+            return self._chosen(model, version, terms, copy)
+        return partial(self._chosen, model, version, terms, copy)
+
+    def _chosen(self, model: str, version: str | None, terms: Terms, copy: Callable[[], Copy] | None) -> str | None:
         choice = self._repository.choose(model, version, terms.key, terms.headers)
         if copy is not None and choice.shadows:
             self.shadows.send(model, choice.shadows, terms, copy)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -141,4 +142,6 @@ def _claims(directory: Path, kinds: Iterable[type[Runtime]]) -> Iterator[tuple[t
 
 
 def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
+    # The listing knows which are files: to ask for each costs a look at the disk, and thousands of models are loaded.
+    with os.scandir(directory) as entries:
+        return sorted(Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_file())

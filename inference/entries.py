@@ -19,8 +19,8 @@ class Source(Protocol):
     def rollout(self) -> Rollout | None:
         """Give the rollout, where there is one."""
 
-    def load(self, version: str) -> Loaded:
-        """Load one version."""
+    def load(self, version: str, seen: Fingerprint) -> Loaded:
+        """Load one version, which looked like `seen` a moment ago."""
 
     def fingerprint(self, version: str) -> Fingerprint:
         """Describe what `load` would read."""
@@ -39,9 +39,9 @@ class Single:
     def rollout(self) -> None:
         """Give none: there is one version."""
 
-    def load(self, version: str) -> Loaded:
+    def load(self, version: str, seen: Fingerprint) -> Loaded:
         """Call the function."""
-        del version
+        del version, seen
         return self._load()
 
     def fingerprint(self, version: str) -> Fingerprint:
@@ -53,12 +53,17 @@ class Single:
 class Model:
     """One model. What lies in its folder is looked up on its first use: thousands are known by name only."""
 
-    __slots__ = ("copies", "failures", "name", "reason", "retry_at", "routes", "seen", "source", "stopped", "unsettled")
+    __slots__ = (
+        "awaited", "copies", "failures", "name", "reason", "retry_at", "routes", "seen", "source", "stopped",
+        "unsettled",
+    )  # fmt: skip
 
     def __init__(self, name: str, source: Source, *, stopped: bool) -> None:
         self.name, self.source = name, source
         self.routes: Routes | None = None
         self.copies: dict[str, Copy] = {}
+        self.awaited = False
+        """A request waits for its folder to be looked into."""
         self.stopped = stopped
         """Not to be loaded by a request: not loaded yet, or unloaded by a call."""
         self.seen: Fingerprint = ()

@@ -27,6 +27,7 @@ Fingerprint: TypeAlias = tuple[tuple[str, int, int, int], ...]
 
 _UNFINISHED: Final = (".tmp", ".part", ".partial")
 _DEPTH: Final = 8
+_DEFAULTS: Final = ModelSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +78,15 @@ class ModelFolder:
                 raise ModelLoadFailed(f"{path}: {exc.strerror or exc}") from exc
         return None
 
-    def load(self, version: str) -> Loaded:
-        """Load one version.
+    def load(self, version: str, seen: Fingerprint | None = None) -> Loaded:
+        """Load one version; `seen` is how it looked a moment ago, where somebody looked.
 
         Raises:
             ModelLoadFailed: see `inference/directory.py`; also a folder that was changed while it was read.
         """
         directory = Path(self.path, version) if version else Path(self.path)
-        before = self.fingerprint(version)
-        # What all versions share may stand once, beside them.
-        shared = version and not (directory / SETTINGS_FILE).exists()
-        settings = read_model_settings(Path(self.path) if shared else directory)
+        before = self.fingerprint(version) if seen is None else seen
+        settings = self._settings(directory, before)
         with self._fetched(directory, settings) as (files, held):
             runtime = open_model(files, self.trust, self.runtime, settings, self.link)
             if held is not None:
@@ -106,6 +105,13 @@ class ModelFolder:
     def whole(self) -> Fingerprint:
         """Describe all files."""
         return self.fingerprint(UNNUMBERED)
+
+    def _settings(self, directory: Path, seen: Fingerprint) -> ModelSettings:
+        names = {name for name, *_ in seen}
+        if SETTINGS_FILE in names:
+            return read_model_settings(directory)
+        # What all versions share may stand once, beside them.
+        return read_model_settings(Path(self.path)) if f"../{SETTINGS_FILE}" in names else _DEFAULTS
 
     def _fetched(self, directory: Path, settings: ModelSettings) -> AbstractContextManager[tuple[Path, Held | None]]:
         if not settings.storage_uri:
@@ -141,13 +147,13 @@ class Stored:
         """Read its rollout file."""
         return self._fetched().rollout()
 
-    def load(self, version: str) -> Loaded:
+    def load(self, version: str, seen: Fingerprint | None = None) -> Loaded:
         """Load one version of what was fetched; it stays in the cache for as long as the model is there."""
         while True:
             folder = self._fetched()
             with self._storage.holding(Path(folder.path)) as held:
                 if held is not None:
-                    loaded = folder.load(version)
+                    loaded = folder.load(version, seen)
                     held.keep_for(loaded.runtime)
                     return loaded
 

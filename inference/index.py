@@ -38,7 +38,9 @@ def lines(model: Model) -> Iterator[IndexEntry]:
     copies = list(model.copies.values())
     for copy in copies:
         yield _line(model, copy)
-    if not copies:
+    if not copies and model.awaited:
+        yield IndexEntry(model.name, "", State.LOADING, "")
+    elif not copies:
         yield IndexEntry(model.name, "", State.UNAVAILABLE, _absent(model))
 
 

@@ -1,4 +1,4 @@
-"""A few threads that load models, in the order in which requests asked for them. Used by `inference/repository.py`.
+"""A few threads that load models, in the order in which requests asked for them. Used by `inference/stock.py`.
 
 Bounded, because loads compete with predictions for cores and memory; the threads start with the first load.
 """
@@ -8,25 +8,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import TypeAlias
 
-K = TypeVar("K")
+Job: TypeAlias = Callable[[], None]
 
 
-class Loads(Generic[K]):
-    """Calls `load` for what is put, on at most `threads` threads. `load` must not raise."""
+class Loads:
+    """Runs what is put, on at most `threads` threads. It must not raise."""
 
-    def __init__(self, threads: int, load: Callable[[K], None]) -> None:
-        self._load = load
+    def __init__(self, threads: int) -> None:
         self._most = threads
         self._lock = threading.Lock()
-        self._waiting: SimpleQueue[K | None] = SimpleQueue()
+        self._waiting: SimpleQueue[Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = 0
 
-    def put(self, key: K) -> None:
-        """Have it loaded when its turn comes; returns at once."""
-        self._waiting.put(key)
+    def put(self, job: Job) -> None:
+        """Have it done when its turn comes; returns at once."""
+        self._waiting.put(job)
         with self._lock:
             if self._waiting.qsize() > self._idle and len(self._threads) < self._most:
                 thread = threading.Thread(target=self._serve, name="load models", daemon=True)
@@ -41,8 +40,10 @@ class Loads(Generic[K]):
     def _serve(self) -> None:
         while True:
             self._idle += 1
-            key = self._waiting.get()
+            job = self._waiting.get()
             self._idle -= 1
-            if key is None:
+            if job is None:
                 return
-            self._load(key)
+            job()
+            # What it loaded is not to live until the next.
+            del job

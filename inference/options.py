@@ -31,6 +31,8 @@ def read(kind: type[T], source: Source) -> T:
     Raises:
         ModelLoadFailed: an option that the runtime does not have, or a value of another kind than its default.
     """
+    if not source.settings.options:
+        return kind()
     known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]  # every runtime names a dataclass
     values: dict[str, Any] = {}
     for name, value in source.settings.options.items():

@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeAlias
 
 from inference.entries import Copy, Model, Single, Source
 from inference.errors import InferenceError, ModelNotFound, ModelNotReady
@@ -24,11 +24,14 @@ from inference.settings import RepositorySettings
 from inference.stock import Counts, Stock
 from inference.upkeep import Upkeep
 
-__all__ = ["IndexEntry", "Lease", "Loaded", "Repository", "State"]
+__all__ = ["IndexEntry", "Lease", "Loaded", "Repository", "State", "Wanted"]
 
 log = logging.getLogger(__name__)
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+Wanted: TypeAlias = str | Callable[[], str | None] | None
+"""A version or an alias; None: the one that the rollout prefers. Or what finds it out, and may read files for that."""
 
 
 class Repository:
@@ -82,9 +85,9 @@ class Repository:
     def choose(
         self, name: str, version: str | None = None, key: bytes = b"", headers: Mapping[str, str] = _NOTHING
     ) -> Choice:
-        """Decide which version answers a request, and which get a copy of it. Never waits.
+        """Decide which version answers a request, and which get a copy of it. Waits for no load.
 
-        Looks into the model's folder the first time.
+        Looks into the model's folder the first time, so that it may wait for files: see `known`.
 
         Args:
             name: of the model.
@@ -104,6 +107,14 @@ class Repository:
         if found is None and routes.versions != (UNNUMBERED,):
             raise ModelNotFound(name, version)
         return Choice(found or version)
+
+    def known(self, name: str) -> bool:
+        """Tell whether a model's folder has been looked into, so that nothing about it waits for files.
+
+        Raises:
+            ModelNotFound: no model of this name.
+        """
+        return not self._upkeep.reads(self._model(name))
 
     def loaded(self, name: str, version: str | None = None) -> Loaded:
         """Give a model to describe, not to predict with: it may be unloaded meanwhile. Never waits.
@@ -134,8 +145,8 @@ class Repository:
             raise ModelNotFound(name, number)
         return lease is not None or not (copy.model.stopped or copy.failures)
 
-    def lease(self, name: str, version: str | None = None) -> Lease | None:
-        """Hold a loaded model; None when it must be loaded first: then `lease_later`. Never waits.
+    def lease(self, name: str, version: Wanted = None) -> Lease | None:
+        """Hold a loaded model; None when it must be loaded first, or looked for: then `lease_later`. Never waits.
 
         The caller releases the lease when its prediction has ended, and takes `lease.turn` around each prediction.
 
@@ -143,28 +154,24 @@ class Repository:
             ModelNotFound: no model of this name, or no such version.
             ModelNotReady: not loaded, and not to be loaded by a request; or loading failed a moment ago.
         """
+        if callable(version) or self._to_be_read(name):
+            return None
         copy, number = self._copy(name, version)
         lease = self._stock.lease(copy)
         return lease if lease is None else _checked(name, number, lease)
 
-    def lease_later(self, name: str, version: str | None, done: Done) -> None:
+    def lease_later(self, name: str, version: Wanted, done: Done) -> None:
         """Load a model for a request, or join its load, and give the lease, or the reason why not, to `done`.
 
         `done` is called once, on a thread of the repository's (or at once, by this call), and must not wait. Whoever
-        has lost interest meanwhile releases the lease all the same.
+        has lost interest meanwhile releases the lease all the same. Never waits for files.
         """
-
-        def checked(outcome: Lease | Exception) -> None:
-            if isinstance(outcome, Lease):
-                try:
-                    _checked(name, number, outcome)
-                except ModelNotFound as exc:
-                    outcome = exc
-            done(outcome)
-
         try:
-            copy, number = self._copy(name, version)
-            self._stock.lease_later(copy, done if number is None else checked)
+            if callable(version) or self._to_be_read(name):
+                self._model(name).awaited = True
+                self._stock.soon(lambda: self._lease_found(name, version, done))
+            else:
+                self._lease_later(name, version, done)
         except InferenceError as exc:
             done(exc)
 
@@ -266,6 +273,37 @@ class Repository:
         counts = self._stock.counts
         counts.evictions = self._stock.residents.evictions + self._stock.devices.evictions
         return counts
+
+    def _to_be_read(self, name: str) -> bool:
+        """Tell whether a request's first step is to look into a model's folder."""
+        model = self._model(name)
+        return not model.stopped and self._upkeep.reads(model)
+
+    def _lease_found(self, name: str, version: Wanted, done: Done) -> None:
+        """Find out which version is wanted, and lease it. On a thread that loads."""
+        try:
+            self._lease_later(name, version() if callable(version) else version, done, here=True)
+        except InferenceError as exc:
+            done(exc)
+        except Exception as exc:
+            log.exception("model %s cannot be looked into", name)
+            done(exc)
+        finally:
+            if (model := self._models.get(name)) is not None:
+                model.awaited = False
+
+    def _lease_later(self, name: str, version: str | None, done: Done, *, here: bool = False) -> None:
+        copy, number = self._copy(name, version)
+
+        def checked(outcome: Lease | Exception) -> None:
+            if isinstance(outcome, Lease):
+                try:
+                    _checked(name, number, outcome)
+                except ModelNotFound as exc:
+                    outcome = exc
+            done(outcome)
+
+        self._stock.lease_later(copy, done if number is None else checked, here=here)
 
     def _add(self, name: str, source: Source) -> Model:
         model = self._models[name] = Model(name, source, stopped=not self._settings.on_demand)

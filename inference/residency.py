@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -23,7 +24,6 @@ log = logging.getLogger(__name__)
 K = TypeVar("K")
 
 _PAGE: Final = 4096
-_STATM: Final = "/proc/self/statm"
 _CGROUPS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _NO_LIMIT: Final = 1 << 60
 MARGIN: Final = 0.03
@@ -35,15 +35,18 @@ _WAIT_S: Final = 0.25
 
 def resident_bytes() -> int:
     """Measure the process's resident set; 0 where the system does not say."""
-    # Asked twice for each load: a Path takes three times as long.
+    # Asked several times for each load: a Path takes three times as long, and each step in between lets others have
+    # Python's lock, for which a load then waits again.
     try:
-        file = os.open(_STATM, os.O_RDONLY)
-        try:
-            return int(os.read(file, 256).split()[1]) * _PAGE
-        finally:
-            os.close(file)
+        return int(os.pread(_statm(os.getpid()), 256, 0).split()[1]) * _PAGE
     except (OSError, IndexError, ValueError):
         return 0
+
+
+@cache
+def _statm(pid: int) -> int:
+    """Open what the system says of this process; a fork's is another."""
+    return os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def container_limit() -> int:

@@ -7,6 +7,7 @@ right runtime stays cheap. Which runtime a directory needs is found in `inferenc
 from __future__ import annotations
 
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -125,6 +126,8 @@ class Runtime(ABC):
     """Bytes of a GPU's memory that the loaded model holds, as far as its library tells; set by `load`."""
     computes: bool = False
     """Whether a prediction only computes, on its own thread: while it proves short, an event loop may run it."""
+    warm_s: float = math.inf
+    """How much of a processor the prediction on one row took that `load` made; infinite where it made none."""
     forwards: bool = False
     """Whether it asks another server, and wants to know for whom: `inference/batching/caller.py` tells."""
     inputs: tuple[TensorSpec, ...] = ()

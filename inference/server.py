@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_COLLECT: Final = (50_000, 20, 100)
+_COLLECT: Final = (5_000, 400, 20)
+"""Objects that a search for cycles looks through, and how seldom it looks through older ones, too. All calls wait for
+it, so the young are few (a millisecond), and models that were loaded since the start are looked through hardly ever."""
 _SHOWN: Final = 20
 _LOOK: Final = 10
 """Ticks, of a tenth of a second each."""

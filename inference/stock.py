@@ -11,13 +11,15 @@ import random
 import threading
 import time
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from inference.devices import OnDevice
 from inference.entries import Copy
 from inference.errors import DeviceExhausted, InferenceError, ModelLoadFailed, ModelNotReady
-from inference.folders import Loaded
+from inference.folders import Fingerprint, Loaded
 from inference.lease import Done, Lease
 from inference.loading import Loads
 from inference.residency import Residents, resident_bytes
@@ -57,7 +59,7 @@ class Stock:
         self._free = threading.Condition(self._lock)
         """Notified when a version is no longer busy."""
         self._slots = threading.BoundedSemaphore(settings.loads)
-        self._loads = Loads(settings.loads, self._load_for_requests)
+        self._loads = Loads(settings.loads)
         self._begun = self._ended = 0
         self._kinds: set[type] = set()
         self.draw = random.Random().random  # noqa: S311 - spreads retries and chooses canaries, no secret
@@ -79,22 +81,36 @@ class Stock:
         self._refuse_unless_loadable(copy)
         return None
 
-    def lease_later(self, copy: Copy, done: Done) -> None:
+    def lease_later(self, copy: Copy, done: Done, *, here: bool = False) -> None:
         """Give a lease to `done` when the version is loaded, or the reason why not; begins its load, or joins it.
+
+        Args:
+            copy: the version.
+            done: must not wait.
+            here: load on this thread, which is one of those that load.
 
         Raises:
             ModelNotReady: as `lease`; `done` is not called then.
         """
         with self._lock:
             lease = copy.lease
+            begins = False
             if lease is None or not lease.acquire():
                 if not copy.busy:
                     self._refuse_unless_loadable(copy)
-                    copy.busy = True
-                    self._loads.put(copy)
+                    begins = copy.busy = True
                 copy.waiters.append(done)
-                return
-        done(lease)
+                lease = None
+        if lease is not None:
+            done(lease)
+        elif begins and here:
+            self._load_for_requests(copy)
+        elif begins:
+            self._loads.put(partial(self._load_for_requests, copy))
+
+    def soon(self, job: Callable[[], None]) -> None:
+        """Do something that reads files, on one of the threads that load. It must not raise."""
+        self._loads.put(job)
 
     def load(self, copy: Copy) -> None:
         """Load a version now, or load it anew; what was loaded serves until then.
@@ -149,7 +165,7 @@ class Stock:
             with self._slots:
                 fingerprint = copy.model.source.fingerprint(copy.version)
                 weight = weight or _WEIGHT_EACH + _WEIGHT_FACTOR * sum(size for _, size, _, _ in fingerprint)
-                loaded = self._load_within(copy, weight, on_device)
+                loaded = self._load_within(copy, fingerprint, weight, on_device)
         except Exception as exc:  # noqa: BLE001 - whatever a model's file does; it is remembered and told
             return self._failed(copy, exc)
         lease = Lease(loaded, self.residents.shortage)
@@ -177,10 +193,10 @@ class Stock:
         )
         return lease
 
-    def _load_within(self, copy: Copy, weight: int, on_device: int) -> Loaded:
+    def _load_within(self, copy: Copy, seen: Fingerprint, weight: int, on_device: int) -> Loaded:
         self._reserve(weight, on_device)
         try:
-            loaded = self._measured_once_there_is_room(copy)
+            loaded = self._measured_once_there_is_room(copy, seen)
             self._check_device(copy, loaded)
         except BaseException:
             self.residents.cancel(weight)
@@ -188,10 +204,10 @@ class Stock:
             raise
         return loaded
 
-    def _measured_once_there_is_room(self, copy: Copy) -> Loaded:
+    def _measured_once_there_is_room(self, copy: Copy, seen: Fingerprint) -> Loaded:
         while True:
             try:
-                return self._measured(copy)
+                return self._measured(copy, seen)
             except DeviceExhausted:
                 # Only where requests load models, as they would load those again that go.
                 if not (self._settings.on_demand and self.devices.evict_idle()):
@@ -221,13 +237,13 @@ class Stock:
             )
         copy.device = held
 
-    def _measured(self, copy: Copy) -> Loaded:
+    def _measured(self, copy: Copy, seen: Fingerprint) -> Loaded:
         start, before = time.monotonic(), resident_bytes()
         with self._lock:
             self._begun += 1
             number, alone = self._begun, self._ended == self._begun - 1
         try:
-            loaded = copy.model.source.load(copy.version)
+            loaded = copy.model.source.load(copy.version, seen)
         finally:
             with self._lock:
                 self._ended += 1

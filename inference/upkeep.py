@@ -41,6 +41,10 @@ class Upkeep:
                 raise ModelNotReady(model.name, model.reason) from exc
         return routes
 
+    def reads(self, model: Model) -> bool:
+        """Tell whether `routes` would look into the folder now."""
+        return model.routes is None and not (model.failures and model.retry_at > time.monotonic())
+
     def refresh(self, model: Model, *, anew: bool) -> None:
         """Load what a model's folder holds now, every version that requests are sent to, and then switch to it.
 

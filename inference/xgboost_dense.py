@@ -1,13 +1,15 @@
 """Predicts with an XGBoost booster through the library's C interface, on a whole table at once.
 
-The Python interface's own way to the same function takes three times as long for a row: it looks at what kind of table
-it was given and writes JSON anew each time. Used by `inference/runtimes/xgboost.py`.
+The Python interface's own way to the same function takes much longer for a row: it looks at what kind of table it was
+given and writes JSON anew each time, and has the library make a new holder for the table, which then reads the
+container's CPU limit from files. Each thread has one holder here. Used by `inference/runtimes/xgboost.py`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+import threading
 from functools import cache
 from typing import Any, Final
 
@@ -42,10 +44,10 @@ def predict(booster: Any, table: NDArray[Any], *, margin: bool = False) -> NDArr
     shape, dimensions, values = _SIZES(), ctypes.c_uint64(), _VALUES()
     calls = _calls()
     if calls.XGBoosterPredictFromDense(
-        booster.handle, told, _MARGIN if margin else _VALUE, None,
+        booster.handle, told, _MARGIN if margin else _VALUE, _holder(calls),
         ctypes.byref(shape), ctypes.byref(dimensions), ctypes.byref(values),
     ):  # fmt: skip
-        raise DenseError(calls.XGBGetLastError().decode(errors="replace").strip().partition("\n")[0])
+        raise _error(calls)
     sizes = tuple(shape[: dimensions.value])
     # The memory is the library's, and holds the answer of this thread's next call then.
     found = np.empty(sizes, np.float32)
@@ -53,11 +55,43 @@ def predict(booster: Any, table: NDArray[Any], *, margin: bool = False) -> NDArr
     return found
 
 
+class _Holder:
+    """What the library keeps a table in while it predicts: a proxy matrix. It ends with its thread."""
+
+    def __init__(self, calls: ctypes.CDLL) -> None:
+        self._calls = calls
+        self.handle = ctypes.c_void_p()
+        if calls.XGProxyDMatrixCreate(ctypes.byref(self.handle)):
+            raise _error(calls)
+
+    def __del__(self) -> None:
+        if self.handle.value:
+            self._calls.XGDMatrixFree(self.handle)
+
+
+_threads = threading.local()
+
+
+def _holder(calls: ctypes.CDLL) -> ctypes.c_void_p:
+    try:
+        handle: ctypes.c_void_p = _threads.holder.handle
+    except AttributeError:
+        _threads.holder = made = _Holder(calls)
+        return made.handle
+    return handle
+
+
+def _error(calls: ctypes.CDLL) -> DenseError:
+    return DenseError(calls.XGBGetLastError().decode(errors="replace").strip().partition("\n")[0])
+
+
 @cache
 def _calls() -> ctypes.CDLL:
     library("xgboost")
     calls = ctypes.CDLL(library("xgboost.libpath").find_lib_path()[0])
     calls.XGBGetLastError.restype = ctypes.c_char_p
+    calls.XGProxyDMatrixCreate.argtypes = (ctypes.POINTER(ctypes.c_void_p),)
+    calls.XGDMatrixFree.argtypes = (ctypes.c_void_p,)
     calls.XGBoosterPredictFromDense.argtypes = (
         ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p,
         ctypes.POINTER(_SIZES), _SIZES, ctypes.POINTER(_VALUES),

@@ -11,6 +11,7 @@ threads, and `waiting.py` tells the callers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
@@ -25,16 +26,16 @@ from inference.batching.sleepers import Sleeper
 from inference.batching.turns import Observer, Turn, Turns
 from inference.batching.waiting import Gone, Patience, deliver, late, release
 from inference.errors import ModelNotReady
-from inference.repository import Lease
+from inference.repository import Lease, Wanted
 
 
 class Loader(Protocol):
     """The part of a repository that loads for a request; see `inference/repository.py`."""
 
-    def lease(self, name: str, version: str | None = None) -> Lease | None:
+    def lease(self, name: str, version: Wanted = None) -> Lease | None:
         """Hold a loaded model."""
 
-    def lease_later(self, name: str, version: str | None, done: Callable[[Lease | Exception], None]) -> None:
+    def lease_later(self, name: str, version: Wanted, done: Callable[[Lease | Exception], None]) -> None:
         """Load it first."""
 
 
@@ -72,7 +73,7 @@ class Batcher:
         """Count the calls that wait."""
         return sum(self._turns.room.calls)
 
-    async def run(self, call: Call, version: str | None = None, gone: Gone | None = None) -> Any:  # noqa: ANN401 - whatever the call's finish gives
+    async def run(self, call: Call, version: Wanted = None, gone: Gone | None = None) -> Any:  # noqa: ANN401 - whatever the call's finish gives
         """Run a call and wait for it; cancelled, it leaves the queue.
 
         Args:
@@ -101,7 +102,7 @@ class Batcher:
         finally:
             place.patience.end(call)
 
-    def begin(self, call: Call, version: str | None = None) -> None:
+    def begin(self, call: Call, version: Wanted = None) -> None:
         """Begin a call whose caller comes back to `wait` for it, on a thread that is not the batcher's.
 
         Raises what `run` raises at once.
@@ -120,7 +121,7 @@ class Batcher:
             raise presentable(call.error)
         return call.result
 
-    def start(self, call: Call, version: str | None = None) -> None:
+    def start(self, call: Call, version: Wanted = None) -> None:
         """Run a call that nobody waits for; its `finish` is all that comes of it. Raises what `run` raises at once."""
         self._submit(call, version)
 
@@ -141,7 +142,7 @@ class Batcher:
 
     # On the caller's thread.
 
-    def _submit(self, call: Call, version: str | None, place: Place | None = None) -> None:
+    def _submit(self, call: Call, version: Wanted, place: Place | None = None) -> None:
         lease = self._models.lease(call.model, version)
         if lease is not None:
             try:
@@ -152,7 +153,7 @@ class Batcher:
             return
         with self._turns.lock:
             self._turns.enter(call)
-        self._models.lease_later(call.model, version, lambda outcome: self._loaded(call, outcome))
+        self._models.lease_later(call.model, version, lambda outcome: self._loaded(call, place, outcome))
 
     def _enqueue(self, call: Call, lease: Lease, place: Place | None) -> None:
         turns, sleeper = self._turns, None
@@ -170,14 +171,17 @@ class Batcher:
         if not self._started:
             self._start()
 
-    def _loaded(self, call: Call, outcome: Lease | Exception) -> None:
+    def _loaded(self, call: Call, place: Place | None, outcome: Lease | Exception) -> None:
         """Take a model that had to be loaded. On a thread of the repository's."""
         put, failed, sleeper = False, False, None
         with self._turns.lock:
             wanted = call.state is State.WAITING
             if isinstance(outcome, Lease) and wanted and not self._turns.closed:
-                self._turns.line_up(call, self._turns.lane(outcome.loaded), outcome)
-                put, sleeper = True, self._turns.sleepers.baton()
+                lane = self._turns.lane(outcome.loaded)
+                self._turns.line_up(call, lane, outcome)
+                put = True
+                if place is None or not inline.may(call, lane):
+                    place, sleeper = None, self._turns.sleepers.baton()
             elif wanted:
                 failed = True
                 self._turns.room.leave(call)
@@ -185,6 +189,10 @@ class Batcher:
                 call.error = outcome if isinstance(outcome, Exception) else ModelNotReady(call.model)
         if sleeper is not None:
             sleeper.lock.release()
+        if put and place is not None and call.loop is not None:
+            # A loop that has been closed has nobody left who waits.
+            with contextlib.suppress(RuntimeError):
+                call.loop.call_soon_threadsafe(place.summon, call.loop)
         # Once put, the call may be over by now, and is no longer looked at here.
         if failed:
             deliver([call])

@@ -17,8 +17,6 @@ from inference.batching.lane import Lane
 from inference.batching.turns import Turn, Turns
 from inference.batching.waiting import Patience, deliver
 
-_BYTES: Final = 1 << 18
-"""Longer bodies, and those that may prove longer, are read on a thread, however short the model's predictions are."""
 _STINT_S: Final = 0.002
 """How long an event loop predicts before it looks at its sockets again."""
 _OVERRUN_S: Final = 0.1
@@ -27,7 +25,8 @@ _OVERRUN_S: Final = 0.1
 
 def may(call: Call, lane: Lane) -> bool:
     """Say whether an event loop may run a call."""
-    return call.urgency is Urgency.USER and call.size <= _BYTES and not call.terms.packed and lane.quick(call.arrived)
+    small = call.size <= lane.inline_bytes and not call.terms.packed
+    return call.urgency is Urgency.USER and small and lane.quick(call.arrived)
 
 
 class Place:

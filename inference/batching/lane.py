@@ -24,6 +24,9 @@ _MOST_ROWS: Final = 8_192
 """Of a batch of a model that is quick with many."""
 _TIMED: Final = 8
 """Of so many short predictions one is timed: the system's clock of a thread costs as much as a tenth of a small one."""
+_INLINE_BYTES: Final = 1 << 12, 1 << 18
+"""Longer bodies, and those that may prove longer, are read on a thread, however short the model's predictions are: at
+first, when only the row that its load tried says so, and at last."""
 _FIRST_PAUSE_S: Final = 1.0
 _LEARN: Final = 0.2
 _LONGEST_APART: Final = 1_024
@@ -66,8 +69,8 @@ class Lane:
 
     __slots__ = (
         "_apart", "_cpu_s", "_inline_from", "_next_apart", "_pause_s", "_queues", "_settled", "_untimed", "asks", "due",
-        "listed", "max_batch", "pad_to", "parallel", "rate", "room", "rows_per_call", "running", "seconds_per_row",
-        "takes_bytes", "wait_s",
+        "inline_bytes", "listed", "max_batch", "pad_to", "parallel", "rate", "room", "rows_per_call", "running",
+        "seconds_per_row", "takes_bytes", "wait_s",
     )  # fmt: skip
 
     def __init__(self, loaded: Loaded, threads: int, calls: float, size: float) -> None:
@@ -94,7 +97,9 @@ class Lane:
         self.seconds_per_row = 0.0
         self._apart = 0
         self._next_apart = 1
-        self._cpu_s = _AT_MOST_S
+        self._cpu_s = min(runtime.warm_s, _AT_MOST_S)
+        self.inline_bytes = _INLINE_BYTES[0]
+        """Of the longest body that an event loop may read itself."""
         self._inline_from = 0.0 if runtime.computes and not self.wait_s else math.inf
         self._pause_s = _FIRST_PAUSE_S
         self._untimed = 0
@@ -111,6 +116,7 @@ class Lane:
     def timed(self, cpu_s: float) -> None:
         """Note how much of a processor a prediction took."""
         self._cpu_s += _LEARN_CPU * (min(cpu_s, _AT_MOST_S) - self._cpu_s)
+        self.inline_bytes = min(2 * self.inline_bytes, _INLINE_BYTES[1])
 
     def overran(self, now: float) -> None:
         """Note that a prediction held an event loop up after all: none there for a while, longer each time."""

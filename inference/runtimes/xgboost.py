@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import orjson
@@ -19,8 +19,6 @@ from inference.categories import Categories
 from inference.errors import ModelLoadFailed
 from inference.runtime import Source, head, iris, library
 from inference.tabular import TabularRuntime, chosen_output
-
-_SMALL: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +39,13 @@ class XGBoost(TabularRuntime):
     def __init__(self, booster: Any, source: Source) -> None:  # noqa: ANN401 - the library is imported late
         self._booster = booster
         self._margin = chosen_output(source.settings, ("predict", "raw"), source.path) == "raw"
+        width = booster.num_features()
         # Only trees can be predicted in place, and only that is safe from several threads.
-        self.thread_safe = not _linear(booster, source.path)
+        self.thread_safe = self.computes = _in_place(booster, width)
         features = tuple(booster.feature_names or ())
         if given := options.read(Options, source).categories:
             self.categories = Categories.read(given, source.settings.features or features, source.path)
-        super().__init__(source.settings, width=booster.num_features(), features=features)
+        super().__init__(source.settings, width=width, features=features)
 
     @classmethod
     def claims(cls, path: Path) -> bool:
@@ -85,13 +84,14 @@ class XGBoost(TabularRuntime):
         return {"input-0": rows}
 
 
-def _linear(booster: Any, path: Path) -> bool:  # noqa: ANN401 - the library is imported late
-    """Tell a linear model. To write the configuration out takes as long as to load a small model: only few need it."""
-    # Not in a large file: nothing else in the process goes on while Python searches.
-    if path.stat().st_size <= _SMALL and b"gblinear" not in path.read_bytes():
-        return False
-    config = orjson.loads(booster.save_config())
-    return bool(config["learner"]["gradient_booster"]["name"] == "gblinear")
+def _in_place(booster: Any, width: int) -> bool:  # noqa: ANN401 - the library is imported late
+    """Try whether it can be predicted in place: a linear one cannot."""
+    try:
+        xgboost_dense.predict(booster, np.zeros((1, width), np.float32))
+    except xgboost_dense.DenseError:
+        config = orjson.loads(booster.save_config())
+        return bool(config["learner"]["gradient_booster"]["name"] != "gblinear")
+    return True
 
 
 def _first_line(exc: BaseException) -> str:

@@ -51,3 +51,17 @@ def test_a_refusal_is_told_in_the_librarys_words() -> None:
 
     with pytest.raises(DenseError, match="Complex floating point"):
         predict(_booster("reg:squarederror", labels), rows.astype(np.complex64))
+
+
+def test_boosters_take_turns_on_one_thread() -> None:
+    """What a thread keeps between calls is no booster's own: tables of other widths and types go through it in turn."""
+    rows, labels = iris()
+    narrow = xgboost.train({"nthread": 1}, xgboost.DMatrix(rows[:, :2], labels), 3)
+    wide = _booster("multi:softprob", labels, num_class=3)
+    expected = [narrow.inplace_predict(rows[:, :2]), wide.inplace_predict(rows.astype(np.float32))]
+
+    for _ in range(3):
+        np.testing.assert_array_equal(predict(narrow, rows[:, :2]), expected[0])
+        with pytest.raises(DenseError):
+            predict(wide, rows.astype(np.complex64))
+        np.testing.assert_array_equal(predict(wide, rows.astype(np.float32)), expected[1])

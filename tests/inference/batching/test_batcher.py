@@ -34,7 +34,7 @@ from inference.errors import (
 )
 from inference.protocol.errors import MalformedBody
 from inference.protocol.v2 import InferRequest
-from inference.repository import Repository
+from inference.repository import Repository, Wanted
 from inference.runtime import Asked
 from inference.settings import ModelSettings, QueueLimit
 from tests.inference.batching.models import (
@@ -613,10 +613,10 @@ def test_models_are_loaded_for_calls_that_wait() -> None:
             self.model = model
             self.pending: list[Callable[[Any], None]] = []
 
-        def lease(self, name: str, version: str | None = None) -> None:
+        def lease(self, name: str, version: Wanted = None) -> None:
             del name, version
 
-        def lease_later(self, name: str, version: str | None, done: Callable[[Any], None]) -> None:
+        def lease_later(self, name: str, version: Wanted, done: Callable[[Any], None]) -> None:
             del name, version
             self.pending.append(done)
 
@@ -660,10 +660,10 @@ def test_leases_are_given_back_once() -> None:
             self.repository = repository
             self.threads = ThreadPoolExecutor(4)
 
-        def lease(self, name: str, version: str | None = None) -> None:
+        def lease(self, name: str, version: Wanted = None) -> None:
             del name, version
 
-        def lease_later(self, name: str, version: str | None, done: Callable[[Any], None]) -> None:
+        def lease_later(self, name: str, version: Wanted, done: Callable[[Any], None]) -> None:
             self.threads.submit(lambda: done(self.repository.lease(name, version)))
 
     async def main() -> None:

@@ -1,0 +1,185 @@
+"""What the first calls for a model leave to its event loop: to run what is short, and nothing that reads files."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from inference.batching.batcher import Batcher
+from inference.batching.call import Call
+from inference.batching.lane import Lane
+from inference.dataplane import DataPlane
+from inference.errors import ModelNotFound
+from inference.folders import Fingerprint
+from inference.metrics import PredictorMetrics
+from inference.repository import Loaded, Repository
+from inference.rollout import UNNUMBERED
+from inference.runtime import Answer, Arrays, Asked
+from inference.settings import ModelSettings, RepositorySettings, ServerSettings
+from tests.inference.batching.models import PATIENCE_S, Sums, rows, sums, until
+
+
+class Warm(Sums):
+    """Only computes, was short when it was loaded, and tells on which thread it predicts."""
+
+    computes = True
+    warm_s = 0.000_05
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+
+    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Sum."""
+        self.threads.append(threading.get_ident())
+        return super().predict(inputs)
+
+
+class Slow:
+    """A folder that takes its time to say what it holds."""
+
+    def __init__(self, model: Warm) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.threads: list[int] = []
+        self._model = model
+
+    def versions(self) -> tuple[str, ...]:
+        """Wait, and list one."""
+        self.threads.append(threading.get_ident())
+        assert self.open.wait(PATIENCE_S)
+        return (UNNUMBERED,)
+
+    def rollout(self) -> None:
+        """Give none."""
+
+    def load(self, version: str, seen: Fingerprint) -> Loaded:
+        """Give the model."""
+        del version, seen
+        return Loaded(self._model, "1", ModelSettings())
+
+    def fingerprint(self, version: str) -> Fingerprint:
+        """Give nothing."""
+        del version
+        return ()
+
+
+def _plane(**folders: Slow) -> DataPlane:
+    repository = Repository(folders, RepositorySettings(on_demand=True, loads=1))
+    return DataPlane(repository, PredictorMetrics(lambda: 0), ServerSettings(threads=1, timeout_s=PATIENCE_S))
+
+
+def test_a_folder_that_answers_late_holds_no_other_model_up() -> None:
+    """A model's files are looked into elsewhere, for they may lie on a slow network; calls for others are answered."""
+
+    async def main() -> None:
+        near, far = Slow(Warm()), Slow(Warm())
+        far.open.clear()
+        plane = _plane(near=near, far=far)
+        await plane.infer_async("near", rows(1.0))
+        first = asyncio.ensure_future(plane.infer_async("far", rows(2.0)))
+        await asyncio.sleep(0)
+        answer = await plane.infer_async("near", rows(3.0))
+        waiting = not first.done()
+        far.open.set()
+
+        assert sums(answer) == [6.0]
+        assert waiting
+        assert sums(await first) == [4.0]
+        assert threading.get_ident() not in near.threads + far.threads
+        plane.close()
+
+    asyncio.run(main())
+
+
+def test_what_a_folder_lacks_is_told_all_the_same() -> None:
+    """A version that turns out not to be there when the folder is read is the caller's error, as later on."""
+
+    async def main() -> None:
+        plane = _plane(m=Slow(Warm()))
+        for _ in range(2):
+            with pytest.raises(ModelNotFound):
+                await plane.infer_async("m", rows(1.0), "7")
+        plane.close()
+
+    asyncio.run(main())
+
+
+def test_short_models_need_no_thread_from_their_first_call_on() -> None:
+    """What was short when it was loaded runs on the loop that asks, also the call that it was loaded for."""
+
+    async def main() -> None:
+        model = Warm()
+        plane = _plane(first=Slow(Warm()), m=Slow(model))
+        await plane.infer_async("first", rows(1.0))
+        # A thread that is awake would take whatever comes in.
+        await until(lambda: len(plane.batcher._turns.sleepers.idle) == 1)
+        for _ in range(3):
+            await plane.infer_async("m", rows(1.0))
+
+        assert model.threads == [threading.get_ident()] * 3
+        plane.close()
+
+    asyncio.run(main())
+
+
+def test_a_short_first_row_says_little_of_long_bodies() -> None:
+    """Before calls have proved it, an event loop reads small bodies only; larger ones as more prove short."""
+    lane = Lane(Loaded(Warm(), "1", ModelSettings()), 4, np.inf, np.inf)
+    first = lane.inline_bytes
+    for _ in range(50):
+        lane.timed(0.000_05)
+
+    assert lane.quick(0.0)
+    assert first < lane.inline_bytes == 1 << 18
+
+
+def test_calls_that_took_long_leave_no_cycles() -> None:
+    """Of a call whose client was watched nothing waits for a search for cycles, which stops every other call."""
+
+    async def main() -> None:
+        plane = _plane(m=Slow(Warm()))
+
+        def finish(answer: Answer, loaded: Loaded) -> float:
+            del loaded
+            return float(answer.outputs["sum"][0])
+
+        async def run(batcher: Batcher) -> weakref.ref[Any]:
+            held, watched = threading.Event(), asyncio.Event()
+
+            async def gone() -> None:
+                watched.set()
+                await asyncio.Event().wait()
+
+            def read() -> tuple[Arrays, Asked]:
+                assert held.wait(PATIENCE_S)
+                return {"x": np.ones((1, 2))}, Asked()
+
+            call = Call("m", read, finish, timeout_s=PATIENCE_S)
+            call.size = 1 << 20
+            answer = asyncio.ensure_future(batcher.run(call, None, gone))
+            await asyncio.wait_for(watched.wait(), PATIENCE_S)
+            held.set()
+            assert await answer == 2.0
+            return weakref.ref(gone)
+
+        kept = await run(plane.batcher)
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+        assert kept() is None
+        plane.close()
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
