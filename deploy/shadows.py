@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from deploy.errors import UserError
@@ -15,6 +16,33 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NONE: Final = "none"
+
+
+def stream_shadow_log(arguments: argparse.Namespace, source: str, payloads: str) -> ShadowLog:
+    """Give what keeps the answers of a stream's shadow versions, beside the events of its users' calls.
+
+    Raises:
+        UserError: credentials that cannot be used.
+    """
+    from deploy import ways  # noqa: PLC0415 - only who logs payloads needs it
+    from logger.settings import OutboxSettings, SpoolSettings, TapSettings  # noqa: PLC0415
+    from logger.shadows import ShadowLog  # noqa: PLC0415
+    from logger.tap import Tap  # noqa: PLC0415
+    from streams.events import SHADOW  # noqa: PLC0415
+
+    (sink,) = ways.destinations(f"kafka://{arguments.kafka}/{payloads}", "drop")
+    capture = TapSettings().capture
+    settings = ways.WaySettings(
+        outbox=OutboxSettings(), spool=SpoolSettings(), spool_folder=None, capture=capture, events_each=2, kafka={},
+        security=kafka_security(arguments),
+    )  # fmt: skip
+
+    @cache
+    def named(model: str) -> Tap:
+        service = arguments.inference_service or model
+        return Tap(TapSettings(source=source, service=service, namespace=arguments.namespace, component=SHADOW))
+
+    return ShadowLog(named(""), lambda: ways.build(sink, settings), capture, named=named)
 
 
 def add_shadow_arguments(parser: argparse.ArgumentParser) -> None:

@@ -52,8 +52,31 @@ class Shadowed:
     response: Written
 
 
-Witness: TypeAlias = Callable[[Shadowed], None]
-"""Told of each copy that was answered. On a thread that predicts: must not wait."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unanswered:
+    """A copy that the shadow version has no answer to.
+
+    Its request is written when `asked` is called, by whoever has time for that: a copy that was refused because too
+    much waits must not cost its caller the writing.
+    """
+
+    model: str
+    version: str
+    """As the rollout names it."""
+    correlation: bytes
+    traceparent: str
+    synthetic: bool
+    started_us: int
+    latency_us: int
+    error: BaseException
+    asked: Callable[[], tuple[str, Written, bool]]
+    """See `Copy`. Any thread may call it."""
+    size: int
+    """Of the caller's request, about."""
+
+
+Witness: TypeAlias = Callable[[Shadowed | Unanswered], None]
+"""Told what became of each copy. On a thread that predicts, or the caller's: must not wait."""
 
 
 class Copy(Protocol):
@@ -61,6 +84,13 @@ class Copy(Protocol):
 
     def given(self) -> Given:
         """Read it."""
+
+    def asked(self) -> tuple[str, Written, bool]:
+        """Give the protocol, the request as a body, and whether it says that it is synthetic. Reads it anew.
+
+        Raises:
+            ProtocolError, InvalidInput: it cannot be read.
+        """
 
     def told(self, answer: Answer, loaded: Loaded) -> tuple[str, Written, Written, bool]:
         """Give the protocol, the request and the response as bodies, and whether the request says it is synthetic."""
@@ -77,12 +107,14 @@ class V1Copy:
         """See `Copy`."""
         return self._work.given()
 
+    def asked(self) -> tuple[str, Written, bool]:
+        """See `Copy`."""
+        return "v1", _rows(self._decode()), False
+
     def told(self, answer: Answer, loaded: Loaded) -> tuple[str, Written, Written, bool]:
         """See `Copy`."""
-        request, response = self._request, self._work.finish(answer, loaded)
-        # As it came: the columns are named by the key.
-        body = v1.encode_object({request.key: request.instances, **request.extra})
-        return "v1", Written(body), Written(response), False
+        response = self._work.finish(answer, loaded)
+        return "v1", _rows(self._request), Written(response), False
 
     def _read(self) -> V1Request:
         self._request = self._decode()
@@ -93,11 +125,17 @@ class V2Copy:
     """A V2 request, over REST or gRPC."""
 
     def __init__(self, model: str, decode: Callable[[], InferRequest]) -> None:
+        self._decode = decode
         self._work = V2Work(model, decode, _bodies)
 
     def given(self) -> Given:
         """See `Copy`."""
         return self._work.given()
+
+    def asked(self) -> tuple[str, Written, bool]:
+        """See `Copy`."""
+        request = self._decode()
+        return "v2", _tensors(request), _says_synthetic(request)
 
     def told(self, answer: Answer, loaded: Loaded) -> tuple[str, Written, Written, bool]:
         """See `Copy`."""
@@ -124,18 +162,18 @@ class Shadows:
             model, copy.given, partial(self._answered, model, terms, copy, started),
             terms=replace(terms, yielding=True, protocol="shadow"), timeout_s=self._timeout_s,
         )  # fmt: skip
-        call.failed = partial(self._failed, model, version)
+        call.failed = partial(self._failed, model, version, terms, copy, started)
         try:
             self._batcher.start(call, version)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the caller's own answer must not suffer
-            self._failed(model, version, exc)
+            self._failed(model, version, terms, copy, started, exc)
 
     def _answered(self, model: str, terms: Terms, copy: Copy, started: int, answer: Answer, loaded: Loaded) -> None:
         if self.witness is None:
             return
         latency = time.time_ns() // 1_000 - started
         protocol, request, response, synthetic = copy.told(answer, loaded)
-        synthetic = synthetic or means_synthetic(terms.headers.get(SYNTHETIC_HEADER, "false"))
+        synthetic = synthetic or _is_synthetic(terms)
         self.witness(
             Shadowed(
                 model=model, version=loaded.version, protocol=protocol, correlation=terms.key,
@@ -144,16 +182,39 @@ class Shadows:
             )
         )  # fmt: skip
 
-    def _failed(self, model: str, version: str, error: BaseException) -> None:
+    def _failed(self, model: str, version: str, terms: Terms, copy: Copy, started: int, error: BaseException) -> None:
         self._metrics.shadow_failed(model, version, type(error).__name__)
+        if self.witness is None:
+            return
+        latency = time.time_ns() // 1_000 - started
+        self.witness(
+            Unanswered(
+                model=model, version=version, correlation=terms.key, traceparent=terms.traceparent,
+                synthetic=_is_synthetic(terms), started_us=started, latency_us=latency, error=error,
+                asked=copy.asked, size=terms.size,
+            )
+        )  # fmt: skip
+
+
+def _is_synthetic(terms: Terms) -> bool:
+    return means_synthetic(terms.headers.get(SYNTHETIC_HEADER, "false"))
+
+
+def _says_synthetic(request: InferRequest) -> bool:
+    said: Any = request.parameters.get(SYNTHETIC_PARAMETER)
+    return said is True
+
+
+def _rows(request: V1Request) -> Written:
+    # As it came: the columns are named by the key.
+    return Written(v1.encode_object({request.key: request.instances, **request.extra}))
+
+
+def _tensors(request: InferRequest) -> Written:
+    # Raw tensors: every datatype has that form, no value changes, and it is the quickest to write.
+    return Written(*v2.encode_request(request, binary=True))
 
 
 def _bodies(response: InferResponse, request: InferRequest) -> tuple[str, Written, Written, bool]:
-    # Raw tensors: every datatype has that form, no value changes, and it is the quickest to write.
-    synthetic: Any = request.parameters.get(SYNTHETIC_PARAMETER)
-    return (
-        "v2",
-        Written(*v2.encode_request(request, binary=True)),
-        Written(*v2.encode_response(response, lambda _name: True)),
-        synthetic is True,
-    )
+    answer = Written(*v2.encode_response(response, lambda _name: True))
+    return "v2", _tensors(request), answer, _says_synthetic(request)

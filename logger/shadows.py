@@ -10,6 +10,7 @@ The component of these events is `shadow`, so that their rows are apart from tho
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -23,7 +24,10 @@ from uuid import uuid4
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from inference.shadows import Shadowed, Written
+from inference.errors import InvalidInput
+from inference.protocol.errors import ProtocolError
+from inference.rest.answers import status_of
+from inference.shadows import Shadowed, Unanswered, Written
 from logger.heads import Fields
 from logger.tap import Body, Seen, Tap
 from logger.way import Fate, Origin, Way
@@ -31,6 +35,8 @@ from streams.events import MODEL_VERSION_HEADER, SYNTHETIC_HEADER
 
 log = logging.getLogger(__name__)
 
+_OK: Final = 200
+_FAILED: Final = 500
 _ORIGIN: Final = Origin(0, 0, 0)
 _POLL_S: Final = 0.05
 _LOOK_S: Final = 1.0
@@ -63,16 +69,18 @@ class ShadowLog(Collector):
         build: makes the way out, when the first copy was answered: a predictor without shadows needs no sink.
         capture: bytes kept of a body.
         more: shown on the page beside what is counted here: what the tap's rules did.
+        named: gives the tap for a model's events, where services are named after their models.
     """
 
     def __init__(
         self, tap: Tap, build: Callable[[], Way], capture: int, settings: ShadowSettings | None = None,
-        more: Sequence[Collector] = (),
+        more: Sequence[Collector] = (), named: Callable[[str], Tap] | None = None,
     ) -> None:  # fmt: skip
+        self._named = named or (lambda _model: tap)
         self._tap, self._build, self._capture, self._more = tap, build, capture, more
         self._settings = settings or ShadowSettings()
         self._changed = threading.Condition()
-        self._queue: deque[Shadowed] = deque()
+        self._queue: deque[Shadowed | Unanswered] = deque()
         self._bytes = 0
         self._thread: threading.Thread | None = None
         self._closing_by: float | None = None
@@ -80,7 +88,7 @@ class ShadowLog(Collector):
         self._offered = self._sent = 0
         self._dropped: Counter[str] = Counter()
 
-    def offer(self, shadowed: Shadowed) -> None:
+    def offer(self, shadowed: Shadowed | Unanswered) -> None:
         """Take one, or drop and count it. Never waits for the sink."""
         size = _size(shadowed)
         with self._changed:
@@ -110,7 +118,7 @@ class ShadowLog(Collector):
         """Give the metrics. Called by the registry."""
         with self._changed:
             offered, sent, dropped = self._offered, self._sent, dict(self._dropped)
-        yield CounterMetricFamily("sidelight_shadow_events_offered", "Events of answered copies.", offered)
+        yield CounterMetricFamily("sidelight_shadow_events_offered", "Events of copies.", offered)
         yield CounterMetricFamily("sidelight_shadow_events_sent", "Of them: acknowledged by the sink.", sent)
         lost = CounterMetricFamily("sidelight_shadow_events_dropped", "Of them: given up.", labels=("reason",))
         for reason in REASONS:
@@ -145,9 +153,9 @@ class ShadowLog(Collector):
             self._dropped["shutdown"] += len(self._queue) * self._tap.events_each
             self._queue.clear()
 
-    def _post(self, way: Way, shadowed: Shadowed) -> None:
+    def _post(self, way: Way, shadowed: Shadowed | Unanswered) -> None:
         try:
-            letters = self._tap.letters(self._seen(shadowed), time.time_ns() // 1_000)
+            letters = self._named(shadowed.model).letters(self._seen(shadowed), time.time_ns() // 1_000)
         except Exception as exc:  # noqa: BLE001 - one answer's events must not cost those of all others
             # No traceback: an error's text may quote a body.
             log.error("the events of a shadow's answer cannot be made: %s", type(exc).__name__)  # noqa: TRY400
@@ -163,7 +171,7 @@ class ShadowLog(Collector):
             else:
                 self._dropped[fate.name.lower().replace("_", "-")] += 1
 
-    def _take(self) -> Shadowed | None:
+    def _take(self) -> Shadowed | Unanswered | None:
         with self._changed:
             if not self._queue:
                 return None
@@ -181,7 +189,8 @@ class ShadowLog(Collector):
                     return
                 self._changed.wait()
 
-    def _seen(self, shadowed: Shadowed) -> Seen:
+    def _seen(self, told: Shadowed | Unanswered) -> Seen:
+        shadowed, status = _refusal(told) if isinstance(told, Unanswered) else (told, _OK)
         # Two shadows of one request share its correlation id, and the time of their start tells them apart.
         self._last_us = started = max(self._last_us + 1, shadowed.started_us)
         name = quote(shadowed.model, safe="")
@@ -193,7 +202,7 @@ class ShadowLog(Collector):
             asked.append((SYNTHETIC_HEADER.encode(), b"true"))
         seen = Seen(
             correlation=shadowed.correlation.decode("latin-1") or str(uuid4()), method="POST", path=path,
-            request_fields=asked, started_us=started, status=200, latency_us=shadowed.latency_us,
+            request_fields=asked, started_us=started, status=status, latency_us=shadowed.latency_us,
             response_fields=[
                 *_content(shadowed.response), (MODEL_VERSION_HEADER.encode(), shadowed.version.encode())
             ],
@@ -216,5 +225,25 @@ def _content(written: Written) -> Fields:
     ]
 
 
-def _size(shadowed: Shadowed) -> int:
+def _refusal(told: Unanswered) -> tuple[Shadowed, int]:
+    """Give the exchange as a caller of the shadow would have seen it, and its status."""
+    try:
+        protocol, request, synthetic = told.asked()
+    except (ProtocolError, InvalidInput):
+        # It was no request: whoever sent it has heard so.
+        protocol, request, synthetic = "v2", Written(b""), False
+    error = told.error
+    status = (status_of(error) if isinstance(error, Exception) else None) or _FAILED
+    said = json.dumps({"error": str(error)}).encode()
+    shadowed = Shadowed(
+        model=told.model, version=told.version, protocol=protocol, correlation=told.correlation,
+        traceparent=told.traceparent, synthetic=told.synthetic or synthetic, started_us=told.started_us,
+        latency_us=told.latency_us, request=request, response=Written(said),
+    )  # fmt: skip
+    return shadowed, status
+
+
+def _size(shadowed: Shadowed | Unanswered) -> int:
+    if isinstance(shadowed, Unanswered):
+        return shadowed.size
     return len(shadowed.request.content) + len(shadowed.response.content)

@@ -15,6 +15,7 @@ from deploy.kafka.topics import ensured_partitions
 from deploy.models import add_model_arguments, model_names, open_repository
 from deploy.plane import open_plane
 from deploy.security import kafka_security
+from deploy.shadows import stream_shadow_log
 from deploy.workers import Tuning, add_worker_arguments, run_stage
 from inference.kafka.plane import PlaneModels
 from inference.kafka.settings import StreamSettings
@@ -112,14 +113,17 @@ def run(arguments: argparse.Namespace) -> int:
     # What waits is in the topic, and may take as long as it takes.
     plane = open_plane(repository, arguments.max_threads, traces=environment.traces())
     patience_s = arguments.patience or math.inf
-    models = PlaneModels(plane, repository, patience_s=patience_s)
+    shadows = stream_shadow_log(arguments, settings.source, settings.payloads) if settings.payloads else None
+    if shadows is not None:
+        plane.shadows.witness = shadows.offer
+    models = PlaneModels(plane, repository, patience_s=patience_s, shadowed_apart=shadows is not None)
 
     def stage(partition: int) -> Stage:
         return InferenceStage(partition, settings, models, claims)
 
     tuning = Tuning(
         batch_records=arguments.batch_records, batch_ms=_BATCH_MS, batch_s=_BATCH_S, poll_ms=_POLL_MS, ahead=_AHEAD,
-        compression=arguments.compression, collectors=(plane.metrics.registry,),
+        compression=arguments.compression, collectors=(plane.metrics.registry, *filter(None, (shadows,))),
     )  # fmt: skip
     # What was loaded so far stays, and requests leave hardly any cycles: a search for some looks at all that is there.
     gc.collect()
@@ -129,6 +133,8 @@ def run(arguments: argparse.Namespace) -> int:
         return run_stage(arguments, name=STAGE, topic=requests, partitions=partitions[0], factory=stage, tuning=tuning)
     finally:
         plane.close()
+        if shadows is not None:
+            shadows.close()
         repository.close()
 
 

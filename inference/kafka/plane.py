@@ -29,17 +29,36 @@ from inference.protocol.errors import ProtocolError
 from inference.protocol.v1 import V1Request
 from inference.repository import Repository
 from streams.errors import NotNow
+from streams.events import SYNTHETIC_HEADER
 
+_WAITED_S: Final = 0.001
+"""Who has waited for so long for a model is faster than it, and has time to give way."""
+_WAY_S: Final = 0.001
+"""How long it does, with another call under way. That one is at its beginning, which is Python between many small steps
+that give Python's lock up: whoever takes it there, to write a whole call's answers, keeps the model from computing. A
+moment later the model computes without the lock, and the answers are written meanwhile."""
 MAY_PASS: Final = (ModelNotReady, Overloaded, DeadlineExceeded)
 
 
 class PlaneModels:
-    """`Models` over one data plane, for all partitions."""
+    """`Models` over one data plane, for all partitions.
 
-    def __init__(self, plane: DataPlane, repository: Repository, *, patience_s: float = math.inf) -> None:
+    Args:
+        plane: computes.
+        repository: knows which version answers.
+        patience_s: how long a model may be away.
+        shadowed_apart: whether a request that shadow versions get, too, is joined with no other: what they answer is
+            told of one call.
+    """
+
+    def __init__(
+        self, plane: DataPlane, repository: Repository, *, patience_s: float = math.inf, shadowed_apart: bool = False
+    ) -> None:
         self._plane, self._repository, self._patience_s = plane, repository, patience_s
+        self._shadowed_apart = shadowed_apart
         self._lock = threading.Lock()
         self._away_since: dict[tuple[str, str | None], float] = {}
+        self._under_way = 0
 
     def side(self, ask: Ask) -> Side:
         """Say with which other requests one may be joined; see `inference.kafka.stage.Models`."""
@@ -51,12 +70,14 @@ class PlaneModels:
         except ModelNotReady:
             # Loaded by the first call; until then nobody knows.
             return Side(choice, 1)
+        if choice.shadows and self._shadowed_apart:
+            return Side(choice, 1, choice.steady)
         return Side(choice, loaded.settings.max_batch or loaded.runtime.max_batch, choice.steady)
 
     def start(self, call: Call) -> _Answer:
         """Begin a call."""
         try:
-            return _Answer(self, call, self._begun(call))
+            return _Answer(self, call, self._counted(self._begun(call)))
         except Exception as exc:  # noqa: BLE001 - told when the answer is waited for, as whatever comes later is
             problem = exc
 
@@ -64,6 +85,25 @@ class PlaneModels:
             raise problem
 
         return _Answer(self, call, fail)
+
+    def _counted(self, wait: Callable[[], Answered]) -> Callable[[], Answered]:
+        """Count a call that has begun until it has ended; what waits for it gives way to those that have not."""
+        with self._lock:
+            self._under_way += 1
+
+        def waited() -> Answered:
+            began = time.monotonic()
+            try:
+                answered = wait()
+            finally:
+                with self._lock:
+                    self._under_way -= 1
+                    others = self._under_way
+            if others and time.monotonic() - began > _WAITED_S:
+                time.sleep(_WAY_S)
+            return answered
+
+        return waited
 
     def patient(self, call: Call, error: InferenceError) -> NotNow | None:
         """Say whether to try again; None when it has been away for too long."""
@@ -102,7 +142,11 @@ def _now_us() -> int:
 
 
 def _headers(around: Envelope) -> dict[str, str]:
-    return {name.lower(): (value or b"").decode("utf-8", "replace") for name, value in around.record.headers}
+    found = {name.lower(): (value or b"").decode("utf-8", "replace") for name, value in around.record.headers}
+    if around.head.synthetic:
+        # An event says so in an attribute, where nobody looks who knows HTTP's headers.
+        found[SYNTHETIC_HEADER] = "true"
+    return found
 
 
 class _Answer:

@@ -10,13 +10,14 @@ import pytest
 
 from inference.batching.terms import Terms
 from inference.dataplane import DataPlane
+from inference.errors import ModelLoadFailed
 from inference.folders import ModelFolder
 from inference.metrics import PredictorMetrics
 from inference.protocol import v1, v2
 from inference.protocol.tensors import Tensor
 from inference.repository import Repository
 from inference.settings import RepositorySettings, Trust
-from inference.shadows import Shadowed
+from inference.shadows import Shadowed, Unanswered, Written
 from tests.inference.serving import eventually
 from tests.inference.shelves import ANSWERING, write
 
@@ -38,9 +39,16 @@ def _plane(tmp_path: Path) -> Iterator[DataPlane]:
     repository.close()
 
 
-def _told(plane: DataPlane) -> list[Shadowed]:
+def _told(plane: DataPlane, failed: list[Unanswered] | None = None) -> list[Shadowed]:
     told: list[Shadowed] = []
-    plane.shadows.witness = told.append
+
+    def witness(outcome: Shadowed | Unanswered) -> None:
+        if isinstance(outcome, Shadowed):
+            told.append(outcome)
+        elif failed is not None:
+            failed.append(outcome)
+
+    plane.shadows.witness = witness
     return told
 
 
@@ -78,6 +86,25 @@ def test_rows_are_told_as_they_were(plane: DataPlane) -> None:
     assert (found.protocol, found.correlation, found.synthetic) == ("v1", b"", False)
     assert found.request.content == b'{"inputs":[[1.5,2]],"more":"x"}'
     assert found.response.content == b'{"predictions":[2.0]}'
+
+
+def test_failures_are_told_with_what_was_asked(plane: DataPlane) -> None:
+    """A version that cannot be loaded is told of with its error; the request is there for who wants to write it."""
+    failed: list[Unanswered] = []
+    _told(plane, failed)
+    terms = Terms(key=b"c1", headers={"x-sidelight-synthetic": "true"}, size=20)
+    plane.predict_v1("m", v1.decode_request(b'{"instances":[[1.5,2]]}'), terms)
+    request = v2.InferRequest(inputs=(Tensor.of("x", ROWS),), parameters={"synthetic": True})
+    plane.infer("m", request)
+    eventually(lambda: len(failed) == 2, "both failures")
+    rows, tensors = failed
+    protocol, body, synthetic = tensors.asked()
+
+    assert (rows.model, rows.version, rows.correlation, rows.synthetic, rows.size) == ("m", "3", b"c1", True, 20)
+    assert rows.asked() == ("v1", Written(b'{"instances":[[1.5,2]]}'), False)
+    assert isinstance(rows.error, ModelLoadFailed)
+    assert (protocol, synthetic) == ("v2", tensors.synthetic or synthetic)
+    np.testing.assert_array_equal(v2.decode_request(body.content, body.header_length).inputs[0].data, ROWS)
 
 
 def test_without_a_witness_copies_are_answered(plane: DataPlane) -> None:

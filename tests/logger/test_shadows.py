@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
-from inference.shadows import Shadowed, Written
+from inference.errors import ModelNotReady, PredictionFailed
+from inference.protocol.errors import MalformedBody
+from inference.shadows import Shadowed, Unanswered, Written
 from logger.courier import Courier
 from logger.settings import TapSettings
 from logger.shadows import NO_SINK, QUEUE_FULL, ShadowLog, ShadowSettings
@@ -96,7 +98,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def logged(under: Tap, *answers: Shadowed) -> list[Event]:
+def logged(under: Tap, *answers: Shadowed | Unanswered) -> list[Event]:
     """Give the events that answers lead to."""
     topics = MemoryLog({"payloads": 1})
     kept = ShadowLog(under, lambda: Courier("memory", MemoryPublisher(topics), "payloads", 1.0), CAPTURE)
@@ -123,6 +125,57 @@ def test_an_answer_becomes_two_events() -> None:
     assert (response.data, response.text("statuscode"), response.text("latencyus")) == (
         b'{"predictions":[2.0]}', "200", "1500",
     )  # fmt: skip
+
+
+def unanswered(error: Exception, asked: Callable[[], tuple[str, Written, bool]]) -> Unanswered:
+    """Make what a version failed on."""
+    return Unanswered(
+        model="m", version="5", correlation=b"c2", traceparent="", synthetic=False, started_us=making.AT,
+        latency_us=700, error=error, asked=asked, size=40,
+    )  # fmt: skip
+
+
+def test_a_failure_leaves_its_trace() -> None:
+    """A copy that a version failed on is an exchange with the status and error that its caller would have got."""
+    failed = unanswered(PredictionFailed("ValueError : nan"), lambda: ("v1", V1, True))
+    request, response = logged(tap(), failed)
+
+    assert (request.observed_as(), request.correlation(), request.data) == ("n/s/shadow", "c2", V1.content)
+    assert (response.text("modelversion"), response.text("statuscode"), response.text("latencyus")) == (
+        "5",
+        "500",
+        "700",
+    )
+    assert response.data == b'{"error": "ValueError : nan"}'
+    assert (request.text("synthetic"), response.text("synthetic")) == ("true", "true")
+
+
+def test_a_copy_of_no_request_leaves_its_trace() -> None:
+    """What cannot be read has no body; a version that is away is told by its status."""
+
+    def asked() -> tuple[str, Written, bool]:
+        raise MalformedBody("body", "no JSON")
+
+    broken = logged(tap(), unanswered(MalformedBody("body", "no JSON"), asked))
+    away = logged(tap(), unanswered(ModelNotReady("m"), lambda: ("v1", V1, False)))
+
+    assert (broken[0].data or b"", broken[1].text("statuscode")) == (b"", "400")
+    assert away[1].text("statuscode") == "503"
+
+
+def test_services_may_be_named_after_models() -> None:
+    """Where one predictor has several, each model's events say which they are of."""
+    topics = MemoryLog({"payloads": 1})
+    kept = ShadowLog(
+        tap(), lambda: Courier("memory", MemoryPublisher(topics), "payloads", 1.0), CAPTURE,
+        named=lambda model: Tap(TapSettings(service=model, namespace="n", component="shadow")),
+    )  # fmt: skip
+    for model in ("a", "b"):
+        kept.offer(shadowed(model=model))
+    kept.close()
+    found = [from_kafka(record.headers, record.value).observed_as() for record in topics.records("payloads")]
+
+    assert found == ["n/a/shadow", "n/a/shadow", "n/b/shadow", "n/b/shadow"]
 
 
 def test_tensors_and_marks_are_told() -> None:
