@@ -17,6 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from streams.errors import StreamError
 from streams.hosts.clients import BrokerEnds, consumer_settings
 from streams.hosts.lane import Lane
+from streams.hosts.pace import Pace
 from streams.hosts.runner import Abandoned, Runner, RunnerSettings
 from streams.hosts.settings import HostSettings
 from streams.hosts.watchdog import State, Watchdog
@@ -26,6 +27,8 @@ from streams.stage import Publisher, Record, StageFactory, StateStore
 log = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.05
+_STEP_S: Final = 0.005
+"""How often it looks whether queues that were full have room again."""
 _LOOK_S: Final = 0.5
 """How often the ends of the partitions are noted, for the lag that the metrics page shows."""
 _STUCK_S: Final = 120.0
@@ -52,6 +55,7 @@ class NativeHost:
         self._ends: dict[int, tuple[int, int]] = {}
         self._look_at = 0.0
         self._joined = False
+        self._pace = Pace()
         self._turned = time.monotonic()
         self._watchdog = Watchdog(settings.still_after_s, self._states, BrokerEnds(settings))
         self._consumer = Consumer({**consumer_settings(settings), "on_commit": self._on_commit})
@@ -124,7 +128,10 @@ class NativeHost:
         }
 
     def _turn(self) -> None:
-        self._hand_over(self._read(self._room()))
+        if self._reads(time.monotonic()):
+            self._hand_over(self._read(self._room()))
+        else:
+            time.sleep(_STEP_S)
         self._turned = now = time.monotonic()
         self._look(now)
         for lane in list(self._lanes.values()):
@@ -171,14 +178,19 @@ class NativeHost:
             raise StreamError(f"topic {self._settings.topic!r}: {error.str()}")
         log.warning("topic %s: %s", self._settings.topic, error.str())
 
+    def _reads(self, now: float) -> bool:
+        """Say whether to read on; pause what is behind first."""
+        fills = {lane.partition: lane.fill() for lane in self._lanes.values() if not lane.paused}
+        reads, behind = self._pace.decide(fills, now)
+        for partition in behind:
+            self._consumer.pause([TopicPartition(self._settings.topic, partition)])
+            self._lanes[partition].paused = True
+        return reads
+
     def _balance(self, lane: Lane) -> None:
-        """Pause a partition whose stage is behind, and let it go on when half of the queue is free."""
-        place = [TopicPartition(self._settings.topic, lane.partition)]
-        if not lane.paused and lane.fill() >= 1:
-            self._consumer.pause(place)
-            lane.paused = True
-        elif lane.paused and lane.fill() <= 1 / 2:
-            self._consumer.resume(place)
+        """Let a partition that is paused go on when half of its queue is free."""
+        if lane.paused and lane.fill() <= 1 / 2:
+            self._consumer.resume([TopicPartition(self._settings.topic, lane.partition)])
             lane.paused = False
 
     def _tell_idle(self, lane: Lane, now: float) -> None:
