@@ -31,11 +31,11 @@ class HostSettings:
     """Batches that a stage may be ahead of what is published and saved, so that it works while the broker answers.
     0 is one thing after the other. The Faust host knows no other."""
     queue_records: int = 4_000
-    """Records that may wait for one partition's stage; above it nothing is read for a moment, then the partition is paused,
-    which bounds memory."""
+    """Records that may wait for one partition's stage, which bounds memory; above it nothing is read for a moment, then
+    the partition is paused."""
     queue_kib: int = 64 * 1024
-    """Size of what may wait for one partition's stage, in KiB, likewise. What one read brings,
-    up to 16 MiB, may come on top. The Faust host counts records alone."""
+    """Size of what may wait for one partition's stage, in KiB, likewise. What one read brings, up to 16 MiB, may come
+    on top. The Faust host counts records alone."""
     session_timeout_ms: int = 6_000
     """How long a silent worker keeps its partitions. 6 s is the least that a broker allows by default."""
     idle_after_s: float = 2.0
