@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from types import coroutine
 from typing import Any
 
 
@@ -21,18 +20,36 @@ def begun(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> a
         waited = work.send(None)
     except StopIteration:
         return None
-    return loop.create_task(_rest(work, waited))
+    return loop.create_task(_Rest(work, waited))
 
 
-@coroutine
-def _rest(work: Coroutine[Any, Any, None], waited: Any) -> Generator[Any, Any, None]:  # noqa: ANN401 - a future, or None
-    try:
-        while True:
-            try:
-                sent = yield waited
-            except BaseException as exc:  # noqa: BLE001 - the coroutine's own affair, a cancellation above all
-                waited = work.throw(exc)
-            else:
-                waited = work.send(sent)
-    except StopIteration:
-        return
+class _Rest(Coroutine[Any, Any, None]):
+    """What is left of a coroutine that waits.
+
+    No generator: one that is cancelled before its first step never runs, and `work` would not hear of it.
+    """
+
+    __slots__ = ("_begun", "_waited", "_work")
+
+    def __init__(self, work: Coroutine[Any, Any, None], waited: Any) -> None:  # noqa: ANN401 - a future, or None
+        self._work, self._waited = work, waited
+        self._begun = False
+
+    def send(self, value: Any) -> Any:  # noqa: ANN401 - as above
+        """Say first what is waited for, then go on."""
+        if self._begun:
+            return self._work.send(value)
+        self._begun, waited, self._waited = True, self._waited, None
+        return waited
+
+    def throw(self, *raised: Any) -> Any:  # noqa: ANN401 - as a coroutine's own
+        """Raise an error where it waits, a cancellation above all."""
+        self._begun = True
+        return self._work.throw(*raised)
+
+    def close(self) -> None:
+        """End it."""
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._work.__await__()

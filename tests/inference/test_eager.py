@@ -76,6 +76,29 @@ def test_cancelling_reaches_it() -> None:
     assert done == ["in order"]
 
 
+def test_cancelling_reaches_what_has_just_begun() -> None:
+    """A client may break its call off in the same breath: the coroutine learns of it all the same."""
+    done: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            done.append("in order")
+            raise
+
+    async def main() -> None:
+        task = begun(work(), asyncio.get_running_loop())
+        assert task is not None
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert done == ["in order"]
+
+
 def test_errors_come_through() -> None:
     """At once from what has not waited, by the task from what has."""
 
