@@ -45,9 +45,9 @@ class Agenda:
         return None
 
     def quick(self, now: float) -> Lane | None:
-        """Find the next lane of users' calls whose predictions an event loop may run; it stays where it is."""
+        """Find the next lane of users' calls, the first of which an event loop may run; it stays where it is."""
         lanes = self._ready[Urgency.USER]
-        return next((lane for lane in lanes if lane.quick(now) and lane.waiting(Urgency.USER) and lane.open()), None)
+        return next((lane for lane in lanes if lane.quick(now) and lane.led_lightly() and lane.open()), None)
 
     def remove(self, lane: Lane) -> None:
         """Take out a lane that `quick` found; it is to be put back if there is more."""

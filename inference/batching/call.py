@@ -13,11 +13,12 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Final, TypeAlias
 
-from inference import texts
+from inference import texts, timeouts
 from inference.batching.joining import Arrays, rows_of, shape_of
 from inference.batching.terms import USUAL, Terms
-from inference.errors import InferenceError, PredictionFailed
+from inference.errors import DeadlineExceeded, InferenceError, PredictionFailed
 from inference.protocol.errors import ProtocolError
+from inference.protocol.tensors import Parameters
 from inference.repository import Lease, Loaded
 from inference.runtime import Answer, Asked
 from streams.errors import InvalidEvent
@@ -112,8 +113,8 @@ class Call:
             self.decode_s = time.monotonic() - start
         # The body goes now, not when the answer does.
         self.decode = None
-        if self.asked is not NOTHING_ASKED and self.asked.parameters.get(SYNTHETIC_PARAMETER) is True:
-            self.urgency = Urgency.YIELDING
+        if self.asked is not NOTHING_ASKED:
+            self._heed(self.asked.parameters)
         self.rows = rows_of(self.inputs)
 
     def goes_with(self, other: Call, *, asks: bool) -> bool:
@@ -124,6 +125,15 @@ class Call:
             asks: the runtime looks at what else the calls say, so that must be the same.
         """
         return bool(self.rows and other.rows) and self._shaped(asks=asks) == other._shaped(asks=asks)
+
+    def _heed(self, parameters: Parameters) -> None:
+        if parameters.get(SYNTHETIC_PARAMETER) is True:
+            self.urgency = Urgency.YIELDING
+        seconds = timeouts.asked(parameters)
+        if seconds is not None:
+            self.deadline = min(self.deadline, self.arrived + seconds)
+            if self.deadline <= time.monotonic():
+                raise DeadlineExceeded(seconds)
 
     def _shaped(self, *, asks: bool) -> tuple[object, ...]:
         if self.shape is None:

@@ -25,8 +25,7 @@ _OVERRUN_S: Final = 0.1
 
 def may(call: Call, lane: Lane) -> bool:
     """Say whether an event loop may run a call."""
-    small = call.size <= lane.inline_bytes and not call.terms.packed
-    return call.urgency is Urgency.USER and small and lane.quick(call.arrived)
+    return call.urgency is Urgency.USER and lane.light(call) and lane.quick(call.arrived)
 
 
 class Place:
@@ -65,7 +64,7 @@ class Place:
                 if lane is not None and not more:
                     turns.agenda.remove(lane)
                     # No thread is to share in what is as short as this.
-                    turn = turns.take(lane, Urgency.USER, 0)
+                    turn = turns.take(lane, Urgency.USER, 0, inline=True)
                 # For what is not quick, or turned out not to be.
                 sleeper = None if more or turn is not None else turns.sleepers.baton()
             if turn is None:

@@ -108,6 +108,15 @@ class Lane:
         """Say whether predictions are so short that an event loop may run them itself."""
         return self._cpu_s <= _SHORT_S and now >= self._inline_from
 
+    def light(self, call: Call) -> bool:
+        """Say whether an event loop may read a call itself."""
+        return call.size <= self.inline_bytes and not call.terms.packed and call.alone is None
+
+    def led_lightly(self) -> bool:
+        """Say whether the first of the users' calls is such a one."""
+        queue = self._queues[Urgency.USER]
+        return bool(queue) and self.light(queue[0])
+
     def to_be_timed(self) -> bool:
         """Say whether the next prediction should be timed."""
         self._untimed = (self._untimed + 1) % _TIMED
@@ -165,20 +174,26 @@ class Lane:
         """Take a call out, wherever it stands."""
         self._queues[call.urgency].remove(call)
 
-    def take(self, urgency: Urgency, idle: int) -> list[Call]:
-        """Take what should make up one batch: the first call and those behind it that go with it."""
+    def take(self, urgency: Urgency, idle: int, *, inline: bool = False) -> list[Call]:
+        """Take what should make up one batch: the first call and those behind it that go with it.
+
+        For an event loop no more than it may read, which the first call is known to be.
+        """
         queue = self._queues[urgency]
         first = queue.popleft()
         taken = [first]
         if self.max_batch == 1 or first.alone is not None or first.terms.whole or self._keeps_apart():
             return taken
         calls, most = self._share(len(queue) + 1, idle), self.most()
-        rows = first.rows or self.rows_per_call
+        rows, size = first.rows or self.rows_per_call, first.size
         while queue and len(taken) < calls:
             call = queue[0]
             rows += call.rows or self.rows_per_call
             known = call.shape is not None and first.shape is not None
             if rows > most or call.alone is not None or call.terms.whole or (known and call.shape != first.shape):
+                break
+            size += call.size
+            if inline and (size > self.inline_bytes or not self.light(call)):
                 break
             taken.append(queue.popleft())
         return taken

@@ -102,9 +102,9 @@ class Turns:
         found = self.agenda.next(now)
         return None if found is None else self.take(*found, len(self.sleepers.idle))
 
-    def take(self, lane: Lane, urgency: Urgency, idle: int) -> Turn:
+    def take(self, lane: Lane, urgency: Urgency, idle: int, *, inline: bool = False) -> Turn:
         """Take a turn of a lane that was taken from the agenda; so many threads could share in what waits."""
-        calls = lane.take(urgency, idle)
+        calls = lane.take(urgency, idle, inline=inline)
         for call in calls:
             call.state = State.RUNNING
             self.room.leave(call)

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.batching.call import Call, Urgency
 from inference.batching.lane import Lane
 from inference.batching.terms import Terms
 from inference.dataplane import DataPlane
 from inference.errors import InvalidInput, ModelNotReady
 from inference.metrics import PredictorMetrics
+from inference.protocol.v2 import InferRequest
 from inference.repository import Loaded, Repository
 from inference.runtime import Arrays
 from inference.settings import ModelSettings, ServerSettings
@@ -127,6 +129,44 @@ def test_calls_that_yield_and_long_bodies_stay_on_threads() -> None:
                 assert model.threads[-1] != threading.get_ident()
 
     asyncio.run(main())
+
+
+def test_what_has_come_in_before_small_calls_is_not_read_on_the_loop() -> None:
+    """The loop comes for the small ones only: a long body among them is left to a thread, and so is a packed one."""
+
+    async def main() -> None:
+        model = Short()
+        async with serving(model) as plane:
+            for terms in (Terms(size=1 << 20), Terms(size=100, packed=True)):
+                await _proven(plane, model)
+                readers: list[int] = []
+                long = plane.answer_async(
+                    "m", partial(_read, rows(2.0), readers), lambda response, _: response, terms=terms
+                )
+                small = (plane.infer_async("m", rows(value)) for value in (1.0, 3.0))
+                answers = await asyncio.gather(next(small), long, next(small))
+
+                assert [sums(answer) for answer in answers] == [[2.0], [4.0], [6.0]]
+                assert threading.get_ident() not in readers
+
+    asyncio.run(main())
+
+
+def _read(request: InferRequest, readers: list[int]) -> InferRequest:
+    readers.append(threading.get_ident())
+    return request
+
+
+def test_the_loop_reads_no_more_at_once_than_one_call_may_have() -> None:
+    """Many calls that are each just short enough are not one turn: nothing else would be done meanwhile."""
+    lane = _lane()
+    each = lane.inline_bytes // 2
+    for _ in range(5):
+        lane.push(Call("m", terms=Terms(size=each)))
+
+    assert [len(lane.take(Urgency.USER, 0, inline=True)) for _ in range(2)] == [2, 2]
+    lane.push(Call("m", terms=Terms(size=each)))
+    assert len(lane.take(Urgency.USER, 0)) == 2
 
 
 def test_calls_that_leave_hold_no_other_model_up() -> None:
