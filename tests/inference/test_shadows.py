@@ -10,7 +10,7 @@ import pytest
 
 from inference.batching.terms import Terms
 from inference.dataplane import DataPlane
-from inference.errors import ModelLoadFailed
+from inference.errors import ModelNotReady
 from inference.folders import ModelFolder
 from inference.metrics import PredictorMetrics
 from inference.protocol import v1, v2
@@ -102,7 +102,7 @@ def test_failures_are_told_with_what_was_asked(plane: DataPlane) -> None:
 
     assert (rows.model, rows.version, rows.correlation, rows.synthetic, rows.size) == ("m", "3", b"c1", True, 20)
     assert rows.asked() == ("v1", Written(b'{"instances":[[1.5,2]]}'), False)
-    assert isinstance(rows.error, ModelLoadFailed)
+    assert isinstance(rows.error, ModelNotReady)
     assert (protocol, synthetic) == ("v2", tensors.synthetic or synthetic)
     np.testing.assert_array_equal(v2.decode_request(body.content, body.header_length).inputs[0].data, ROWS)
 
