@@ -2,7 +2,7 @@
 
 A model is reloaded while the old one serves, and requests are sent to a new version only when it is loaded. Thousands
 of models are known by name only until they are asked for. Used by `inference/dataplane.py`; loading is in
-`inference/stock.py`, what becomes of changed folders in `inference/upkeep.py`.
+`inference/stock.py`, what becomes of changed folders in `inference/upkeep.py` and `inference/stocktaking.py`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Final, TypeAlias
 
 from inference.entries import Copy, Model, Single, Source
 from inference.errors import InferenceError, ModelNotFound, ModelNotReady
-from inference.folders import Fingerprint, Loaded, ModelFolder, Shelf
+from inference.folders import Loaded, ModelFolder, Shelf
 from inference.index import IndexEntry, State, lines
 from inference.lease import Done, Lease, Wait
 from inference.rollout import UNNUMBERED, Choice
 from inference.settings import RepositorySettings
 from inference.stock import Counts, Stock
+from inference.stocktaking import Stocktaking
 from inference.upkeep import Upkeep
 
 __all__ = ["IndexEntry", "Lease", "Loaded", "Repository", "State", "Wanted"]
@@ -53,15 +54,12 @@ class Repository:
         self._settings = settings or RepositorySettings()
         self._stock = Stock(self._settings)
         self._upkeep = Upkeep(self._stock, self._settings)
-        self._shelf = shelf
-        self._shelved: set[str] = set()
-        self._arriving: dict[str, Fingerprint] = {}
         self._closed = threading.Event()
         self._models: dict[str, Model] = {}
         for name, source in models.items():
             self._add(name, Single(source) if callable(source) else source)
-        for name in shelf.names() if shelf else ():
-            self._add_from_shelf(name)
+        self._stocktaking = Stocktaking(shelf, self._models, self._add, self._drop)
+        self._stocktaking.fill()
 
     def names(self) -> list[str]:
         """List every model, loaded or not."""
@@ -199,7 +197,10 @@ class Repository:
             ModelNotFound: no model of this name.
             ModelLoadFailed, MissingExtra: see `inference/directory.py`.
         """
-        self._upkeep.refresh(self._models.get(name) or self._add_from_shelf(name), anew=True)
+        model = self._models.get(name) or self._stocktaking.take(name)
+        if model is None:
+            raise ModelNotFound(name)
+        self._upkeep.refresh(model, anew=True)
 
     def unload(self, name: str) -> None:
         """Unload a model; it stays in the index, and is not loaded again before a call asks for it.
@@ -209,8 +210,7 @@ class Repository:
         """
         model = self._model(name)
         model.stopped = True
-        for copy in list(model.copies.values()):
-            self._stock.drop(copy)
+        self._drop(model)
         log.info("model %s is unloaded", name)
 
     def close(self) -> None:
@@ -219,8 +219,7 @@ class Repository:
         self._stock.close()
         for model in list(self._models.values()):
             model.stopped = True
-            for copy in list(model.copies.values()):
-                self._stock.drop(copy)
+            self._drop(model)
 
     def watch(self) -> None:
         """Look at the folders again and again, on a thread, as often as the settings say."""
@@ -233,8 +232,7 @@ class Repository:
         A new or changed folder must look the same at two looks, so that nothing half-copied is loaded. What fails
         leaves the old model serving, with the reason in the index.
         """
-        if self._shelf is not None:
-            self._look_at_shelf(self._shelf)
+        self._stocktaking.look()
         for model in list(self._models.values()):
             if model.routes is not None and isinstance(model.source, ModelFolder):
                 self._upkeep.look_at(model, model.source)
@@ -309,12 +307,9 @@ class Repository:
         model = self._models[name] = Model(name, source, stopped=not self._settings.on_demand)
         return model
 
-    def _add_from_shelf(self, name: str) -> Model:
-        folder = self._shelf.folder(name) if self._shelf else None
-        if folder is None:
-            raise ModelNotFound(name)
-        self._shelved.add(name)
-        return self._add(name, folder)
+    def _drop(self, model: Model) -> None:
+        for copy in list(model.copies.values()):
+            self._stock.drop(copy)
 
     def _model(self, name: str) -> Model:
         try:
@@ -346,24 +341,6 @@ class Repository:
                 self.look()
             except Exception:
                 log.exception("the model repository cannot be looked at")
-
-    def _look_at_shelf(self, shelf: Shelf) -> None:
-        names = set(shelf.names())
-        for name in self._shelved - names:
-            self._shelved.discard(name)
-            model = self._models.pop(name)
-            for copy in list(model.copies.values()):
-                self._stock.drop(copy)
-            log.info("model %s is gone", name)
-        for name in names - self._models.keys():
-            folder = shelf.folder(name)
-            looks = folder.whole() if folder else ()
-            if looks and self._arriving.get(name) == looks:
-                del self._arriving[name]
-                self._add_from_shelf(name)
-                log.info("model %s is new", name)
-            else:
-                self._arriving[name] = looks
 
 
 def _checked(name: str, number: str | None, lease: Lease) -> Lease:
