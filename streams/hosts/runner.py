@@ -277,17 +277,18 @@ class Runner:
     def _persist(self, what: str, attempt: Callable[[], T]) -> T:
         """Do something that needs the broker or a model, again and again, until it is done or the host gives up."""
         pause = _FIRST_PAUSE_S
-        while not self._abandoned:
-            try:
-                found = attempt()
-            except (PublishError, NotNow) as exc:
-                self._waited(what, exc)
-                if self._wait(pause):
-                    break
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
-            else:
-                self._held.pop(what, None)
-                return found
+        try:
+            while not self._abandoned:
+                try:
+                    return attempt()
+                except (PublishError, NotNow) as exc:
+                    self._waited(what, exc)
+                    if self._wait(pause):
+                        break
+                    pause = min(pause * 2, _LONGEST_PAUSE_S)
+        finally:
+            # Done, failed or given up: it waits for this no longer.
+            self._held.pop(what, None)
         raise Abandoned(f"stage {self._settings.stage}, partition {self._partition}: given up before it could {what}")
 
     def _waited(self, what: str, problem: StreamError) -> None:

@@ -193,6 +193,18 @@ def test_what_a_stage_needs_is_waited_for(after: int) -> None:
     assert runner.held() == []
 
 
+def test_who_has_waited_for_poison_waits_no_longer() -> None:
+    """What the stage needed is there again, and then it cannot bear the record: nothing is waited for any more."""
+    bench = Bench()
+    needs = _Needs(1)
+    bench.before_wait = lambda: False
+    runner = bench.opened(lambda p: _Asking(p, "out", needs))
+    runner.take(records(("a", "poison")))
+
+    assert (bench.waits, runner.counters.poisoned) == ([0.1], 1)
+    assert runner.held() == []
+
+
 def test_a_stage_that_waits_gives_up_when_the_host_stops() -> None:
     """What could not be worked on stays undone."""
     bench = Bench()
@@ -256,6 +268,19 @@ class _Needing(Sums):
         found = super().process(Batch(batch.partition, first)).outputs
         self._needs.ask()
         return Effects(found + super().process(Batch(batch.partition, rest, batch.idle_ms)).outputs)
+
+
+class _Asking(Sums):
+    """A stage that asks for what it needs before it looks at its records."""
+
+    def __init__(self, partition: int, topic: str, needs: _Needs) -> None:
+        super().__init__(partition, topic)
+        self._needs = needs
+
+    def process(self, batch: Batch) -> Effects:
+        """Ask, then work."""
+        self._needs.ask()
+        return super().process(batch)
 
 
 class _Stubborn(MemoryStateStore):
