@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 _LOOKS: Final = 4
 """How often it looks while a partition would come to stand still."""
+_LEAST: Final = 3
+"""How often it must have seen that at least. A process that was itself stopped, or asleep with its machine, finds much
+time gone between two looks."""
 
 Ends = Callable[[Sequence[int]], Mapping[int, int]]
 """Asks the broker for the offsets at which partitions end; raises `Unavailable`."""
@@ -46,6 +49,8 @@ class _Mark:
     state: State
     behind_since: float | None = None
     """Since when it is known to have something to do."""
+    looks: int = 0
+    """How often that was seen."""
     told: bool = False
 
 
@@ -88,10 +93,12 @@ class Watchdog:
     def _judged(self, partition: int, mark: _Mark, end: int | None, now: float) -> str:
         state = mark.state
         if not state.queued and (end is None or end <= state.following):
-            mark.behind_since = None
-        elif mark.behind_since is None:
+            mark.behind_since, mark.looks = None, 0
+            return ""
+        mark.looks += 1
+        if mark.behind_since is None:
             mark.behind_since = now
-        if mark.behind_since is None or now - mark.behind_since < self._after_s:
+        if now - mark.behind_since < self._after_s or mark.looks < _LEAST:
             return ""
         known = "unknown" if end is None else str(end)
         text = (

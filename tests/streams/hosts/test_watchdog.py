@@ -66,7 +66,7 @@ def test_records_that_are_read_and_not_worked_on_are_noticed() -> None:
     """Whether the broker answers or not: they lie in memory."""
     bench = Bench(AT_END._replace(queued=2, position=3, paused=True), None)
 
-    assert bench.found(0.0, 10.0)[1].endswith("its end is unknown, read up to 5, done up to 3, 2 wait, paused")
+    assert bench.found(0.0, 5.0, 10.0)[2].endswith("its end is unknown, read up to 5, done up to 3, 2 wait, paused")
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,15 @@ def test_records_that_are_read_and_not_worked_on_are_noticed() -> None:
 def test_who_has_nothing_to_do_or_waits_does_not_stand_still(state: State, end: int | None) -> None:
     """At the end, before a broker that is away, amid a batch, or before something that a stage needs."""
     assert not any(Bench(state, end).found(0.0, 10.0, 1_000.0))
+
+
+def test_a_process_that_was_stopped_itself_is_not_blamed() -> None:
+    """A moment of lag, and then the machine slept: who wakes up gets the time to go on."""
+    bench = Bench(AT_END, 9)
+    said = bench.found(0.0, 1_000.0)
+    bench.state = AT_END._replace(following=9)
+
+    assert [*said, *bench.found(1_002.5)] == ["", "", ""]
 
 
 def test_what_came_a_moment_ago_is_no_lag() -> None:
