@@ -26,8 +26,11 @@ MOST_BYTES: Final = 64 << 20
 _NOT_THERE: Final = frozenset({
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL,
 })  # fmt: skip
-_NO_OBJECT: Final = frozenset({"NoSuchKey", "404", "NoSuchVersion", "KeyTooLongError", "InvalidObjectState"})
-"""Answers of S3 that say something of one object alone."""
+_NO_OBJECT: Final = frozenset({
+    "NoSuchKey", "404", "NoSuchVersion", "KeyTooLongError", "InvalidObjectState", "InvalidURI",
+    "InvalidObjectName", "XMinioInvalidObjectName", "XMinioInvalidResourceName",
+})  # fmt: skip
+"""Answers of S3, Ceph and MinIO that say something of one object alone."""
 
 
 class ClaimStore(Protocol):
@@ -74,7 +77,7 @@ class FolderClaims:
             if not path.resolve(strict=True).is_relative_to(self._folder.resolve()):
                 raise ClaimFailed(f"{url}: does not lie under {self._url}")
             return _bounded(url, path.stat().st_size, path.read_bytes)
-        except ValueError as exc:  # a name with a zero byte
+        except (ValueError, RuntimeError) as exc:  # a name with a zero byte; a link to itself
             raise ClaimFailed(f"{url}: {exc}") from exc
         except OSError as exc:
             # Where not even the folder is there, it is not mounted.

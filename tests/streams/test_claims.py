@@ -67,6 +67,15 @@ def test_links_lead_nowhere(tmp_path: Path) -> None:
         claims.get(url[:-1] + "link")
 
 
+def test_a_link_to_itself_is_nothing(tmp_path: Path) -> None:
+    """It is no body, and will never be one."""
+    claims = FolderClaims(tmp_path / "bodies")
+    url = claims.put("a", b"data")
+    (tmp_path / "bodies" / "loop").symlink_to(tmp_path / "bodies" / "loop")
+    with pytest.raises(ClaimFailed, match="loop"):
+        claims.get(url[:-1] + "loop")
+
+
 def test_a_store_that_is_away_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that cannot be written or is not there, an S3 that does not answer: not now, in bounded time."""
     (tmp_path / "file").touch()
@@ -106,6 +115,22 @@ def test_a_store_that_refuses_or_breaks_off_is_away(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
         with pytest.raises(ClaimsAway, match="s3://bodies/x"):
             S3Claims("bodies", "", timeout_s=2.0).get("s3://bodies/x")
+        server.shutdown()
+
+
+@pytest.mark.parametrize("code", ["XMinioInvalidObjectName", "XMinioInvalidResourceName", "InvalidObjectName"])
+def test_a_name_that_no_object_can_have_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """A store of another maker may refuse a name that S3 takes: whoever wrote it did, and the store is there."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "k")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    body = f"<Error><Code>{code}</Code><Message>no name</Message></Error>".encode()
+    said = b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body) + body
+    with _Saying(("127.0.0.1", 0), said) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        with pytest.raises(ClaimFailed, match=code):
+            S3Claims("bodies", "", timeout_s=2.0).get("s3://bodies/a/./x")
         server.shutdown()
 
 
