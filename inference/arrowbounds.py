@@ -79,7 +79,8 @@ def _each(texts: Any) -> Any:  # noqa: ANN401 - as above
     """Give the length of each text."""
     if not pa.types.is_string_view(texts.type):
         return pc.cast(pc.binary_length(texts), pa.int64())
-    views = np.frombuffer(texts.buffers()[1] or b"", np.int32).reshape(-1, _VIEW)
+    # Unsigned: what is less than nothing, and refused later, must not make up for what is large.
+    views = np.frombuffer(texts.buffers()[1] or b"", np.uint32).reshape(-1, _VIEW)
     return pa.array(views[texts.offset : texts.offset + len(texts), 0].astype(np.int64))
 
 

@@ -108,6 +108,15 @@ def test_a_shape_that_no_array_has_is_refused(shape: str) -> None:
         arrow.decode(body)
 
 
+def test_what_is_less_than_nothing_makes_up_for_nothing() -> None:
+    """Views that say a negative length do not hide those that are too large, which would all be read."""
+    long, less = struct.pack("<i4sii", MIB, b"aaaa", 0, 0), struct.pack("<i4sii", -MIB, b"aaaa", 0, 0)
+    buffers = [None, pa.py_buffer(long * 300 + less * 300), pa.py_buffer(b"a" * MIB)]
+    body = table(pa.Array.from_buffers(pa.string_view(), 600, buffers))
+    with pytest.raises(ProtocolError, match=f"column 'c0': {BYTES}"):
+        arrow.decode(body)
+
+
 def test_what_is_large_enough_already_is_read() -> None:
     """A full body of numbers is no bomb, nor is a dictionary of words that many rows have."""
     pixels = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(48 * MIB, np.uint8)), 48 << 10)
