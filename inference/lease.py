@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from inference.errors import ModelNotReady
 from inference.folders import Loaded
+
+log = logging.getLogger(__name__)
 
 
 class Freed(Protocol):
@@ -49,7 +52,7 @@ class Lease:
             idle = self._users == 0
             last = idle and self._retired
         if last:
-            self.loaded.runtime.unload()
+            self.unload()
         if idle and self._freed.short:
             self._freed.idle()
 
@@ -59,15 +62,22 @@ class Lease:
             self._retired = True
             last = self._users == 0
         if last:
-            self.loaded.runtime.unload()
+            self.unload()
 
     def retire_if_idle(self) -> bool:
-        """Give no more leases unless there are some; the caller unloads the model then."""
+        """Give no more leases unless there are some; the caller unloads the model then, with `unload`."""
         with self._lock:
             if self._users or self._retired:
                 return False
             self._retired = True
         return True
+
+    def unload(self) -> None:
+        """Have the model let go of what it holds. Never raises: whoever comes here works for other models."""
+        try:
+            self.loaded.runtime.unload()
+        except Exception:
+            log.exception("a model of the runtime %s did not let go of all it holds", self.loaded.runtime.platform)
 
 
 Done: TypeAlias = Callable[[Lease | Exception], None]

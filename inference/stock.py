@@ -290,7 +290,7 @@ class Stock:
                 return False
         # Out of the other memory, too.
         self._gone(copy)
-        lease.loaded.runtime.unload()
+        lease.unload()
         return True
 
     def _gone(self, copy: Copy) -> None:

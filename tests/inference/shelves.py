@@ -2,7 +2,8 @@
 
 The file `model.answer` holds a number, which is the prediction for every row; `bad` cannot be loaded. A file `ballast`
 is held in memory; one named `device` says how many bytes of a GPU's memory are held, one named `card` how many the GPU
-has at most. While a file `<folder>.shut` stands beside the folder, loading waits.
+has at most; with one named `stubborn` the model does not let go of what it holds. While a file `<folder>.shut` stands
+beside the folder, loading waits.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Answering(Runtime):
     def __init__(self, number: float, ballast: bytes) -> None:
         self.number, self.ballast = number, ballast
         self.unloaded = 0
+        self.stubborn = False
 
     @classmethod
     def load(cls, source: Source) -> Self:
@@ -88,6 +90,7 @@ class Answering(Runtime):
         model = cls(float(text), ballast.read_bytes() if ballast.exists() else b"")
         device = folder / "device"
         model.device_bytes = int(device.read_text()) if device.exists() else 0
+        model.stubborn = (folder / "stubborn").exists()
         card = folder / "card"
         with cls.lock:
             if card.exists() and cls.on_card + model.device_bytes > int(card.read_text()):
@@ -106,6 +109,8 @@ class Answering(Runtime):
         self.unloaded += 1
         with self.lock:
             Answering.on_card -= self.device_bytes
+        if self.stubborn:
+            raise RuntimeError("does not let go")
 
     @classmethod
     def example(cls, directory: Path) -> dict[str, NDArray[Any]]:

@@ -178,3 +178,16 @@ def test_a_full_gpu_without_idle_models_is_a_failed_load(tmp_path: Path, open_sh
             return False
 
     eventually(answers, "the load after the retry")
+
+
+def test_a_model_that_does_not_let_go_costs_no_other(tmp_path: Path, open_shelf: Open) -> None:
+    """Whatever a class of a user's raises when it is to make room, the model that needs the room is loaded."""
+    for number, name in enumerate("abc"):
+        on_gpu(tmp_path / name, number, 60)
+        (tmp_path / name / "stubborn").touch()
+    repository = open_shelf(loads=1, load_wait_s=5.0)
+
+    assert [answer(repository, name) for name in "abcab"] == [(float(number), "1") for number in (0, 1, 2, 0, 1)]
+    assert repository.on_device == (1, 60 * MIB, 100 * MIB)
+    repository.unload("b")
+    assert repository.on_device == (0, 0, 100 * MIB)
