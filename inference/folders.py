@@ -149,8 +149,12 @@ class Stored:
 
     def load(self, version: str, seen: Fingerprint | None = None) -> Loaded:
         """Load one version of what was fetched; it stays in the cache for as long as the model is there."""
+        known = self._folder
         while True:
             folder = self._fetched()
+            if folder is not known:
+                # Fetched anew since: these are other files.
+                seen = None
             with self._storage.holding(Path(folder.path)) as held:
                 if held is not None:
                     loaded = folder.load(version, seen)

@@ -138,6 +138,19 @@ def test_a_loaded_models_files_stay(tmp_path: Path, site: Web, *, pointed: bool)
     repository.close()
 
 
+def test_a_model_that_went_between_look_and_load_is_fetched_again(tmp_path: Path, site: Web) -> None:
+    """The bound may remove files after they were looked at and before they are read: the new ones are no change."""
+    of = storage(tmp_path, 1)
+    source = Stored(of, uri(site, 4), "", Trust(), ANSWERING)
+    seen = source.fingerprint("")
+    use(of, site, 2)
+    between = kept(tmp_path)
+    loaded = source.load("", seen)
+
+    assert between == {2}
+    assert loaded.runtime.number == 4.0  # type: ignore[attr-defined]
+
+
 def test_what_a_killed_process_was_removing_goes(tmp_path: Path, site: Web) -> None:
     """Files of a removal that was cut short are of no entry, and go with the next fetch."""
     of = storage(tmp_path)
