@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from inference.errors import FULL
+from inference.joined import Joined
 from inference.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Visitor(HttpToolsProtocol):
         """After which request it was first seen to owe one, and when."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # noqa: D102 - as in uvicorn
-        super().connection_made(transport)
+        super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type] # uvicorn only calls it
         self._door.came(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
