@@ -10,7 +10,7 @@ for these rows when it is called in this process, which is the least that any se
     python benchmarks/bench_servers.py --kserve venv-kserve/bin/python --mlserver venv-mlserver/bin/python
 
 The first needs kserve, scikit-learn, onnxruntime; the second mlserver, mlserver-sklearn, onnxruntime; both the
-scikit-learn of this project. Needs wrk and curl, too. Takes about ten minutes; --quick takes three, and says less
+scikit-learn of this project. Needs wrk and curl, too. Takes about twelve minutes; --quick takes three, and says less
 about tails. Without the other servers' interpreters, only the predictor is measured.
 """
 
@@ -44,7 +44,7 @@ from inference.protocol.grpc_messages import SERVICE
 from inference.protocol.tensors import Tensor
 
 ROWS = (1, 32, 256)
-CONNECTIONS = (1, 4, 16, 32)
+CONNECTIONS = (1, 4, 8, 16, 32)
 MODELS = {"sklearn": ("input-0", np.float64), "onnx": ("x", np.float32)}
 TICKS = os.sysconf("SC_CLK_TCK")
 INFER = "/v2/models/m/infer"
