@@ -27,6 +27,7 @@ from inference.kafka.sheets import Answered
 from inference.kafka.stage import Call, Side
 from inference.protocol.errors import ProtocolError
 from inference.protocol.v1 import V1Request
+from inference.protocol.v2 import InferRequest
 from inference.repository import Repository
 from streams.errors import NotNow
 from streams.events import SYNTHETIC_HEADER
@@ -121,7 +122,7 @@ class PlaneModels:
         around = call.around
         terms = Terms(
             key=around.correlation.encode(), headers=_headers(around), protocol="kafka", whole=True,
-            size=len(around.record.value or b""), traceparent=around.traceparent, yielding=around.head.synthetic,
+            size=_size(call), traceparent=around.traceparent, yielding=around.head.synthetic,
         )  # fmt: skip
         if isinstance(call.request, V1Request):
             if call.version is not None:
@@ -135,6 +136,12 @@ class PlaneModels:
             return Answered(given.outputs, given.model_version or "", _now_us())
 
         return wait
+
+
+def _size(call: Call) -> int:
+    """Give the bytes that a request holds: those of its body, or of the tensors that it has become."""
+    tensors = call.request.inputs if isinstance(call.request, InferRequest) else ()
+    return max(call.size, sum(tensor.data.nbytes for tensor in tensors))
 
 
 def _now_us() -> int:

@@ -48,6 +48,8 @@ class Call:
     around: Envelope
     """Of the first request that is joined in it; the others are routed as it is."""
     rows: int = 1
+    size: int = 0
+    """Bytes of the bodies, wherever they lay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,4 +297,5 @@ def _alone(ask: Ask, place: int) -> Group:
 
 def _call(group: Group) -> Call:
     around = group.asks[0].envelope
-    return Call(around.head.model, around.head.version, group.request(), around, group.rows)
+    size = sum(len(ask.envelope.record.value or b"") + ask.fetched for ask in group.asks)
+    return Call(around.head.model, around.head.version, group.request(), around, group.rows, size)

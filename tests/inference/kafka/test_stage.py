@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from inference import arrow
 from inference.dataplane import DataPlane
 from inference.errors import ModelNotReady
+from inference.folders import ModelFolder
 from inference.kafka.envelopes import envelope
 from inference.kafka.plane import PlaneModels
 from inference.kafka.requests import Ask
@@ -30,6 +32,8 @@ from inference.protocol.v2 import InferRequest
 from inference.repository import Loaded, Repository
 from inference.runtime import Source
 from inference.runtimes.sklearn import SKLearn
+from inference.settings import RepositorySettings, Trust
+from inference.shadows import Shadowed, Unanswered
 from streams.assembler import Assembler
 from streams.bindings import from_kafka, to_kafka, to_kafka_structured
 from streams.claims import MOST_BYTES, FolderClaims
@@ -44,6 +48,9 @@ from streams.state import MemoryStateStore
 from tests.inference.kafka import asking
 from tests.inference.kafka.asking import KINDS, Told
 from tests.inference.kafka.summing import Summing
+from tests.inference.serving import eventually
+from tests.inference.shelves import ANSWERING, write
+from tests.inference.test_arrow import stream
 
 SETTINGS = StreamSettings(responses="answers", deadletter="dead", model="m")
 ROWS = [[1.0, 2.0], [3.0, 4.0]]
@@ -524,6 +531,42 @@ def test_a_body_that_cannot_be_fetched_is_answered_and_kept(summing: Noted, tmp_
     assert [letter["sl_reason"] for letter in letters] == [b"claim"] * 3
     wanted = ["cannot be read", "expected at most", "does not lie under"] if store else ["--claims"] * 3
     assert all(text in answer.error for text, answer in zip(wanted, answers, strict=False))
+
+
+def test_a_copy_for_a_shadow_says_what_it_holds(tmp_path: Path) -> None:
+    """A body that no record held, or tensors that few bytes became: who keeps failed copies counts what they are."""
+    for number, answer in (("1", 1.0), ("2", "bad")):
+        write(tmp_path / "m" / number, answer)
+    (tmp_path / "m" / "rollout.yaml").write_text("{stable: 1, shadows: [{version: 2}]}")
+    claims = FolderClaims(tmp_path / "bodies")
+    nulls = pa.table({"x": pa.nulls(100_000)})
+    asked = [
+        claimed(asking.request("requests", "v1", [[1.0, 2.0]] * 500, "c1", b"k"), claims),
+        Output("requests", b"k", stream(nulls), (("content-type", arrow.STREAM.encode()),)),
+    ]
+    failed: list[Shadowed | Unanswered] = []
+    with opened(ModelFolder(str(tmp_path / "m"), Trust(), ANSWERING)) as (plane, repository):
+        plane.shadows.witness = failed.append
+        stage = InferenceStage(0, SETTINGS, PlaneModels(plane, repository), claims)
+        outputs = stage.process(Batch(0, laid(asked))).outputs
+        eventually(lambda: len(failed) == 2, "both failures")
+    sizes = sorted(outcome.size for outcome in failed if isinstance(outcome, Unanswered))
+
+    assert [asking.told(output).status for output in outputs] == [200, 200]
+    assert 500 * 9 < sizes[0] < 500 * 20
+    assert sizes[1] == 100_000 * 8
+
+
+@contextmanager
+def opened(source: ModelFolder) -> Iterator[tuple[DataPlane, Repository]]:
+    """Serve a model that requests load."""
+    repository = Repository({"m": source}, RepositorySettings(on_demand=True))
+    plane = DataPlane(repository, PredictorMetrics(lambda: 0.0))
+    try:
+        yield plane, repository
+    finally:
+        plane.close()
+        repository.close()
 
 
 def claimed(ask: Output, claims: FolderClaims) -> Output:
