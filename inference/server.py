@@ -61,7 +61,7 @@ class PredictorServer(uvicorn.Server):
         self._grpc: GrpcServer | None = None
         self._door, self._attendance = Door(settings), Attendance()
         metrics.registry.register(self._attendance)
-        self._attendance.add("http", lambda: (len(self._door.visitors), self._door.turned_away))
+        self._attendance.add("http", lambda: (len(self._door.visitors), self._door.places.refused))
         config = uvicorn.Config(
             application(self._plane, settings),
             host=settings.host, port=settings.port, loop="uvloop", ws="none",

@@ -142,8 +142,8 @@ class ServerSettings:
     max_body: int = 64 * 1024 * 1024
     """Bytes of a request body, also after decompression."""
     connections: int = 4_096
-    """Open client connections of HTTP, and as many of gRPC; who comes then is told so (503, UNAVAILABLE) and sent away.
-    Each takes a file and memory, whether it asks for anything or not."""
+    """Open client connections of HTTP, and as many of gRPC. For one more, one that has been idle for a while is closed;
+    else it is told so (503, UNAVAILABLE) and sent away. Each takes a file and memory, whether it asks for anything."""
     keep_alive_s: int = 65
     """Idle connections are kept so long: KServe's default, above the 60 s of most proxies."""
     drain_s: float = 15.0

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from inference.errors import FULL
 from inference.joined import Joined
+from inference.places import Places
 from inference.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -51,14 +52,14 @@ class Visitor(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._door = door
         self._since: tuple[object, float] | None = None
-        """After which request it was first seen to owe one, and when."""
+        """After which request it was first seen to owe one, or in which rest it was first seen, and when."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # noqa: D102 - as in uvicorn
         super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type] # uvicorn only calls it
         self._door.came(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
-        self._door.visitors.discard(self)
+        self._door.places.leave(self)
         super().connection_lost(exc)
 
     def sweep(self, now: float, silent_s: float) -> None:
@@ -66,8 +67,13 @@ class Visitor(HttpToolsProtocol):
         # Both are absent before the first request, whatever uvicorn's own types say.
         latest: Any = self.cycle
         scope: Any = self.scope
-        if self.timeout_keep_alive_task is not None or not (latest is None or latest.response_complete):
-            # It has sent nothing since its last answer, for which uvicorn has a limit; or it waits for one.
+        resting = self.timeout_keep_alive_task
+        if resting is not None:
+            # It has sent nothing since its last answer, for which uvicorn has a limit.
+            if self._since is None or self._since[0] is not resting:
+                self._since = (resting, now)
+            return
+        if not (latest is None or latest.response_complete):
             self._since = None
             return
         if self._since is None or self._since[0] is not latest:
@@ -78,17 +84,33 @@ class Visitor(HttpToolsProtocol):
                 self.transport.write(_SLOW)
             self.transport.close()
 
+    def idle_s(self, now: float) -> float:
+        """Say for how long nothing was asked, as far as sweeps have seen; 0 while something is."""
+        resting: Any = self.timeout_keep_alive_task
+        if resting is None and self.scope is not None:
+            # Something has come since.
+            return 0.0
+        return now - self._since[1] if self._since is not None and self._since[0] is resting else 0.0
+
+    def give_way(self) -> None:
+        """Close, as servers may between requests; its client connects anew when it has one."""
+        self.transport.close()
+
 
 class Door:
     """What the connections of a server share. On the event loop."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
-        self.visitors: set[Visitor] = set()
+        self.places = Places[Visitor](settings.connections)
         self.late: set[Late] = set()
         """Those who are being told that there is no room."""
-        self.turned_away = 0
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def visitors(self) -> set[Visitor]:
+        """Those who are served."""
+        return self.places.taken
 
     def protocol(self, **given: Any) -> Visitor:  # noqa: ANN401 - uvicorn's
         """Make a connection; what uvicorn calls."""
@@ -99,10 +121,8 @@ class Door:
         transport = visitor.transport
         if transport.get_extra_info("socket").family == socket.AF_UNIX:
             return
-        if len(self.visitors) < self._settings.connections:
-            self.visitors.add(visitor)
+        if self.places.take(visitor, asyncio.get_running_loop().time()):
             return
-        self.turned_away += 1
         if len(self.late) >= _TURNED_AWAY:
             transport.abort()
         else:

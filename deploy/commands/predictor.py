@@ -95,7 +95,7 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
             "--max-connections",
             _at_least(1),
             _DEFAULTS.connections,
-            "of HTTP, and as many of gRPC; one more is sent away",
+            "of HTTP, and as many of gRPC; one more replaces an idle one, or is sent away",
         ),
         ("--max-body", _at_least(1), _DEFAULTS.max_body, "bytes of a request body; beyond: 413"),
         ("--request-timeout", _seconds, _DEFAULTS.timeout_s, "seconds until a request is given up with 503"),

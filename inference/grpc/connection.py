@@ -24,6 +24,7 @@ from inference.http2.fields import Head
 from inference.http2.guest import Guest
 from inference.http2.outlet import Turn
 from inference.http2.status import Code
+from inference.places import Places
 from inference.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -51,10 +52,13 @@ class Host:
     """Counts the calls in progress, for who is refused."""
     turn: Turn = field(default_factory=Turn)
     connections: set[Connection] = field(default_factory=set)
+    """All that are open; those among `places` are served."""
+    places: Places[Connection] = field(init=False)
     held: int = 0
     """Bytes of requests that no method has taken yet."""
-    turned_away: int = 0
-    """Connections that were one too many."""
+
+    def __post_init__(self) -> None:
+        self.places = Places(self.settings.connections)
 
 
 class Connection(Guest):
@@ -78,13 +82,13 @@ class Connection(Guest):
         host.connections.add(self)
         _watch(transport.get_extra_info("socket"))
         super().connection_made(transport)
-        beyond = len(host.connections) - host.settings.connections
-        if beyond > 0:
-            self._turn_away(beyond)
+        if not host.places.take(self, time.monotonic()):
+            self._turn_away()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102, ARG002
         self.closed = True
         self.host.connections.discard(self)
+        self.host.places.leave(self)
         for call in list(self._calls.values()):
             call.gone()
 
@@ -103,6 +107,14 @@ class Connection(Guest):
         for call in list(self._calls.values()):
             call.stop()
         self.close()
+
+    def idle_s(self, now: float) -> float:
+        """Say for how long no call has been running; 0 while one is."""
+        return 0.0 if self._calls else now - self.idle_since
+
+    def give_way(self) -> None:
+        """Serve no further call: what crosses the goodbye is refused, and the client repeats it elsewhere."""
+        self.close_when_idle()
 
     def sweep(self, now: float) -> None:
         """Give up on who was silent for too long."""
@@ -167,13 +179,12 @@ class Connection(Guest):
             self.extra()
         call.gone()
 
-    def _turn_away(self, beyond: int) -> None:
+    def _turn_away(self) -> None:
         """Serve nothing: whoever calls within a second hears why, then it ends.
 
         At once would be too soon: a client whose calls no goodbye has refused connects anew for them, again and again.
         """
-        self.host.turned_away += 1
-        if beyond > _TURNED_AWAY:
+        if len(self.host.connections) - len(self.host.places.taken) > _TURNED_AWAY:
             self.abort()
             return
         self._most = 0

@@ -37,8 +37,8 @@ class GrpcServer:
 
     def connections(self) -> tuple[int, int]:
         """Count the clients' connections, and those that were one too many."""
-        host = self._listener.host
-        return len(host.connections), host.turned_away
+        places = self._listener.host.places
+        return len(places.taken), places.refused
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and end when those in progress have ended, or at the end of the grace."""

@@ -144,9 +144,9 @@ async def _app(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 -
 
 
 @asynccontextmanager
-async def _hosted() -> AsyncIterator[tuple[Door, asyncio.StreamReader, asyncio.StreamWriter]]:
+async def _hosted(connections: int = 4) -> AsyncIterator[tuple[Door, asyncio.StreamReader, asyncio.StreamWriter]]:
     """Serve, and connect."""
-    door = Door(ServerSettings())
+    door = Door(ServerSettings(connections=connections))
     config, state = uvicorn.Config(_app, log_config=None), ServerState()
     config.load()
     loop = asyncio.get_running_loop()
@@ -194,6 +194,39 @@ def test_a_head_that_does_not_end_is_given_up(before: int) -> None:
     assert kept
     assert told.startswith(b"HTTP/1.1 408 ")
     assert b"no whole head within 20 s" in told
+
+
+_ASKED = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "begun", "gives_way"),
+    [(b"", b"", True), (_ASKED, b"", True), (b"", _BEGUN, False), (_ASKED, _BEGUN, False)],
+)
+def test_who_has_been_idle_gives_way(before: bytes, begun: bytes, *, gives_way: bool) -> None:
+    """A gateway's idle connections keep out nobody, a probe least of all; one on which a request comes is no such."""
+
+    async def run() -> tuple[bytes, bool]:
+        async with _hosted(connections=1) as (door, reader, writer):
+            writer.write(before)
+            if before:
+                await reader.readuntil(b"ok")
+            while not door.visitors:  # noqa: ASYNC110 - uvicorn tells nobody
+                await asyncio.sleep(0)
+            (visitor,) = door.visitors
+            visitor.sweep(asyncio.get_running_loop().time() - 10.0, 65.0)
+            writer.write(begun)
+            while begun and not _slow(visitor):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+            other, asking = await asyncio.open_connection(*writer.get_extra_info("peername"))
+            asking.write(_ASKED)
+            told = await other.readuntil(b"\r\n")
+            asking.close()
+            return told, visitor.transport.is_closing()
+
+    told, closed = asyncio.run(run())
+
+    assert (told.startswith(b"HTTP/1.1 200 "), closed) == (gives_way, gives_way)
 
 
 def test_who_asks_in_time_is_served() -> None:

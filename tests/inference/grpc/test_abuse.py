@@ -187,14 +187,31 @@ def test_one_connection_more_is_told_and_sent_away() -> None:
     assert said["grpc-message"] == "too many connections; retry later"
     assert said["retry-after"] == "1"
     assert all(ConnectionTerminated in each for each in ends)
-    assert server.host.turned_away == 2
+    assert server.host.places.refused == 2
+
+
+def test_who_has_been_idle_gives_way() -> None:
+    """A connection without calls is told to go, for one that comes; one that is being turned away takes no place."""
+    with hosted(connections=1) as server, ExitStack() as stack:
+        idle, early = (stack.enter_context(raw.client(server.port)) for _ in range(2))
+        served = [*codes(idle, idle.call(b"x")), *codes(early, early.call(b"x"))]
+        for connection in list(server.host.connections):
+            connection.idle_since -= 10.0
+        # It looks for those once a second.
+        server.host.places._looked -= 1.0
+        late = stack.enter_context(raw.client(server.port))
+        served += codes(late, late.call(b"x"))
+        told = [type(event) for event in idle.until_closed()]
+
+    assert served == ["OK", "UNAVAILABLE", "OK"]
+    assert ConnectionTerminated in told
 
 
 def test_a_crowd_is_cut() -> None:
     """Hundreds beyond the limit are not all told why."""
     with hosted(connections=1) as server, ExitStack() as stack:
         peers = [stack.enter_context(raw.client(server.port)) for _ in range(300)]
-        eventually(lambda: server.host.turned_away == 299, "all have come")
+        eventually(lambda: server.host.places.refused == 299, "all have come")
         eventually(lambda: len(server.host.connections) <= 257, "some are cut")
         served = codes(peers[0], peers[0].call(b"x"))
 
