@@ -212,6 +212,8 @@ class Batcher:
                 call.lane.room.leave(call)
                 call.lane.remove(call)
             lease, call.lease = call.lease, None
+            # Who loads its model keeps the call until that is done, but not what it would be read from.
+            call.decode = call.finish = call.alone = call.inputs = None
         if lease is not None:
             lease.release()
 
