@@ -22,6 +22,8 @@ from streams.events import PREDICTOR
 from streams.topics import Topics
 
 _LOOPBACK = "127.0.0.1"
+_IN_THE_CLEAR = ("--ssl_certfile=", "--ssl_keyfile=")
+"""Whatever a pod has there, or this process's environment: what speaks to it here is on loopback, and knows no TLS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +164,7 @@ def _predictor(service: ServiceManifest, port: int, grpc_port: int, settings: Pl
     command = _sidelight(
         "predictor", "--model_name", service.name, "--model_dir", str(model_directory(service, settings.volumes)),
         "--host", _LOOPBACK, "--http_port", str(port), "--grpc_port", str(grpc_port), "--runtime", service.model_format,
-        *(_shadow_flags(service, settings) if service.logger else ()), *service.model_args,
+        *(_shadow_flags(service, settings) if service.logger else ()), *service.model_args, *_IN_THE_CLEAR,
     )  # fmt: skip
     base = f"http://{_LOOPBACK}:{port}"
     ready = _answers(f"{base}/v2/models/{service.name}/ready")
@@ -191,7 +193,7 @@ def _transforming(
     command = _sidelight(
         "predictor", *spec.args, "--model_name", service.name,
         "--model_dir", str(code_directory(service, spec, settings.volumes)), "--host", _LOOPBACK,
-        "--http_port", str(own), "--grpc_port", "0", "--predictor_host", f"{_LOOPBACK}:{asked}",
+        "--http_port", str(own), "--grpc_port", "0", "--predictor_host", f"{_LOOPBACK}:{asked}", *_IN_THE_CLEAR,
     )  # fmt: skip
     base = f"http://{_LOOPBACK}:{own}"
     ready = _answers(f"{base}/v2/models/{service.name}/ready")

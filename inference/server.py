@@ -19,6 +19,7 @@ import threadpoolctl
 import uvicorn
 from prometheus_client.registry import Collector
 
+from inference.certificate import Certificate
 from inference.dataplane import DataPlane
 from inference.inventory import Inventory
 from inference.metrics import PredictorMetrics
@@ -48,7 +49,12 @@ class PredictorServer(uvicorn.Server):
     """One process that serves a repository. `run()` blocks until a signal ends it."""
 
     def __init__(self, repository: Repository, settings: ServerSettings, siblings: Siblings | None = None) -> None:
-        """Begin; with siblings, ports are shared with them, and must be named."""
+        """Begin; with siblings, ports are shared with them, and must be named.
+
+        Raises:
+            BadCredentials: a certificate that cannot be used.
+        """
+        self._certificate = Certificate(settings.tls) if settings.tls else None
         metrics = PredictorMetrics(lambda: self._plane.batcher.in_progress)
         metrics.registry.register(Inventory(repository))
         self._plane = DataPlane(repository, metrics, settings, _one_native_thread, siblings)
@@ -85,6 +91,8 @@ class PredictorServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say where."""
+        if self._certificate is not None:
+            self.config.ssl = self._certificate.http
         await super().startup(sockets)
         # What was loaded so far stays, and calls leave hardly any cycles: a search for some holds all calls up.
         gc.collect()
@@ -96,7 +104,8 @@ class PredictorServer(uvicorn.Server):
         if self._siblings is not None:
             await self._answer_siblings(self._siblings)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        log.info("predictor ready on http://%s:%d, models: %s", host, port, _listed(self._plane.models()))
+        scheme = "http" if self._certificate is None else "https"
+        log.info("predictor ready on %s://%s:%d, models: %s", scheme, host, port, _listed(self._plane.models()))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more calls, let those in progress end, and stop."""
@@ -120,6 +129,8 @@ class PredictorServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """End the drain when its time has come; uvicorn asks every tenth of a second."""
+        if counter % _LOOK == 0 and self._certificate is not None:
+            self._certificate.look()
         if counter % _LOOK == 0 and self._asked is None and (lost := self._plane.lost()):
             self.lost = lost
             log.error("ends, to be started anew: %s", lost)
@@ -133,7 +144,8 @@ class PredictorServer(uvicorn.Server):
     async def _start_grpc(self) -> None:
         try:
             server = _grpc_server(self._plane, self._settings)
-            port = await server.start(self._grpc_listener())
+            tls = None if self._certificate is None else self._certificate.grpc
+            port = await server.start(self._grpc_listener(), tls)
         except (MissingExtra, OSError) as exc:
             if self._settings.grpc_required:
                 raise

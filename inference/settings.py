@@ -119,12 +119,24 @@ class RepositorySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateFiles:
+    """What the server proves with who it is; both PEM."""
+
+    certificate: Path
+    """Its certificate, with what chains it to its authority."""
+    key: Path | None = None
+    """The private key, without a pass phrase. None: it lies in the certificate's file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """How the server behaves. All limits are per process."""
 
     host: str = "0.0.0.0"  # noqa: S104 - in a pod the kubelet's probes come from outside; the local runner passes loopback
     port: int = 8080
     """0 takes a free port, named in the ready line."""
+    tls: CertificateFiles | None = None
+    """None: HTTP and gRPC are served in the clear. Replaced files are taken up without a restart."""
     threads: int = 4
     """Requests that compute at the same time. More than the cores only makes them wait for each other."""
     queue: int = 256

@@ -173,7 +173,11 @@ class Late(asyncio.Protocol):
         self._told = True
         self._timer.cancel()
         self._transport.write(_LATE)
-        self._transport.write_eof()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            # TLS has no half of an end; its own takes what still comes.
+            self._transport.close()
         self._timer = self._loop.call_later(_LINGER_S, self._transport.abort)
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from confluent_kafka import KafkaException
 
+from streams import pem
 from streams.errors import BadCredentials
 
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI")
@@ -79,7 +80,7 @@ class KafkaSecurity:
 
     def stamp(self) -> tuple[tuple[int, ...] | None, ...]:
         """Give something that is another when a file is another; a swapped symbolic link counts."""
-        return tuple(map(_stamp, self._files()))
+        return tuple(map(pem.stamp, self._files()))
 
     def _files(self) -> Iterator[Path]:
         for item in fields(self):
@@ -150,20 +151,7 @@ def _check_tls(properties: Mapping[str, str]) -> None:
     authorities, certificate = properties.get("ssl.ca.location", ""), properties.get("ssl.certificate.location", "")
     key = properties.get("ssl.key.location", "")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        if authorities and Path(authorities).is_file():
-            context.load_verify_locations(authorities)
-        if certificate and key:
-            context.load_cert_chain(certificate, key, properties.get("ssl.key.password", ""))
-    except (OSError, ssl.SSLError) as exc:
-        reason = exc.reason if isinstance(exc, ssl.SSLError) and exc.reason else exc.strerror or str(exc)
-        which = f"{certificate} with {key}" if certificate and key else authorities
-        raise BadCredentials(f"{which}: expected PEM that belongs together: {reason.lower()}") from exc
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    if authorities and Path(authorities).is_file():
+        pem.load_authorities(context, authorities)
+    if certificate and key:
+        pem.load_chain(context, certificate, key, properties.get("ssl.key.password", ""))

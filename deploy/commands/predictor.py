@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from deploy import environment, siblings
@@ -15,11 +16,12 @@ from deploy.errors import UserError
 from deploy.models import add_model_arguments, add_repository_arguments, open_repository
 from deploy.shadows import add_shadow_arguments, open_shadow_log
 from deploy.upstream import THREADS, add_upstream_arguments, open_link, upstream_settings, without_host
+from inference.certificate import Certificate
 from inference.protocol.cloudevents import EventSettings
 from inference.server import PredictorServer
-from inference.settings import ServerSettings
+from inference.settings import CertificateFiles, ServerSettings
 from inference.siblings import Siblings
-from streams.errors import MissingExtra
+from streams.errors import BadCredentials, MissingExtra
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,10 @@ EXAMPLES = """\
 _DEFAULTS: Final = ServerSettings()
 _GRPC_PORT: Final = 8081
 """KServe's."""
+_TLS_PORT: Final = 8443
+"""KServe's for HTTP with a certificate, in the place of 8080, whether that was said or not."""
+_CERTIFICATE: Final = "KSERVE_TLS_CERT_FILE"
+_KEY: Final = "KSERVE_TLS_KEY_FILE"
 # All the words that KServe's servers take.
 _YES: Final = frozenset({"true", "t", "yes", "y", "on", "1"})
 _NO: Final = frozenset({"false", "f", "no", "n", "off", "0"})
@@ -68,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout_keep_alive", "--timeout-keep-alive", type=_at_least(1), default=_DEFAULTS.keep_alive_s,
         metavar="SECONDS", help="how long idle connections stay (default: %(default)s)",
     )  # fmt: skip
+    _add_tls(parser.add_argument_group("TLS", "of HTTP and gRPC; files are read again when they change"))
     _add_grpc(parser.add_argument_group("gRPC"))
     _add_limits(parser.add_argument_group("limits"))
     add_upstream_arguments(parser, _boolean, _at_least(0), _seconds)
@@ -75,6 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     accepted = parser.add_argument_group("accepted from KServe, without effect")
     for name, reason in _WITHOUT_EFFECT.items():
         accepted.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), help=reason, metavar="X")
+
+
+def _add_tls(options: argparse._ArgumentGroup) -> None:
+    for name, text in (
+        ("ssl_certfile", f"PEM of the certificate and its chain (default: ${_CERTIFICATE}); turns TLS on"),
+        ("ssl_keyfile", f"PEM of its private key (default: ${_KEY}, or else in the certificate's file)"),
+    ):
+        options.add_argument(f"--{name}", f"--{name.replace('_', '-')}", metavar="FILE", help=text)
 
 
 def _add_grpc(options: argparse._ArgumentGroup) -> None:
@@ -126,7 +141,7 @@ def _serve(arguments: argparse.Namespace, settings: ServerSettings, others: Sibl
     repository = open_repository(arguments, link)
     try:
         server = PredictorServer(repository, settings, others)
-    except MissingExtra as exc:
+    except (MissingExtra, BadCredentials) as exc:
         raise UserError(str(exc)) from exc
     if shadows is not None:
         server.keep_shadows(shadows.offer, shadows)
@@ -143,9 +158,11 @@ def _serve(arguments: argparse.Namespace, settings: ServerSettings, others: Sibl
 
 def _settings(arguments: argparse.Namespace) -> ServerSettings:
     behind = upstream_settings(arguments)
+    tls = _tls(arguments)
     return ServerSettings(
         host=arguments.host,
-        port=arguments.http_port,
+        port=_TLS_PORT if tls and arguments.http_port == _DEFAULTS.port else arguments.http_port,
+        tls=tls,
         threads=arguments.max_threads or (_DEFAULTS.threads if behind is None else THREADS),
         queue=arguments.max_queue,
         timeout_s=arguments.request_timeout,
@@ -172,6 +189,28 @@ def _events() -> EventSettings:
     settings = EventSettings(source=environment.text("CE_SOURCE"), merge=merge)
     kind = environment.text("CE_TYPE")
     return replace(settings, type=kind) if kind else settings
+
+
+def _tls(arguments: argparse.Namespace) -> CertificateFiles | None:
+    """Give the files of the certificate, which an empty word turns off.
+
+    Raises:
+        UserError: they cannot be used as they are now.
+    """
+    given = arguments.ssl_certfile, arguments.ssl_keyfile
+    certificate, key = (
+        environment.text(name) if word is None else word for word, name in zip(given, (_CERTIFICATE, _KEY), strict=True)
+    )
+    if not certificate:
+        if key:
+            raise UserError(f"--ssl_keyfile {key}: a key needs its certificate; name it with --ssl_certfile")
+        return None
+    files = CertificateFiles(certificate=Path(certificate), key=Path(key) if key else None)
+    try:
+        Certificate(files)
+    except BadCredentials as exc:
+        raise UserError(f"TLS: {exc}") from exc
+    return files
 
 
 def _grpc_port(arguments: argparse.Namespace) -> int | None:

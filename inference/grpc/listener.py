@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Final
@@ -35,10 +36,10 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self.host = Host(methods=methods, settings=settings, loop=self._loop, waiting=waiting)
 
-    async def start(self, bound: socket.socket) -> int:
-        """Listen on a bound socket; give the port."""
+    async def start(self, bound: socket.socket, tls: ssl.SSLContext | None = None) -> int:
+        """Listen on a bound socket, encrypted if so; give the port."""
         host = self.host
-        self._server = await self._loop.create_server(lambda: Connection(host), sock=bound, backlog=_BACKLOG)
+        self._server = await self._loop.create_server(lambda: Connection(host), sock=bound, backlog=_BACKLOG, ssl=tls)
         self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
         port: int = bound.getsockname()[1]
         return port

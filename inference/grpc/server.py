@@ -6,6 +6,7 @@ Next on the path: `listener.py` → `connection.py` → `call.py` → `predictio
 from __future__ import annotations
 
 import socket
+import ssl
 from typing import Final
 
 from inference.dataplane import DataPlane
@@ -27,13 +28,13 @@ class GrpcServer:
         self._manage = ComputePool(threads=1, queue=_MANAGE_QUEUE, timeout_s=_MANAGE_TIMEOUT_S)
         self._plane, self._settings = plane, settings
 
-    async def start(self, bound: socket.socket) -> int:
-        """Listen on a bound socket; give the port."""
+    async def start(self, bound: socket.socket, tls: ssl.SSLContext | None = None) -> int:
+        """Listen on a bound socket, encrypted if so; give the port."""
         self._health = Health(self._plane)
         services = Service(self._plane, self._manage).methods() | self._health.methods()
         batcher = self._plane.batcher
         self._listener = Listener(services | reflection.methods(), self._settings, lambda: batcher.in_progress)
-        return await self._listener.start(bound)
+        return await self._listener.start(bound, tls)
 
     def connections(self) -> tuple[int, int]:
         """Count the clients' connections, and those that were one too many."""

@@ -19,7 +19,7 @@ DEADLINE_S = 60.0
 GATED = "tests.inference.gated:Gated"
 ECHO = "tests.inference.echo:Echo"
 _GRPC = re.compile(r"gRPC on (\S+)")
-_READY = re.compile(r"predictor ready on (http://\S+?),")
+_READY = re.compile(r"predictor ready on (https?://\S+?),")
 
 
 @dataclass(frozen=True, slots=True)

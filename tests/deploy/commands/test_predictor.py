@@ -64,6 +64,14 @@ def test_arguments_of_kserve_are_taken(tmp_path: Path) -> None:
         (("--model", "a=x", "--model", "a=y"), "--model: 'a' is named twice"),
         (("--model_dir", "pvc://claim/m"), "claim 'claim' has no folder here; name one: --volume claim=DIR"),
         (("--model_dir", "ftp://host/m"), "scheme 'ftp' is not known; expected a path or one of file, pvc, http"),
+        (
+            ("--model_dir", ".", "--ssl_certfile", "/nowhere/tls.crt"),
+            "TLS: /nowhere/tls.crt: no such file or directory",
+        ),
+        (
+            ("--model_dir", ".", "--ssl_keyfile", "tls.key"),
+            "--ssl_keyfile tls.key: a key needs its certificate",
+        ),
         (("--model_dir", ".", "--volume", "claim"), "--volume: expected CLAIM=DIR, got 'claim'"),
         (("--model_repository", "/nowhere"), "--model_repository: /nowhere: No such file or directory"),
         (("--model_repository", ".", "--max_memory", "lots"), "expected bytes, such as 500Mi or 4Gi, got 'lots'"),
