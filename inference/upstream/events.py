@@ -67,7 +67,8 @@ def _events(pieces: Iterator[bytes], most: int) -> Iterator[bytes]:
             begin = end + 1
             if field == b"data":
                 data.append(value.removeprefix(b" "))
-                size += len(value)
+                # With the line's end, which is a part of it, and all that some lines have.
+                size += len(value) + 1
             elif not field and not value and data:
                 _check(size, most)
                 yield b"\n".join(data)

@@ -111,7 +111,9 @@ def test_a_text_that_ends_leaves_its_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", [b"x" * 1_000, b"data: x\n", b"data: " + b"x" * 20_000 + b"\n\n"], ids=["line", "event", "at once"]
+    "piece",
+    [b"x" * 1_000, b"data: x\n", b"data:\n" * 1_000, b"data: " + b"x" * 20_000 + b"\n\n"],
+    ids=["line", "event", "empty lines", "at once"],
 )
 def test_pieces_without_end_are_refused(piece: bytes) -> None:
     """A line, or an event of many lines, that does not end is the predictor's failure, long before memory is short."""
