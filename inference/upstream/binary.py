@@ -13,6 +13,8 @@ from inference.upstream.http import HttpAnswer
 _BINARY: Final = "binary_tensor_data"
 _KEPT_S: Final = 60.0
 """How long what the server says of itself is believed: it may be replaced by another."""
+_DOUBT_S: Final = 1.0
+"""How long it is not asked again after an answer that says nothing of it: a gateway may give that each time."""
 _REFUSED_KEPT_S: Final = 600.0
 """The same for what it did, whatever it says."""
 _OF_THE_CALL: Final = frozenset({
@@ -41,6 +43,7 @@ class Binary:
         if self._clock() >= self._until:
             answer = self._ask(head, left_s)
             if answer.status in _OF_THE_CALL or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                self._until = self._clock() + _DOUBT_S
                 return self._known
             self._known = answer.status == HTTPStatus.OK and _BINARY in answer.body.decode("utf-8", "replace")
             self._until = self._clock() + _KEPT_S
