@@ -14,7 +14,8 @@ from streams.topics import Topics
 from tests.e2e.test_stream import Client, workers
 from tests.inference.kafka import asking
 from tests.inference.serving import eventually
-from tests.inference.test_tracing import PARENT, TRACE, Receiver
+from tests.inference.test_tracing import PARENT, TRACE
+from tests.receiver import Receiver, receiving
 
 pytestmark = [pytest.mark.kafka, pytest.mark.e2e]
 
@@ -23,11 +24,8 @@ CONSUMER = 5
 
 @pytest.fixture(name="receiver")
 def _receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
-    receiver.thread.start()
-    yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
+    with receiving() as receiver:
+        yield receiver
 
 
 def test_traces_go_on_through_kafka(
