@@ -22,6 +22,7 @@ from inference.protocol.grpc_codec import Received, encode_response
 from inference.protocol.grpc_streams import STRICT, encode_only
 from inference.protocol.v2 import InferRequest, InferResponse
 from inference.rest import answers
+from inference.timeouts import heeded
 
 _AHEAD: Final = 16
 """Messages of one stream that are predicted on while the answer to an earlier one is yet to be sent."""
@@ -40,7 +41,7 @@ class Predictions:
         try:
             received = Received(data)
             model = received.model
-            answer = await self._predicted(received, terms_of(asked, len(data)))
+            answer = await self._predicted(received, heeded(terms_of(asked, len(data)), received.parameters))
         except asyncio.CancelledError:
             self._count(model, head, ClientGone())
             raise
@@ -99,6 +100,7 @@ class Predictions:
         try:
             received = Received(data)
             model, identity = received.model, received.id
+            terms = heeded(terms, received.parameters)
             if received.names(PROMPT) and await self._plane.generates(model, received.version, terms):
                 return Text(self._plane, received, terms, partial(self._count, model, head), strict=strict)
             answer = await self._predicted(received, terms)

@@ -9,8 +9,10 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
+from inference import timeouts
 from inference.batching.terms import Terms
 from inference.dataplane import DataPlane
 from inference.errors import (
@@ -87,6 +89,10 @@ class PlaneModels:
 
         return _Answer(self, call, fail)
 
+    def lost(self) -> str:
+        """Say why no model can answer any more; see `inference.kafka.stage.Models`."""
+        return self._plane.lost()
+
     def _counted(self, wait: Callable[[], Answered]) -> Callable[[], Answered]:
         """Count a call that has begun until it has ended; what waits for it gives way to those that have not."""
         with self._lock:
@@ -129,6 +135,7 @@ class PlaneModels:
                 raise ModelNotFound(call.model, call.version)
             predictions = self._plane.predict_v1_later(call.model, call.request, terms)
             return lambda: Answered(predictions(), "", _now_us())
+        terms = _until(terms, around, call.request)
         response = self._plane.infer_later(call.model, call.request, call.version, terms)
 
         def wait() -> Answered:
@@ -142,6 +149,22 @@ def _size(call: Call) -> int:
     """Give the bytes that a request holds: those of its body, or of the tensors that it has become."""
     tensors = call.request.inputs if isinstance(call.request, InferRequest) else ()
     return max(call.size, sum(tensor.data.nbytes for tensor in tensors))
+
+
+def _until(terms: Terms, around: Envelope, request: InferRequest) -> Terms:
+    """Heed the caller's own time limit, which began with the request: it may have waited in the topic since.
+
+    Raises:
+        DeadlineExceeded: nobody waits any more.
+    """
+    seconds = timeouts.asked(request.parameters)
+    if seconds is None:
+        return terms
+    # A record may have no time.
+    left = seconds if around.at_us <= 0 else around.at_us / 1e6 + seconds - time.time()
+    if left <= 0:
+        raise DeadlineExceeded(seconds)
+    return replace(terms, deadline=time.monotonic() + left)
 
 
 def _now_us() -> int:
@@ -167,6 +190,9 @@ class _Answer:
         try:
             answered = self._wait()
         except MAY_PASS as exc:
+            if isinstance(exc, DeadlineExceeded) and self._limited():
+                # The caller's own: another try would be too late, too.
+                raise
             not_now = self._models.patient(self._call, exc)
             if not_now is None:
                 raise
@@ -178,3 +204,8 @@ class _Answer:
             raise PredictionFailed(f"{type(exc).__name__} : {exc}") from exc
         self._models.there(self._call)
         return answered
+
+    def _limited(self) -> bool:
+        """Say whether the caller has a time limit of its own."""
+        request = self._call.request
+        return isinstance(request, InferRequest) and timeouts.asked(request.parameters) is not None

@@ -68,6 +68,11 @@ class Received:
         identity: str = self._message.id
         return identity
 
+    @property
+    def parameters(self) -> Parameters:
+        """The request's own parameters."""
+        return _parameters(self._message)
+
     def names(self, tensor: str) -> bool:
         """Say whether an input has this name."""
         return any(item.name == tensor for item in self._message.inputs)

@@ -72,6 +72,12 @@ def decode_request(body: bytes, header_length: int | None = None) -> InferReques
     )
 
 
+def decode_parameters(body: bytes, header_length: int | None = None) -> Parameters:
+    """Read a request's own parameters, and nothing else. Raises what `decode_request` raises about them."""
+    head = body if header_length is None else body[:header_length]
+    return _parameters(_object(bodies.read(head, "inputs"), "body"), "request")
+
+
 def decode_response(body: bytes, header_length: int | None = None) -> InferResponse:
     """Read a response; see `decode_request`."""
     fields, tensors = _decode(body, header_length, "outputs")

@@ -26,12 +26,13 @@ class Exchange:
         self._structured = False
 
     def data(self) -> bytes:
-        """Give what the event carries. Work for a thread; may be called again.
+        """Give what the event carries. Work for a thread, unless it is small; may be called again.
 
         Raises:
             InvalidEvent: no CloudEvent.
         """
-        self._asked, self._structured = cloudevents.read(self._request.scope["headers"], self._body())
+        if self._asked is None:
+            self._asked, self._structured = cloudevents.read(self._request.scope["headers"], self._body())
         return self._asked.data or b""
 
     def answered(self, answer: Response) -> Response:

@@ -19,11 +19,15 @@ from inference.protocol.errors import MalformedBody
 from inference.rest import answers
 from inference.rest.calls import Body, Calls
 from inference.rest.routes import add
+from inference.timeouts import heeded
 
 _LENGTH: Final = "inference-header-content-length"
 _BINARY: Final = "application/octet-stream"
 _DIGITS: Final = 15
 """Of the longest length that is read: Python refuses to read thousands."""
+_TIMEOUT: Final = b'"timeout"'
+_SHORT: Final = 64 * 1024
+"""Longest JSON that an event loop looks into. What is longer is heeded when a thread has read it."""
 _RAW_LENGTH, _RAW_BINARY = _LENGTH.encode(), _BINARY.encode()
 
 
@@ -94,6 +98,7 @@ class V2:
     async def _inferred(self, request: Request, body: Body, terms: Terms, gone: Gone) -> Response:
         model, version = _which(request)
         length = header_length(request)
+        terms = _heeded(terms, body, length)
         return await self._plane.answer_async(
             model, lambda: v2.decode_request(body(), length), _encoded, version, terms, gone
         )
@@ -101,6 +106,7 @@ class V2:
     async def _explained(self, request: Request, body: Body, terms: Terms, gone: Gone) -> Response:
         model, version = _which(request)
         length = header_length(request)
+        terms = _heeded(terms, body, length)
         return await self._plane.explain_async(
             model, lambda: v2.decode_request(body(), length), _encoded, version, terms, gone
         )
@@ -136,6 +142,16 @@ def header_length(request: Request) -> int | None:
     if not given.isascii() or not given.isdecimal() or len(given) > _DIGITS:
         raise MalformedBody("Inference-Header-Content-Length", f"expected a number of bytes, got {given!r}")
     return int(given)
+
+
+def _heeded(terms: Terms, body: Body, length: int | None) -> Terms:
+    """Look for a time limit in the request's parameters, unless that takes an event loop too long."""
+    if terms.packed or (terms.size if length is None else length) > _SHORT:
+        return terms
+    sent = body()
+    if sent.find(_TIMEOUT, 0, length) < 0:
+        return terms
+    return heeded(terms, v2.decode_parameters(sent, length))
 
 
 def _which(request: Request) -> tuple[str, str | None]:
