@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _MESSAGE_MAX: Final = 64 << 20
 _HOSTS: Final = ("native", "faust")
 _LOOK_S: Final = 1.0
-"""How often the credentials' files are looked at."""
+"""How often the credentials' files, and whatever else may end a host, are looked at."""
 
 
 class Host(Protocol):
@@ -111,9 +111,19 @@ _USUAL: Final = Tuning()
 
 def run_stage(
     arguments: argparse.Namespace, *, name: str, topic: str, partitions: int, factory: StageFactory,
-    tuning: Tuning = _USUAL,
+    tuning: Tuning = _USUAL, lost: Callable[[], str] = lambda: "",
 ) -> int:  # fmt: skip
-    """Run a stage over an input topic until SIGTERM or SIGINT; give the exit code."""
+    """Run a stage over an input topic until SIGTERM or SIGINT, or until it cannot go on; give the exit code.
+
+    Args:
+        arguments: as `add_worker_arguments` declares them.
+        name: of the stage.
+        topic: its input.
+        partitions: of the input.
+        factory: makes the stage for a partition.
+        tuning: what it wants of its host.
+        lost: says why the process can never do its work again; empty: it can. Then it drains, to be started anew.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     topics = Topics(arguments.prefix)
     state = state_topic(topics, arguments.group, partitions)
@@ -143,7 +153,7 @@ def run_stage(
         runner = RunnerSettings(stage=name, deadletter=topics.deadletter)
         return _host(arguments.host)(settings, runner, factory, publisher, store), publisher
 
-    worker = _Worker(security, build)
+    worker = _Worker(security, build, lost)
     if arguments.metrics_port:
         registry = CollectorRegistry()
         for collector in (_StageCollector(name, worker), *tuning.collectors):
@@ -154,17 +164,22 @@ def run_stage(
     log.info("%s ready: %s at %s", name, topic, arguments.kafka)
     left = worker.run()
     log.info("%s drained; %d records were not acknowledged", name, left)
-    return 0 if left == 0 else 1
+    return 1 if left or worker.gone else 0
 
 
 class _Worker:
     """A host, and its successor when the credentials change."""
 
     def __init__(
-        self, security: KafkaSecurity, build: Callable[[Mapping[str, str]], tuple[Host, ConfluentPublisher]]
+        self,
+        security: KafkaSecurity,
+        build: Callable[[Mapping[str, str]], tuple[Host, ConfluentPublisher]],
+        lost: Callable[[], str],
     ) -> None:
-        self._security, self._build = security, build
+        self._security, self._build, self._lost = security, build, lost
         self._asked = False
+        self.gone = ""
+        """Why it drains by itself, if it does."""
         self._renew()
 
     def run(self) -> int:
@@ -172,7 +187,7 @@ class _Worker:
         left = 0
         while True:
             ended, changed = threading.Event(), threading.Event()
-            watcher = threading.Thread(target=self._watch, args=(ended, changed), name="credentials", daemon=True)
+            watcher = threading.Thread(target=self._watch, args=(ended, changed), name="watch", daemon=True)
             watcher.start()
             self._host.run()
             ended.set()
@@ -210,13 +225,15 @@ class _Worker:
 
     def unready(self) -> str:
         """Say why it does not work now; empty when it does, or could if there were partitions for it."""
+        if self.gone:
+            return self.gone
         if not self._host.ready():
             return "draining" if self._asked else "has not joined its group"
         return "; ".join(held.detail for runner in self.runners().values() for held in runner.held())
 
     def lost(self) -> str:
         """Say why it has to be started anew; empty when it goes on."""
-        return self._host.lost()
+        return self.gone or self._host.lost()
 
     def _renew(self) -> None:
         self._stamp = self._security.stamp()
@@ -224,7 +241,12 @@ class _Worker:
 
     def _watch(self, ended: threading.Event, changed: threading.Event) -> None:
         complained = self._stamp
-        while self._security and not ended.wait(_LOOK_S):
+        while not ended.wait(_LOOK_S):
+            self.gone = self._lost()
+            if self.gone:
+                log.error("ends, to be started anew: %s", self.gone)
+                self.stop()
+                return
             stamp = self._security.stamp()
             if stamp == complained:
                 continue

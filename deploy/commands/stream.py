@@ -130,7 +130,10 @@ def run(arguments: argparse.Namespace) -> int:
     gc.freeze()
     gc.set_threshold(*_COLLECT)
     try:
-        return run_stage(arguments, name=STAGE, topic=requests, partitions=partitions[0], factory=stage, tuning=tuning)
+        return run_stage(
+            arguments, name=STAGE, topic=requests, partitions=partitions[0], factory=stage, tuning=tuning,
+            lost=plane.lost,
+        )  # fmt: skip
     finally:
         plane.close()
         if shadows is not None:

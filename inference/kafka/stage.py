@@ -26,7 +26,7 @@ from inference.protocol.errors import ProtocolError
 from inference.rest.answers import status_of
 from streams.claims import ClaimStore
 from streams.deadletter import dead_letter
-from streams.errors import ClaimFailed, StreamError
+from streams.errors import ClaimFailed, NotNow, StreamError
 from streams.stage import Batch, Effects, Output, Record
 
 STAGE: Final = "stream"
@@ -91,6 +91,10 @@ class Models(Protocol):
         """Begin a call; never raises, never waits for the model."""
         ...
 
+    def lost(self) -> str:
+        """Say why no model can answer any more in this process; empty: it can."""
+        ...
+
 
 class InferenceStage:
     """A `Stage` for one partition of the request topic; `claims` is where bodies lie that no record holds."""
@@ -106,6 +110,9 @@ class InferenceStage:
         """Answer requests; see `streams.stage.Stage`."""
         if not batch.records:
             return Effects()
+        if lost := self._models.lost():
+            # For the next process. What came before is answered: it may be what the device does not bear.
+            raise NotNow(lost, "device")
         turn = _Turn(self._settings, self._models, self._tools, len(batch.records))
         try:
             for place, record in enumerate(batch.records):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -26,7 +27,7 @@ from streams.topics import Topics
 from tests.contracts.stages import Sums
 from tests.deploy.commands.calling import Sidelight
 from tests.deploy.laying import Laid, event, lay
-from tests.inference.serving import eventually
+from tests.inference.serving import ROOT, eventually
 
 PAIRS = 200
 
@@ -47,15 +48,7 @@ class Worker:
 
     def probe(self, path: str) -> tuple[int, str]:
         """Ask for a path; give status and text, 0 as long as nobody answers."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        except OSError:
-            return 0, ""
-        finally:
-            connection.close()
+        return probed(self.port, path)
 
     def count(self, counter: str) -> float:
         """Give a counter of the stage; 0 as long as nobody answers."""
@@ -65,6 +58,19 @@ class Worker:
         """Drain it; give the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
+
+
+def probed(port: int, path: str) -> tuple[int, str]:
+    """Ask a page for a path; give status and text, 0 as long as nobody answers."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    except OSError:
+        return 0, ""
+    finally:
+        connection.close()
 
 
 @pytest.fixture
@@ -192,6 +198,27 @@ def test_a_probe_that_finds_something_is_a_503() -> None:
 
     assert texts == [b"not now: the broker is away\n", b"ok\n"]
     assert said == ["503 Service Unavailable", "200 OK"]
+
+
+@pytest.mark.kafka
+def test_a_worker_that_has_lost_what_it_needs_ends(kafka: str, topics: Topics, tmp_path: Path) -> None:
+    """First the probes say so, then it drains, and the exit code is not 0: it is to be started anew."""
+    ensure_topics(kafka, topics.declared(1))
+    lay(kafka, topics.payloads, pairs(0, 1))
+    gate, port = tmp_path / "gate", free_port()
+    words = ("--kafka", kafka, "--prefix", topics.prefix, "--metrics-port", str(port))
+    process = subprocess.Popen([sys.executable, "-m", "tests.deploy.losing", str(gate), *words], cwd=ROOT)
+    try:
+        eventually(lambda: probed(port, "/healthz")[0] == 503, "not healthy")
+        said = [probed(port, path) for path in ("/healthz", "/readyz")]
+        gate.touch()
+        code = process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert said == [(503, "not now: the gate is lost\n")] * 2
+    assert code == 1
 
 
 @pytest.mark.kafka

@@ -77,6 +77,10 @@ class Noted:
             return _Away()
         return self.models.start(call)
 
+    def lost(self) -> str:
+        """Ask the real one."""
+        return self.models.lost()
+
 
 class _Away:
     def result(self) -> Answered:
@@ -317,6 +321,10 @@ class Pair:
         self.begun += 1
         self.under_way += 1
         return _Counted(self, self.models.start(call))
+
+    def lost(self) -> str:
+        """Ask the real one."""
+        return self.models.lost()
 
 
 @dataclass
