@@ -24,6 +24,7 @@ from skops import io
 from deploy import cli
 from inference.offline.inputs import CSV_UNIT
 from tests.inference.kafka.summing import SUMMING
+from tests.inference.serving import GATED
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -301,3 +302,17 @@ def test_two_processes_do_not_write_one_output(tmp_path: Path, capsys: pytest.Ca
         first.wait()
 
     assert "another process is at work there" in capsys.readouterr().err
+
+
+def test_a_lost_gpu_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No row holds an error: the command fails at the first batch that the device refuses, and there is no output."""
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("gpu", "lost"):
+        (model / name).touch()
+    (tmp_path / "rows.csv").write_text("a,b\n" + "1.0,2.0\n" * 10)
+    files = ("--input", tmp_path / "rows.csv", "--output", tmp_path / "out.csv")
+    predict("--model_dir", model, "--runtime", GATED, *files, "--batch_rows", "2", fails=True)
+
+    assert "rows 0 to 1 of it: the gate is lost" in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
