@@ -27,7 +27,7 @@ _TIMED: Final = 8
 _INLINE_BYTES: Final = 1 << 12, 1 << 18
 """Longer bodies, and those that may prove longer, are read on a thread, however short the model's predictions are: at
 first, when only the row that its load tried says so, and at last."""
-_FIRST_PAUSE_S: Final = 1.0
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 1.0, 60.0
 _LEARN: Final = 0.2
 _LONGEST_APART: Final = 1_024
 
@@ -128,9 +128,12 @@ class Lane:
         self.inline_bytes = min(2 * self.inline_bytes, _INLINE_BYTES[1])
 
     def overran(self, now: float) -> None:
-        """Note that a prediction held an event loop up after all: none there for a while, longer each time."""
+        """Note that a prediction held an event loop up after all: none there for a while, longer each time, up to a minute.
+
+        It may have been the process that was held up, as where a container has used its share of a processor.
+        """
         self._inline_from = now + self._pause_s
-        self._pause_s *= 2
+        self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)
 
     def waiting(self, urgency: Urgency) -> bool:
         """Say whether anything waits."""
