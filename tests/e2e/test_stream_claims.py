@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -14,30 +13,12 @@ from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
 from streams.publishing import publish_all
 from streams.stage import Output
 from streams.topics import Topics
+from tests.deploy.test_workers import probed
 from tests.e2e.test_stream import Client, read, total, workers
 from tests.inference.kafka import asking
 from tests.inference.serving import eventually
 
 pytestmark = [pytest.mark.kafka, pytest.mark.e2e]
-
-
-class Probed:
-    """The page of a worker."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-    def probe(self, path: str) -> tuple[int, str]:
-        """Ask for a path; give status and text, 0 as long as nobody answers."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        except OSError:
-            return 0, ""
-        finally:
-            connection.close()
 
 
 @pytest.fixture(name="client")
@@ -63,17 +44,16 @@ def test_a_store_that_is_away_holds_its_partition(kafka: str, topics: Topics, cl
     publish_all(publisher, asked, timeout_s=30.0)
     publisher.close()
     port = free_port()
-    page = Probed(port)
     with workers(kafka, topics, tmp_path, 1, "--claims", url, "--metrics-port", str(port)):
-        eventually(lambda: f"{url}/body: cannot be read" in page.probe("/readyz")[1], "the reason")
-        status, alive = page.probe("/readyz")[0], page.probe("/healthz")
+        eventually(lambda: f"{url}/body: cannot be read" in probed(port, "/readyz")[1], "the reason")
+        status, alive = probed(port, "/readyz")[0], probed(port, "/healthz")
         held = total(read(port), "sidelight_stage_held", 'for="claims"')
         client.read()
         early = list(client.answers)
         drawn.rename(tmp_path / "bodies")
         client.asked = dict.fromkeys(("there", "plain", "gone"), (0, None))
         client.await_all()
-        eventually(lambda: page.probe("/readyz") == (200, "ok\n"), "ready")
+        eventually(lambda: probed(port, "/readyz") == (200, "ok\n"), "ready")
         after = read(port)
 
     assert (status, alive, held, early) == (503, (200, "ok\n"), 1.0, [])
