@@ -130,7 +130,8 @@ class Lane:
     def overran(self, now: float) -> None:
         """Note that a prediction held an event loop up after all: none there for a while, longer each time.
 
-        Not beyond a minute: it may have been the process that was held up, as where a container has used its share of a processor.
+        Not beyond a minute: the process itself may have been held up, as in a container that has used its share of a
+        processor.
         """
         self._inline_from = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)
