@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from inference.errors import FULL
 from inference.joined import Joined
+from inference.parting import Parting
 from inference.places import Places
 from inference.settings import ServerSettings
 
@@ -55,6 +56,8 @@ class Visitor(HttpToolsProtocol):
         """After which request it was first seen to owe one, or in which rest it was first seen, and when."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # noqa: D102 - as in uvicorn
+        if transport.get_extra_info("sslcontext") is not None:
+            transport = cast("asyncio.Transport", Parting(transport, self.loop))
         super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type] # uvicorn only calls it
         self._door.came(self)
 
