@@ -94,6 +94,8 @@ def test_failures_are_told_with_what_was_asked(plane: DataPlane) -> None:
     _told(plane, failed)
     terms = Terms(key=b"c1", headers={"x-sidelight-synthetic": "true"}, size=20)
     plane.predict_v1("m", v1.decode_request(b'{"instances":[[1.5,2]]}'), terms)
+    # The next is refused at once, and may be told of before the load that failed is.
+    eventually(lambda: len(failed) == 1, "the first failure")
     request = v2.InferRequest(inputs=(Tensor.of("x", ROWS),), parameters={"synthetic": True})
     plane.infer("m", request)
     eventually(lambda: len(failed) == 2, "both failures")
