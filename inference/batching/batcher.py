@@ -98,6 +98,9 @@ class Batcher:
             return await call.answer
         except asyncio.CancelledError:
             self._withdraw(call)
+            if not call.answer.cancel() and not call.answer.cancelled():
+                # It was told in this very turn; what nobody asks for would be logged as a mistake.
+                call.answer.exception()
             raise
         finally:
             place.patience.end(call)
