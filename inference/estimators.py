@@ -17,6 +17,8 @@ _LIBRARIES: Final = frozenset({"_loss", "builtins", "collections", "numpy", "pan
 """`_loss` is scikit-learn's, too: compiled modules of its may have forgotten their package."""
 _CODE: Final = frozenset({"scipy", "sklearn"})
 """Libraries whose functions only compute. NumPy has some that read files; what computes there is mostly no function."""
+_READ: Final = ("file", "filename")
+"""What a text vectorizer's `input` may say: then it reads files that its caller names."""
 
 
 def objects(value: Any) -> list[Any]:  # noqa: ANN401 - any estimator
@@ -61,7 +63,8 @@ def _inside(value: Any) -> Iterable[Any]:  # noqa: ANN401 - any object
 
 
 def _known(part: Any) -> bool:  # noqa: ANN401 - any object
-    if isinstance(part, ModuleType):
+    source = getattr(part, "input", None)
+    if isinstance(part, ModuleType) or (isinstance(source, str) and source in _READ):
         return False
     module = getattr(part, "__module__", None) or type(part).__module__
     library = module.partition(".")[0]

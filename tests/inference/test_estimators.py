@@ -17,6 +17,7 @@ from sklearn.ensemble import (
     StackingClassifier,
     VotingClassifier,
 )
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.feature_selection import SelectKBest
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.isotonic import IsotonicRegression
@@ -107,6 +108,12 @@ def test_a_regression_of_steps_only_computes() -> None:
 def test_what_is_a_users_may_do_anything(estimator: Any) -> None:  # noqa: ANN401 - any estimator
     """A class, a function or a method of a user's, however deep; of NumPy's functions, some read files."""
     assert not only_compute(objects(estimator.fit(*iris())))
+
+
+@pytest.mark.parametrize(("source", "computes"), [("content", True), ("file", False), ("filename", False)])
+def test_vectorizers_may_read_files(source: str, computes: bool) -> None:  # noqa: FBT001 - a case
+    """They do where they are given names or files in place of texts."""
+    assert only_compute(objects(TfidfVectorizer(input=source))) is computes
 
 
 def test_what_is_unknown_is_not_looked_into() -> None:
