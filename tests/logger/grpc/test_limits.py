@@ -351,15 +351,18 @@ def test_a_client_that_takes_nothing_of_an_answer_is_cut() -> None:
 
 def test_a_client_that_reads_nothing_is_disconnected() -> None:
     """Its windows are wide open, but it does not read its socket: after `send_s` the connection is cut."""
-    with raw.scripted(flooding) as port, proxy(port, send_s=0.5) as bench:
-        with raw.client(bench.port, {raw.WINDOW: (1 << 31) - 1}) as peer:
-            peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            peer.h2.increment_flow_control_window((1 << 31) - 1 - 65_535)
-            peer.call(b"q")
-            peer.flush()
-            (seen,) = bench.wait_for(1)
-            # While the client still holds its end.
-            eventually(lambda: not bench.proxy.connections, "the connection's end")
+    with (
+        raw.scripted(flooding) as port,
+        proxy(port, send_s=0.5) as bench,
+        raw.client(bench.port, {raw.WINDOW: (1 << 31) - 1}) as peer,
+    ):
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        peer.h2.increment_flow_control_window((1 << 31) - 1 - 65_535)
+        peer.call(b"q")
+        peer.flush()
+        (seen,) = bench.wait_for(1)
+        # While the client still holds its end.
+        eventually(lambda: not bench.proxy.connections, "the connection's end")
 
     assert (seen.status, seen.aborted) == (499, True)
 
