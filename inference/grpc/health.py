@@ -9,16 +9,13 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from inference.dataplane import DataPlane
 from inference.errors import ModelNotFound
 from inference.grpc.methods import Asked, Method, of_service, only
 from inference.grpc.statuses import Refused
 from inference.http2.status import Code
-from inference.protocol.errors import MalformedBody
 from inference.protocol.grpc_messages import SERVICE
-from inference.protocol.grpc_schema import Messages, Schema
+from inference.protocol.grpc_schema import Messages, Schema, parsed
 
 NAME: Final = "grpc.health.v1.Health"
 _SERVING, _NOT_SERVING, _UNKNOWN = 1, 2, 3
@@ -108,10 +105,7 @@ class Health:
 
 
 def _service(data: bytes) -> str:
-    try:
-        service: str = _Request.FromString(data).service
-    except DecodeError as exc:
-        raise MalformedBody("message", f"no HealthCheckRequest: {exc}") from exc
+    service: str = parsed(_Request, data).service
     return service
 
 

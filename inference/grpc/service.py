@@ -11,15 +11,13 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
-from google.protobuf.message import DecodeError
-
 from inference.dataplane import DataPlane
 from inference.errors import Unsupported
 from inference.grpc.methods import Asked, Method, Unary, of_service
 from inference.grpc.predictions import Predictions
 from inference.pool import ComputePool
-from inference.protocol.errors import MalformedBody
 from inference.protocol.grpc_messages import MESSAGES, SERVICE
+from inference.protocol.grpc_schema import parsed
 from inference.repository import State
 
 Look = Callable[[Any], Mapping[str, Any]]
@@ -101,10 +99,7 @@ def _method(
     asked, answered = MESSAGES.of(f"{name}Request"), MESSAGES.of(f"{name}Response")
 
     async def handle(data: bytes, _asked: Asked) -> bytes:
-        try:
-            message = asked.FromString(data)
-        except DecodeError as exc:
-            raise MalformedBody("message", f"no {name}Request: {exc}") from exc
+        message = parsed(asked, data)
         if first is not None:
             await first(message)
         fields = work(message) if pool is None else await pool.run(partial(work, message))

@@ -13,11 +13,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from inference.protocol.datatypes import BYTES, RAW_ONLY, numpy_dtype
-from inference.protocol.errors import BadTensor, MalformedBody
+from inference.protocol.errors import BadTensor
 from inference.protocol.grpc_messages import ModelInferRequest, ModelInferResponse
+from inference.protocol.grpc_schema import parsed
 from inference.protocol.tensors import Array, Parameters, Tensor, check_shape, from_raw, to_raw
 from inference.protocol.v2 import InferRequest, InferResponse, RequestedOutput
 
@@ -53,10 +53,7 @@ class Received:
             MalformedBody: the bytes are no ModelInferRequest.
         """
         rest, cut = _without_raws(data) if len(data) >= _LARGE else (data, [])
-        try:
-            self._message = ModelInferRequest.FromString(rest)
-        except DecodeError as exc:
-            raise MalformedBody("message", f"no ModelInferRequest: {exc}") from exc
+        self._message = parsed(ModelInferRequest, rest)
         self._raws: Sequence[Raw] = cut or self._message.raw_input_contents
         self.model: str = self._message.model_name
         self.version: str | None = self._message.model_version or None
@@ -98,7 +95,7 @@ class Received:
         return InferRequest(
             inputs=inputs,
             id=message.id or None,
-            parameters=_parameters(message),
+            parameters=self.parameters,
             outputs=tuple(RequestedOutput(name=item.name, parameters=_parameters(item)) for item in message.outputs),
         )
 
@@ -109,10 +106,7 @@ def decode_response(data: bytes) -> InferResponse:
     Raises:
         ProtocolError: no such message, or contents that do not fit their tensors.
     """
-    try:
-        message = ModelInferResponse.FromString(data)
-    except DecodeError as exc:
-        raise MalformedBody("message", f"no ModelInferResponse: {exc}") from exc
+    message = parsed(ModelInferResponse, data)
     raws = message.raw_output_contents
     if raws and len(raws) != len(message.outputs):
         text = f"expected one for each of {len(message.outputs)} outputs, got {len(raws)}"

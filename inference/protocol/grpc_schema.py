@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from inference.protocol.errors import MalformedBody
 
 _FIELD: Final = descriptor_pb2.FieldDescriptorProto
 _KINDS: Final = {
@@ -110,3 +113,15 @@ def _type(field_: Any, kind: str, schema: Schema) -> None:  # noqa: ANN401 - des
         return
     field_.type = _FIELD.TYPE_ENUM if kind in schema.enums else _FIELD.TYPE_MESSAGE
     field_.type_name = f".{schema.package}.{kind}"
+
+
+def parsed(kind: Any, data: bytes) -> Any:  # noqa: ANN401 - messages are made at run time
+    """Read a message of a class that `Messages` made.
+
+    Raises:
+        MalformedBody: the bytes are none.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError as exc:
+        raise MalformedBody("message", f"no {kind.DESCRIPTOR.name}: {exc}") from exc

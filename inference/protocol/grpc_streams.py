@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
-from inference.protocol.errors import MalformedBody
 from inference.protocol.grpc_codec import decode_response, varint
 from inference.protocol.grpc_messages import ModelInferResponse, ModelStreamInferResponse
+from inference.protocol.grpc_schema import parsed
 from inference.protocol.v2 import InferResponse
 
 FINAL: Final = "triton_final_response"
@@ -47,10 +45,7 @@ def decode(data: bytes) -> tuple[InferResponse, str]:
     Raises:
         ProtocolError: no such message, or contents that do not fit their tensors.
     """
-    try:
-        message = ModelStreamInferResponse.FromString(data)
-    except DecodeError as exc:
-        raise MalformedBody("message", f"no ModelStreamInferResponse: {exc}") from exc
+    message = parsed(ModelStreamInferResponse, data)
     return decode_response(message.infer_response.SerializeToString()), message.error_message
 
 
