@@ -18,7 +18,7 @@ from inference.errors import InvalidInput
 from inference.metrics import PredictorMetrics
 from inference.protocol.tensors import Tensor
 from inference.protocol.v2 import InferRequest, InferResponse
-from inference.repository import Loaded, Repository
+from inference.repository import Loaded, Repository, Wanted
 from inference.runtime import Answer, Arrays, Asked, Runtime, Source
 from inference.settings import ModelSettings, ServerSettings
 
@@ -177,3 +177,19 @@ async def hold(plane: DataPlane, runtime: Sums, calls: int = 1) -> Sequence[asyn
         held.append(asyncio.ensure_future(plane.infer_async("m", rows(float(index), width=3 + index))))
         await until(lambda: len(runtime.batches) == len(held))
     return held
+
+
+class Loading:
+    """Loads, and comes to an end only when it is told: by a lease or an error, given to what is pending."""
+
+    def __init__(self) -> None:
+        self.pending: list[Callable[[Any], None]] = []
+
+    def lease(self, name: str, version: Wanted = None) -> None:
+        """Have nothing yet."""
+        del name, version
+
+    def lease_later(self, name: str, version: Wanted, done: Callable[[Any], None]) -> None:
+        """Begin."""
+        del name, version
+        self.pending.append(done)

@@ -40,6 +40,7 @@ from inference.settings import ModelSettings, QueueLimit
 from tests.inference.batching.models import (
     BAD,
     PATIENCE_S,
+    Loading,
     Scales,
     Slow,
     Sums,
@@ -605,25 +606,10 @@ def test_one_wake_up_per_batch() -> None:
 def test_models_are_loaded_for_calls_that_wait() -> None:
     """A call whose model must be loaded first holds no thread; it counts as waiting, may leave, hears of failures."""
 
-    class Loading:
-        """Gives leases when told."""
-
-        def __init__(self, model: Sums) -> None:
-            self.inner: Any = None
-            self.model = model
-            self.pending: list[Callable[[Any], None]] = []
-
-        def lease(self, name: str, version: Wanted = None) -> None:
-            del name, version
-
-        def lease_later(self, name: str, version: Wanted, done: Callable[[Any], None]) -> None:
-            del name, version
-            self.pending.append(done)
-
     async def main() -> None:
         model = Sums()
         async with serving(model) as plane:
-            loading = Loading(model)
+            loading = Loading()
             batcher = Batcher(loading, plane.metrics, threads=1)
             repository: Any = plane._repository
 

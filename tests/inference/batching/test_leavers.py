@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,29 +15,13 @@ from inference.batching.call import NOTHING_ASKED, Call, Given
 from inference.eager import begun
 from inference.errors import DeadlineExceeded
 from inference.metrics import PredictorMetrics
-from inference.repository import Wanted
+from tests.inference.batching.models import Loading
 
 
 class Body:
     """A request's body, of which it can be told whether anybody holds it."""
 
     content = b"1234"
-
-
-class Loading:
-    """Loads, and does not come to an end."""
-
-    def __init__(self) -> None:
-        self.pending: list[Callable[[Any], None]] = []
-
-    def lease(self, name: str, version: Wanted = None) -> None:
-        """Have nothing yet."""
-        del name, version
-
-    def lease_later(self, name: str, version: Wanted, done: Callable[[Any], None]) -> None:
-        """Begin."""
-        del name, version
-        self.pending.append(done)
 
 
 def _read(body: Body) -> Given:
