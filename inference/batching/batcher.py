@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from inference.batching import inline
 from inference.batching.call import Call, State, presentable
 from inference.batching.inline import Place
+from inference.batching.lane import Lane
 from inference.batching.sleepers import Sleeper
 from inference.batching.turns import Observer, Turn, Turns
 from inference.batching.waiting import Gone, Patience, deliver, late, release
@@ -159,20 +160,25 @@ class Batcher:
         self._models.lease_later(call.model, version, lambda outcome: self._loaded(call, place, outcome))
 
     def _enqueue(self, call: Call, lease: Lease, place: Place | None) -> None:
-        turns, sleeper = self._turns, None
+        turns = self._turns
         with turns.lock:
             if turns.closed:
                 raise ModelNotReady(call.model)
             lane = turns.lane(lease.loaded)
             turns.put(call, lane, lease)
-            if place is None or not inline.may(call, lane):
-                place, sleeper = None, turns.sleepers.baton()
+            place, sleeper = self._who_comes(call, lane, place)
         if place is not None and call.loop is not None:
             place.summon(call.loop)
         elif sleeper is not None:
             sleeper.lock.release()
         if not self._started:
             self._start()
+
+    def _who_comes(self, call: Call, lane: Lane, place: Place | None) -> tuple[Place | None, Sleeper | None]:
+        """Say who is to be told of a call in its lane: its event loop, or a thread if one must wake. Under the lock."""
+        if place is not None and inline.may(call, lane):
+            return place, None
+        return None, self._turns.sleepers.baton()
 
     def _loaded(self, call: Call, place: Place | None, outcome: Lease | Exception) -> None:
         """Take a model that had to be loaded. On a thread of the repository's."""
@@ -183,8 +189,7 @@ class Batcher:
                 lane = self._turns.lane(outcome.loaded)
                 self._turns.line_up(call, lane, outcome)
                 put = True
-                if place is None or not inline.may(call, lane):
-                    place, sleeper = None, self._turns.sleepers.baton()
+                place, sleeper = self._who_comes(call, lane, place)
             elif wanted:
                 failed = True
                 self._turns.room.leave(call)
