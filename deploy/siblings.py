@@ -16,9 +16,9 @@ from typing import Final
 from deploy import sidecar
 from deploy.errors import UserError
 from deploy.sidecar import Child
-from inference.server import bound
 from inference.settings import ServerSettings
 from inference.siblings import Siblings
+from streams.addresses import bound, shown
 
 _GRACE_S: Final = 10.0
 """For the end of a process, after its drain."""
@@ -53,6 +53,6 @@ def _reserved(host: str, port: int, kept: ExitStack) -> int:
         bound(host, port, shared=False).close()
         held = kept.enter_context(bound(host, port, shared=True))
     except OSError as exc:
-        raise UserError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+        raise UserError(f"cannot listen on {shown(host, port)}: {exc.strerror or exc}") from exc
     number: int = held.getsockname()[1]
     return number

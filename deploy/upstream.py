@@ -7,11 +7,11 @@ import logging
 import random
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from deploy.errors import UserError
 from inference.upstream.link import Link
 from inference.upstream.settings import Protocol, UpstreamSettings
+from streams.addresses import parsed
 from streams.errors import MissingExtra
 
 log = logging.getLogger(__name__)
@@ -112,13 +112,9 @@ def without_host(arguments: argparse.Namespace) -> list[str]:
 
 def _address(given: str, port: int) -> tuple[str, int]:
     try:
-        parts = urlsplit(f"//{given}")
-        host, port = parts.hostname or "", parts.port or port
-    except ValueError:
-        host = ""
-    if not host or parts.path:
-        raise UserError(f"--predictor_host: expected HOST or HOST:PORT, got {given!r}")
-    return host, port
+        return parsed(given, port)
+    except ValueError as exc:
+        raise UserError(f"--predictor_host: expected HOST or HOST:PORT, got {given!r}") from exc
 
 
 def _spelt(name: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from deploy import page
 from deploy.kafka.topics import ensure_topics
 from deploy.security import add_kafka_arguments, kafka_security
+from streams.addresses import bare
 from streams.credentials import KafkaSecurity
 from streams.errors import BadCredentials
 from streams.hosts.native import NativeHost
@@ -80,7 +81,7 @@ def add_worker_arguments(parser: argparse.ArgumentParser, group: str) -> None:
     parser.add_argument("--host", choices=_HOSTS, default="native", help="what runs the stage (default: native)")
     parser.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus page; 0 is none")
     parser.add_argument(
-        "--metrics-host", default="127.0.0.1", metavar="ADDRESS",
+        "--metrics-host", type=bare, default="127.0.0.1", metavar="ADDRESS",
         help="where that page is, with /healthz and /readyz for probes; :: is everywhere, 0.0.0.0 by IPv4 alone"
         " (default: %(default)s)",
     )  # fmt: skip

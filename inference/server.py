@@ -30,6 +30,7 @@ from inference.shadows import Witness
 from inference.siblings import Siblings
 from inference.tracing import Tracing
 from inference.visitors import Attendance, Door
+from streams.addresses import bound, shown
 from streams.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class PredictorServer(uvicorn.Server):
             await self._answer_siblings(self._siblings)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         scheme = "http" if self._certificate is None else "https"
-        log.info("predictor ready on %s://%s:%d, models: %s", scheme, host, port, _listed(self._plane.models()))
+        log.info("predictor ready on %s://%s, models: %s", scheme, shown(host, port), _listed(self._plane.models()))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more calls, let those in progress end, and stop."""
@@ -153,14 +154,14 @@ class PredictorServer(uvicorn.Server):
             return
         self._grpc = server
         self._attendance.add("grpc", server.connections)
-        log.info("gRPC on %s:%d", self._settings.host, port)
+        log.info("gRPC on %s", shown(self._settings.host, port))
 
     def _grpc_listener(self) -> socket.socket:
         host, port = self._settings.host, self._settings.grpc_port or 0
         try:
             return bound(host, port, shared=self._siblings is not None)
         except OSError as exc:
-            raise OSError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+            raise OSError(f"cannot listen on {shown(host, port)}: {exc.strerror or exc}") from exc
 
     async def _answer_siblings(self, siblings: Siblings) -> None:
         siblings.socket.unlink(missing_ok=True)
@@ -178,28 +179,6 @@ class PredictorServer(uvicorn.Server):
     def _left_s(self) -> float:
         waited = 0.0 if self._asked is None else time.monotonic() - self._asked
         return max(0.0, self._settings.drain_s - waited)
-
-
-def bound(host: str, port: int, *, shared: bool) -> socket.socket:
-    """Give a socket bound to an address, which others may share if they ask for it, too. It does not listen.
-
-    Raises:
-        OSError: the address is taken.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    made = socket.socket(family, kind, protocol)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        made.bind(address)
-    except OSError:
-        made.close()
-        raise
-    made.setblocking(False)  # noqa: FBT003 - the library names no parameter
-    return made
 
 
 def _grpc_server(plane: DataPlane, settings: ServerSettings) -> GrpcServer:

@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import orjson
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -17,6 +16,7 @@ from logger import account
 from logger.lane import Lane
 from logger.metrics import LoggerCollector
 from logger.way import Way
+from streams import pages
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -37,8 +37,7 @@ def serve(
     for collector in (LoggerCollector(lanes, ways, events_each), *more):
         registry.register(collector)
     app = application(make_wsgi_app(registry), lambda: debug(lanes, ways, events_each))
-    server = make_server(host, port, app, handler_class=_Quiet)
-    threading.Thread(target=server.serve_forever, name="page", daemon=True).start()
+    pages.serve(host, port, app)
 
 
 def alone(served: Callable[[Sequence[Way]], None]) -> int:
@@ -92,8 +91,3 @@ def debug(lanes: Sequence[Lane], ways: Sequence[Way], events_each: int) -> dict[
         "answers_held": accounts.held,
         "answers_let_go_unsafe": accounts.late,
     }
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
-        """Keep scrapes out of the log."""

@@ -31,6 +31,7 @@ from logger.lane import CONNECTIONS, RETRIED, Tally
 from logger.settings import ProxySettings
 from logger.tap import Seen
 from logger.upstream import Pool
+from streams.addresses import bound
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ _LINGER_S: Final = 2.0
 """How long a client that still sends may read its answer before the connection goes, see `Connection._leave`."""
 _QUIET_S: Final = 0.5
 """How long an idle connection stays at a stop: its client may be sending just now."""
+_BACKLOG: Final = 1_024
 _MOST_QUEUED: Final = 32
 _MOST_REFUSALS: Final = 256
 """Connections beyond the limit that are told so; still more are cut."""
@@ -75,13 +77,7 @@ class Proxy:
     async def serve(self, stopping: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
         """Listen until `stopping`, and say when it has begun; then let running requests finish, within bounds."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: Doorway(Connection(self), partial(Front, self)),
-            self.settings.host,
-            self.settings.port,
-            backlog=1024,
-            reuse_port=True,
-        )
+        server = await self._listen(lambda: Doorway(Connection(self), partial(Front, self)))
         sweeper = loop.create_task(self._sweep())
         ready()
         await stopping.wait()
@@ -102,6 +98,13 @@ class Proxy:
         self.pool.close()
         # One turn of the loop for the connections' own goodbyes, which hand aborted exchanges to the outbox.
         await asyncio.sleep(0.05)
+
+    async def _listen(self, door: Callable[[], Doorway]) -> asyncio.Server:
+        loop, host, port = asyncio.get_running_loop(), self.settings.host, self.settings.port
+        if ":" in host:
+            # The loop would have `::` be IPv6 alone.
+            return await loop.create_server(door, sock=bound(host, port, shared=True), backlog=_BACKLOG)
+        return await loop.create_server(door, host, port, backlog=_BACKLOG, reuse_port=True)
 
     async def _drain(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()

@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from logger.errors import BadProbe
+from streams.addresses import bare, shown
 
 _AGGRESSIVE_S: Final = 0.1
 _AGAIN_S: Final = 0.05
@@ -68,7 +69,7 @@ def parse(text: str, default_port: int) -> Probe:
         raise BadProbe(f"{kinds[0]}: expected an object")
     period = _count(fields, "periodSeconds", 0)
     return Probe(
-        host=str(action.get("host") or "127.0.0.1"),
+        host=bare(str(action.get("host") or "127.0.0.1")),
         port=_port(action, kinds[0], default_port),
         path=_path(action) if kinds[0] == "httpGet" else "",
         tls=kinds[0] == "httpGet" and str(action.get("scheme") or "HTTP").upper() == "HTTPS",
@@ -137,7 +138,7 @@ class Readiness:
 
 
 async def _attempt(probe: Probe, timeout_s: float) -> str:
-    place = f"{probe.host}:{probe.port}"
+    place = shown(probe.host, probe.port)
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_connection(
@@ -154,16 +155,17 @@ async def _attempt(probe: Probe, timeout_s: float) -> str:
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, probe: Probe) -> str:
-    headers = {"host": f"{probe.host}:{probe.port}", "user-agent": "kube-probe/sidelight", "accept": "*/*"}
+    headers = {"host": shown(probe.host, probe.port), "user-agent": "kube-probe/sidelight", "accept": "*/*"}
     headers |= {name.lower(): value for name, value in probe.headers.items()} | {"connection": "close"}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     writer.write(f"GET {probe.path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1", "replace"))
     await writer.drain()
     words = (await reader.readline()).split(maxsplit=_STATUS_WORDS)
+    place = shown(probe.host, probe.port)
     status = words[1] if len(words) >= _STATUS_WORDS and words[0].startswith(b"HTTP/1.") else b""
     if status.isdigit() and int(status) in _OK:
         return ""
-    return f"GET {probe.path} at {probe.host}:{probe.port}: expected 200 to 399, got {status.decode() or 'no HTTP'}"
+    return f"GET {probe.path} at {place}: expected 200 to 399, got {status.decode() or 'no HTTP'}"
 
 
 def _unchecked() -> ssl.SSLContext:

@@ -10,8 +10,10 @@ import sys
 import uvicorn
 from prometheus_client import start_http_server
 
+from deploy.listening import serve
 from deploy.security import add_kafka_arguments, kafka_security
 from logger.collector import Collector, CollectorSettings
+from streams.addresses import bare
 from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
 from streams.topics import Topics
 
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = CollectorSettings(topic="", deadletter="")
     parser.add_argument("--kafka", required=True, metavar="HOST:PORT", help="bootstrap address")
     parser.add_argument("--prefix", default="inference", help="first part of every topic name (default: inference)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
+    parser.add_argument("--host", type=bare, default="127.0.0.1", help="address to listen on (default: loopback)")
     parser.add_argument("--port", type=int, default=8085)
     parser.add_argument(
         "--max-body-bytes", type=int, default=defaults.max_body, help="largest request (default: 16 MiB)"
@@ -58,8 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     # uvicorn drains and then raises the signal again; drained is a good end, so nothing more shall come of it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    uvicorn.run(
+    config = uvicorn.Config(
         collector.app, host=arguments.host, port=arguments.port, log_config=None, access_log=False,
         timeout_graceful_shutdown=int(arguments.delivery_timeout) + 5,
     )  # fmt: skip
-    return 0
+    return serve(config)

@@ -16,11 +16,13 @@ from prometheus_client import start_http_server
 
 from deploy import references
 from deploy.errors import UserError
+from deploy.listening import serve
 from deploy.manifests import load_monitors
 from explainers.base import Background
 from explainers.callback import CallbackClient, CallbackSettings
 from explainers.server import ExplainServer
 from explainers.settings import ServerSettings
+from streams.addresses import bare, parsed, shown
 from streams.events import PREDICTOR
 
 HELP = "answer explain requests by calling back into a predictor"
@@ -28,6 +30,9 @@ EXAMPLES = """\
   sidelight explainer --model_name income --predictor_host 127.0.0.1:8080 --monitor monitor.yaml
   sidelight explainer --model_name iris --predictor_host iris-predictor.default --http_port 8080 \\
       --background_file train.parquet        # its columns are the features, in the model's order"""
+
+_PORT = 80
+"""Of a predictor that is named without one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictor_host", required=True, metavar="HOST:PORT", help="where the predictor answers")
     parser.add_argument("--predictor_protocol", choices=("auto", "v1", "v2"), default="auto")
     parser.add_argument("--http_port", type=int, default=defaults.port)
-    parser.add_argument("--host", default=defaults.host, help="address to listen on (default: all)")
+    parser.add_argument("--host", type=bare, default=defaults.host, help="address to listen on (default: all)")
     parser.add_argument("--explainer", default=defaults.explainer, help="which method (default: %(default)s)")
     known = parser.add_mutually_exclusive_group(required=True)
     known.add_argument(
@@ -65,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     client = CallbackClient(
         CallbackSettings(
-            url=f"http://{arguments.predictor_host}", model=arguments.model_name, protocol=arguments.predictor_protocol
+            url=_url(arguments.predictor_host), model=arguments.model_name, protocol=arguments.predictor_protocol
         ),
         random.Random(),  # noqa: S311 - spreads retries, nothing else
     )
@@ -79,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     # uvicorn drains and then raises the signal again; drained is a good end, so nothing more shall come of it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    uvicorn.run(
+    config = uvicorn.Config(
         server.app,
         host=settings.host,
         port=settings.port,
@@ -87,7 +92,14 @@ def run(arguments: argparse.Namespace) -> int:
         access_log=False,
         timeout_graceful_shutdown=20,
     )
-    return 0
+    return serve(config)
+
+
+def _url(predictor: str) -> str:
+    try:
+        return f"http://{shown(*parsed(predictor, _PORT))}"
+    except ValueError as exc:
+        raise UserError(f"--predictor_host: {exc}") from exc
 
 
 def features(service: str, files: list[Path]) -> Mapping[str, references.Array]:

@@ -35,6 +35,7 @@ from logger.settings import OutboxSettings, ProxySettings, SpoolSettings, TapSet
 from logger.shipper import Shipper
 from logger.tap import Seen, Tap, sampled
 from logger.way import Way
+from streams.addresses import bare, shown
 
 log = logging.getLogger("sidelight.logger")
 
@@ -84,7 +85,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--spool-sync", choices=("fsync", "none"), default="fsync",
         help="fsync: events outlive a power cut (default); none: a kill -9 of this process",
     )  # fmt: skip
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")  # noqa: S104 - as KServe's agent
+    parser.add_argument(
+        "--host", type=bare, default="0.0.0.0", metavar="ADDRESS",  # noqa: S104 - as KServe's agent
+        help="to listen on; :: is every one of IPv6 and IPv4 (default: every one of IPv4)",
+    )  # fmt: skip
     parser.add_argument("--port", type=int, default=9081, help="port to listen on (default: 9081)")
     parser.add_argument("--component-port", type=int, default=8080, help="the model's port (default: 8080)")
     parser.add_argument(
@@ -124,6 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rules for bodies and headers (drop, mask, pseudonym, bucket, truncate) and encryption: docs/privacy.md",
     )  # fmt: skip
     parser.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus page; 0 is none")
+    parser.add_argument("--metrics-host", type=bare, metavar="ADDRESS", help="where that page is (default: --host)")
     parser.add_argument("--proxies", type=int, default=1, help="proxy processes that share the port (default: 1)")
     add_log_arguments(parser)
     agent.add_agent_arguments(parser)
@@ -162,7 +167,8 @@ def run(arguments: argparse.Namespace) -> int:
     whole = _whole(arguments, tapped, tap)
     claimed = (ClaimCollector(whole),) if isinstance(whole, ClaimTap) else ()
     more = (*collectors(tap), *claimed, *detours.collectors())
-    served = partial(page.serve, arguments.host, arguments.metrics_port, lanes, events_each=tap.events_each, more=more)
+    place = arguments.metrics_host or arguments.host, arguments.metrics_port
+    served = partial(page.serve, *place, lanes, events_each=tap.events_each, more=more)
     own_page = served if arguments.metrics_port else None
     ways = _way_settings(arguments, tapped, outbox, tap.events_each)
     ship = partial(_ship, lanes, whole, sinks, ways, own_page, secrets.randbits(63))
@@ -243,7 +249,7 @@ def _forget(_seen: Seen) -> bool:
 
 
 def _say_ready(settings: ProxySettings) -> None:
-    log.info("logger ready on %s:%d, model on port %d", settings.host, settings.port, settings.upstream_port)
+    log.info("logger ready on %s, model on port %d", shown(settings.host, settings.port), settings.upstream_port)
 
 
 def _ship(

@@ -13,6 +13,7 @@ from typing import Final
 
 from deploy import environment, siblings
 from deploy.errors import UserError
+from deploy.listening import listening
 from deploy.models import add_model_arguments, add_repository_arguments, open_repository
 from deploy.shadows import add_shadow_arguments, open_shadow_log
 from deploy.upstream import THREADS, add_upstream_arguments, open_link, upstream_settings, without_host
@@ -21,6 +22,7 @@ from inference.protocol.cloudevents import EventSettings
 from inference.server import PredictorServer
 from inference.settings import CertificateFiles, ServerSettings
 from inference.siblings import Siblings
+from streams.addresses import bare
 from streams.errors import BadCredentials, MissingExtra
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ _DEFAULTS: Final = ServerSettings()
 _GRPC_PORT: Final = 8081
 """KServe's."""
 _TLS_PORT: Final = 8443
-"""KServe's for HTTP with a certificate, in the place of 8080, whether that was said or not."""
+"""KServe's for HTTP with a certificate and a key."""
 _CERTIFICATE: Final = "KSERVE_TLS_CERT_FILE"
 _KEY: Final = "KSERVE_TLS_KEY_FILE"
 # All the words that KServe's servers take.
@@ -62,7 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_repository_arguments(parser)
     server = parser.add_argument_group("server")
-    server.add_argument("--host", default=_DEFAULTS.host, help="address to listen on (default: %(default)s)")
+    server.add_argument(
+        "--host", type=bare, default=_DEFAULTS.host,
+        help="address to listen on; :: is every one of IPv6 and IPv4 (default: %(default)s)",
+    )  # fmt: skip
     server.add_argument("--http_port", type=_at_least(0), default=_DEFAULTS.port, help="default: %(default)s; 0: any")
     server.add_argument("--workers", type=_at_least(1), default=1, help="processes (default: %(default)s)")
     server.add_argument(
@@ -146,7 +151,7 @@ def _serve(arguments: argparse.Namespace, settings: ServerSettings, others: Sibl
     if shadows is not None:
         server.keep_shadows(shadows.offer, shadows)
     repository.watch()
-    server.run()
+    server.run(None if others else listening(settings.host, settings.port))
     repository.close()
     if shadows is not None:
         shadows.close()
@@ -161,7 +166,7 @@ def _settings(arguments: argparse.Namespace) -> ServerSettings:
     tls = _tls(arguments)
     return ServerSettings(
         host=arguments.host,
-        port=_TLS_PORT if tls and arguments.http_port == _DEFAULTS.port else arguments.http_port,
+        port=http_port(arguments.http_port, tls),
         tls=tls,
         threads=arguments.max_threads or (_DEFAULTS.threads if behind is None else THREADS),
         queue=arguments.max_queue,
@@ -211,6 +216,18 @@ def _tls(arguments: argparse.Namespace) -> CertificateFiles | None:
     except BadCredentials as exc:
         raise UserError(f"TLS: {exc}") from exc
     return files
+
+
+def http_port(asked: int, tls: CertificateFiles | None) -> int:
+    """Give the port for HTTP. As in KServe, 8080 becomes 8443 whether it was said or not, once both files are named."""
+    if tls is None or tls.key is None or asked != _DEFAULTS.port:
+        return asked
+    log.info(
+        "HTTP is on port %d in place of %d, as KServe's servers do it with a certificate and a key; any other"
+        " --http_port is taken as it is",
+        _TLS_PORT, asked,
+    )  # fmt: skip
+    return _TLS_PORT
 
 
 def _grpc_port(arguments: argparse.Namespace) -> int | None:

@@ -28,8 +28,8 @@ Ctrl-C drains everything: running requests, then the topics, then Kafka."""
 
 # What `up` says itself, as it knows where everything is.
 _OURS: Final = frozenset({
-    "--log-url", "--host", "--port", "--component-port", "--metrics-port", "--inference-service", "--namespace",
-    "--component", "--privacy", "--claims",
+    "--log-url", "--host", "--port", "--component-port", "--metrics-port", "--metrics-host", "--inference-service",
+    "--namespace", "--component", "--privacy", "--claims",
 })  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from streams.addresses import shown
+
 
 class Protocol(StrEnum):
     """What the predictor is asked in; KServe's names."""
@@ -42,4 +44,4 @@ class UpstreamSettings:
     @property
     def address(self) -> str:
         """Give host and port as URLs have them."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return shown(self.host, self.port)

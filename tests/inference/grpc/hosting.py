@@ -15,10 +15,11 @@ from inference.grpc.connection import Host
 from inference.grpc.listener import Listener
 from inference.grpc.methods import Asked, of_service
 from inference.protocol.grpc_messages import SERVICE
-from inference.server import bound
 from inference.settings import ServerSettings
+from streams.addresses import bound
 from tests.inference.serving import DEADLINE_S, eventually
 
+CHECK = "/grpc.health.v1.Health/Check"
 ECHO, WAIT, TALK, FLOOD, DEAF = (f"/{SERVICE}/{name}" for name in ("ModelInfer", "Wait", "Talk", "Flood", "Deaf"))
 
 
@@ -100,7 +101,7 @@ def hosted(**settings: Any) -> Iterator[Hosted]:  # noqa: ANN401 - settings of s
             SERVICE,
             {"ModelInfer": made.echo, "Wait": made.wait},
             {"Talk": made.talk, "Flood": made.flood, "Deaf": made.deaf},
-        )
+        ) | of_service("grpc.health.v1.Health", {"Check": made.echo}, {})
         return made
 
     server = asyncio.run_coroutine_threadsafe(begin(), loop).result(DEADLINE_S)
