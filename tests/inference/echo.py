@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from inference.errors import InvalidInput
 from inference.runtime import Answer, Arrays, Asked, Runtime, Source
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 
 class Echo(Runtime):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from inference.errors import DeviceLost
 from inference.runtime import Arrays, Runtime, Source
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 
 class Gated(Runtime):

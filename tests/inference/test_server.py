@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -76,11 +77,11 @@ def test_late_predictions_are_given_up(tmp_path: Path, gate: Path) -> None:
         refused = client.post(PREDICT, json=ONE)
         (gate / "open").touch()
         eventually(lambda: _in_progress(client) == 0, "the late call has ended")
-        after = client.post(PREDICT, json=ONE)
+        # A fifth of a second is little: any call may be late where the machine is busy.
+        eventually(lambda: client.post(PREDICT, json=ONE).status_code == 200, "its place is free again")
 
     assert (late.status_code, late.json()) == (503, {"error": "no answer within 0.2 s; retry later"})
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-    assert after.status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -107,10 +108,12 @@ def test_a_lost_gpu_ends_the_process(tmp_path: Path, gate: Path) -> None:
     (gate / "gpu").touch()
     (gate / "around.py").write_text("class Around:\n    def postprocess(self, outputs):\n        return outputs\n")
     (gate / "sidelight.json").write_text('{"transformer": "around:Around"}')
-    words = ("--runtime", GATED, "--trusted", "--drain-delay", "3")
-    with predictor(gate, tmp_path, *words) as server:
+    words = ("--runtime", GATED, "--trusted")
+    with predictor(gate, tmp_path, *words) as server, server.client() as client, ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(_post, server)
+        eventually(lambda: _in_progress(client) == 1, "one call in progress")
         (gate / "lost").touch()
-        answer = _post(server)
+        answer = waiting.result()
         code = server.process.wait(30)
 
     assert (answer.status_code, answer.json()) == (503, {"error": "the gate is lost"})
@@ -197,11 +200,11 @@ def test_clients_that_leave_while_they_wait_are_taken_out(tmp_path: Path, gate: 
         eventually(lambda: _in_progress(client) == 1, "it has left")
         (gate / "open").touch()
         answer = running.result()
-        page = client.get("/metrics").text
+        gone = 'sidelight_predictor_errors_total{error="ClientGone",model_name="m"} 1.0'
+        done = 'request_predict_seconds_count{model_name="m"} 1.0'
+        eventually(lambda: {gone, done} <= set(client.get("/metrics").text.splitlines()), "both are counted")
 
     assert answer.status_code == 200
-    assert 'sidelight_predictor_errors_total{error="ClientGone",model_name="m"} 1.0' in page
-    assert 'request_predict_seconds_count{model_name="m"} 1.0' in page
 
 
 def test_callers_say_how_urgent_they_are(tmp_path: Path, gate: Path) -> None:
@@ -222,7 +225,9 @@ def test_callers_say_how_urgent_they_are(tmp_path: Path, gate: Path) -> None:
         (gate / "open").touch()
         answers = [call.result().status_code for call in accepted]
 
-    assert (late.status_code, late.json()) == (503, {"error": "no answer within 0.05 s; retry later"})
+    assert late.status_code == 503
+    # Less what passed between the reading of the limit and the beginning of the call.
+    assert re.fullmatch(r"no answer within 0(\.0\d+)? s; retry later", late.json()["error"])
     assert envoy.status_code == 503
     assert (wrong.status_code, wrong.json()["error"]) == (
         400,

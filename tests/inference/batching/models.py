@@ -22,7 +22,7 @@ from inference.repository import Loaded, Repository, Wanted
 from inference.runtime import Answer, Arrays, Asked, Runtime, Source
 from inference.settings import ModelSettings, ServerSettings
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 BAD = -1.0
 _NOTHING: Mapping[str, Any] = {}
 

@@ -364,7 +364,7 @@ def test_late_calls_never_start() -> None:
         model = Sums()
         async with serving(model, threads=1, queue=1) as plane:
             held = await hold(plane, model)
-            with pytest.raises(DeadlineExceeded, match=r"no answer within 0\.0\d* s"):
+            with pytest.raises(DeadlineExceeded, match=r"no answer within 0(\.0\d+)? s"):
                 await plane.infer_async("m", rows(5.0), terms=Terms(deadline=time.monotonic() + 0.03))
             waiting = plane.batcher.waiting
             next_one = asyncio.ensure_future(plane.infer_async("m", rows(1.0)))

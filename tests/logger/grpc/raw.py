@@ -18,7 +18,7 @@ from hyperframe.frame import Frame, GoAwayFrame
 
 from logger.grpc.methods import INFER
 
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 Kind = TypeVar("Kind", bound=Event)
 
 
