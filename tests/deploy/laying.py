@@ -16,7 +16,7 @@ from streams.stage import Headers
 from streams.topics import Topic
 
 NOW_MS = int(time.time() * 1000)
-"""Kafka deletes what is a week old, so times are of today."""
+"""Kafka deletes what is a week old, so times are of today. A test may come an hour after this."""
 NO_EVENT: tuple[Headers, bytes] = ((), b"no event")
 
 

@@ -1,9 +1,10 @@
-"""A worker for tests, run as a module: it has lost what it needs from the start, and works until a file is there."""
+"""A worker for tests, run as a module: amid its first batch it loses what it needs; it works on until a file is there."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from tests.inference.serving import eventually
 class Held:
     """A stage whose records take until the file is there."""
 
-    def __init__(self, gate: Path) -> None:
-        self._gate = gate
+    def __init__(self, gate: Path, at_work: threading.Event) -> None:
+        self._gate, self._at_work = gate, at_work
 
     def process(self, batch: Batch) -> Effects:
         """Wait."""
         if batch.records:
+            self._at_work.set()
             eventually(self._gate.exists, "the gate")
         return Effects()
 
@@ -43,9 +45,12 @@ def main() -> int:
     parser.add_argument("gate", type=Path)
     add_worker_arguments(parser, "held")
     arguments = parser.parse_args()
+    # Lost before it has any work it would be gone before anybody could ask it.
+    at_work = threading.Event()
     return run_stage(
         arguments, name="held", topic=Topics(arguments.prefix).payloads, partitions=1,
-        factory=lambda _partition: Held(arguments.gate), lost=lambda: "the gate is lost",
+        factory=lambda _partition: Held(arguments.gate, at_work),
+        lost=lambda: "the gate is lost" if at_work.is_set() else "",
     )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def test_a_partition_far_ahead_waits(kafka: str, topics: Topics) -> None:
 def test_since_begins_at_a_time_in_every_partition(kafka: str, topics: Topics) -> None:
     """What is older is not shown; where nothing is that young, nothing is; and any length of time is one."""
     topic = create(kafka, topics.payloads, 3)
-    ages_s = {"long ago": (0, 7_200), "ago": (0, 1_800), "also ago": (1, 1_700), "just now": (1, 60), "old": (2, 9_000)}
+    ages_s = {"long ago": (0, 7_200), "ago": (0, 600), "also ago": (1, 500), "just now": (1, 60), "old": (2, 9_000)}
     lay(kafka, topic, [Laid(event(name), at, NOW_MS - age * 1000) for name, (at, age) in ages_s.items()])
 
     def since(text: str) -> list[str]:
@@ -113,10 +113,10 @@ def test_since_begins_at_a_time_in_every_partition(kafka: str, topics: Topics) -
 def test_follow_begins_now_or_where_it_is_told(kafka: str, topics: Topics) -> None:
     """From now on, from a time on or from the beginning, and then what comes, in both partitions."""
     topic = create(kafka, topics.payloads, 2)
-    lay(kafka, topic, [Laid(event("old"), 0, NOW_MS - 3_600_000), Laid(event("young"), 1, NOW_MS - 60_000)])
+    lay(kafka, topic, [Laid(event("old"), 0, NOW_MS - 7_200_000), Laid(event("young"), 1, NOW_MS - 60_000)])
     settings = {
         (): FollowSettings(kafka=kafka, topics=(topic,), follow=True),
-        ("young",): FollowSettings(kafka=kafka, topics=(topic,), follow=True, since_s=600),
+        ("young",): FollowSettings(kafka=kafka, topics=(topic,), follow=True, since_s=3_600),
         ("old", "young"): FollowSettings(kafka=kafka, topics=(topic,), follow=True, beginning=True),
     }
     begun = {before: following(how) for before, how in settings.items()}

@@ -73,7 +73,7 @@ def test_the_readme_from_the_first_line_to_the_last(terminal: Terminal, tmp_path
     try:
         eventually(lambda: b"next:" in log.read_bytes() or process.poll() is not None, "the run")
         asked = terminal(readme("curl localhost:8080").replace("8080", str(port)).replace("curl", "curl -sS --fail"))
-        eventually(lambda: "[first]" in terminal("sidelight payloads"), "the payloads")
+        eventually(lambda: terminal("sidelight payloads").count("[first]") == 2, "the payloads")
         payloads = terminal(readme("sidelight payloads"))
         status = terminal(readme("sidelight status"))
         following = terminal.start(readme("sidelight alerts --follow"), tmp_path / "alerts.log")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from deploy import scrape
+from deploy.kafka.ports import free_port
 from deploy.kafka.topics import ensure_topics
 from inference.observations import decode_rows
 from inference.protocol import v2
@@ -134,9 +134,7 @@ def traffic() -> Iterator[Output]:
 @pytest.fixture(name="running")
 def _running(kafka: str, topics: Topics, tmp_path: Path) -> Iterator[Running]:
     ensure_topics(kafka, topics.declared(PARTITIONS))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = ["--kafka", kafka, "--prefix", topics.prefix, "--metrics-port", str(port), "--expiry", "60"]
     log = tmp_path / "assembler.log"
     with log.open("wb") as output:

@@ -39,7 +39,7 @@ def test_a_created_topic_can_be_used_at_once(kafka: str, topics: Topics, _round:
     """When the call returns, each partition's leader answers the first request: no retry, no lost start."""
     ensure_topics(kafka, topics.declared(4))
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": "g"})
-    found = {consumer.get_watermark_offsets(TopicPartition(topics.payloads, at), timeout=5) for at in range(4)}
+    found = {consumer.get_watermark_offsets(TopicPartition(topics.payloads, at), timeout=30) for at in range(4)}
     consumer.close()
 
     assert found == {(0, 0)}
