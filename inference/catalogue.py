@@ -96,12 +96,17 @@ class Catalogue:
             return False
         return await runtime.generates_behind(model, terms) if runtime.forwards else runtime.generates()
 
-    def model_metadata(self, model: str, version: str | None = None) -> dict[str, Any]:
-        """Describe a loaded model, as V2's "Model Metadata Response"."""
+    async def described(self, model: str, version: str | None = None, terms: Terms = USUAL) -> dict[str, Any]:
+        """Describe a model, loaded first if a request may; whether it makes text, the server behind it may know."""
+        text = await self.generates(model, version, terms)
+        return self.model_metadata(model, version, text=text)
+
+    def model_metadata(self, model: str, version: str | None = None, *, text: bool = False) -> dict[str, Any]:
+        """Describe a loaded model, as V2's "Model Metadata Response"; `text` for one that is known to make some."""
         loaded = self._repository.loaded(model, version)
         runtime = loaded.runtime
         inputs, outputs = runtime.inputs, runtime.outputs
-        if not inputs and not outputs and runtime.generates():
+        if not inputs and not outputs and (text or runtime.generates()):
             inputs, outputs = _PROMPT, _TEXT
         return {
             "name": model,

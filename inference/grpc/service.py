@@ -6,13 +6,14 @@ not the server's. Next: `inference/grpc/predictions.py`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
 from inference.dataplane import DataPlane
 from inference.errors import Unsupported
+from inference.grpc.callers import terms_of
 from inference.grpc.methods import Asked, Method, Unary, of_service
 from inference.grpc.predictions import Predictions
 from inference.pool import ComputePool
@@ -52,17 +53,18 @@ class Service:
         unary: dict[str, Unary] = {"ModelInfer": self._predictions.unary}
         unary |= {name: _method(name, work, None) for name, work in looks.items()}
         unary |= {name: _method(name, work, self._manage) for name, work in slow.items()}
-        unary["ModelMetadata"] = _method("ModelMetadata", self._model_metadata, None, self._awaken)
+        unary["ModelMetadata"] = self._model_metadata
         return of_service(SERVICE, unary, {"ModelStreamInfer": self._predictions.stream})
 
     def _model_ready(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
         return {"ready": self._plane.model_ready(message.name, message.version or None)}
 
-    def _model_metadata(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
-        return self._plane.model_metadata(message.name, message.version or None)
-
-    async def _awaken(self, message: Any) -> None:  # noqa: ANN401 - messages are made at run time
-        await self._plane.awaken(message.name, message.version or None)
+    async def _model_metadata(self, data: bytes, asked: Asked) -> bytes:
+        message = parsed(MESSAGES.of("ModelMetadataRequest"), data)
+        terms = terms_of(asked, len(data))
+        fields = await self._plane.described(message.name, message.version or None, terms)
+        answer: bytes = MESSAGES.of("ModelMetadataResponse")(**fields).SerializeToString()
+        return answer
 
     def _load(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
         if message.parameters:
@@ -92,16 +94,12 @@ def _named(message: Any) -> str:  # noqa: ANN401 - messages are made at run time
     return name
 
 
-def _method(
-    name: str, work: Look, pool: ComputePool | None, first: Callable[[Any], Awaitable[None]] | None = None
-) -> Unary:
-    """Make a unary method of a function; with a pool, of one that takes its time; with what is to be awaited first."""
+def _method(name: str, work: Look, pool: ComputePool | None) -> Unary:
+    """Make a unary method of a function; with a pool, of one that takes its time."""
     asked, answered = MESSAGES.of(f"{name}Request"), MESSAGES.of(f"{name}Response")
 
     async def handle(data: bytes, _asked: Asked) -> bytes:
         message = parsed(asked, data)
-        if first is not None:
-            await first(message)
         fields = work(message) if pool is None else await pool.run(partial(work, message))
         answer: bytes = answered(**fields).SerializeToString()
         return answer

@@ -98,6 +98,14 @@ class Calls:
             answer = self._refused(request, exc)
         return _tagged(dict(request.scope["headers"]), answer)
 
+    async def ask(self, request: Request, work: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Run something that may wait for another server, and predicts nothing."""
+        try:
+            answer = await work(request)
+        except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
+            answer = self._refused(request, exc)
+        return _tagged(dict(request.scope["headers"]), answer)
+
     def _refused(self, request: Request, error: Exception) -> Response:
         if answers.status_of(error) is None and not isinstance(error, ClientDisconnect):
             log.error("%s %s failed", request.method, request.url.path, exc_info=error)

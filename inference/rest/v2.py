@@ -17,6 +17,7 @@ from inference.protocol import v2
 from inference.protocol.datatypes import RAW_ONLY
 from inference.protocol.errors import MalformedBody
 from inference.rest import answers
+from inference.rest.callers import terms_of
 from inference.rest.calls import Body, Calls
 from inference.rest.routes import add
 from inference.timeouts import heeded
@@ -88,12 +89,15 @@ class V2:
 
     async def model(self, request: Request) -> Response:
         """Describe a model: its versions, platform and tensors."""
-        await self._plane.awaken(*_which(request))
-        return self._calls.look(request, lambda _: answers.json(self._plane.model_metadata(*_which(request))))
+        return await self._calls.ask(request, self._described)
 
     async def model_ready(self, request: Request) -> Response:
         """Say whether a model is ready."""
         return self._calls.look(request, self._model_readiness)
+
+    async def _described(self, request: Request) -> Response:
+        terms = terms_of(dict(request.scope["headers"]), request.headers, "v2", 0)
+        return answers.json(await self._plane.described(*_which(request), terms))
 
     async def _inferred(self, request: Request, body: Body, terms: Terms, gone: Gone) -> Response:
         model, version = _which(request)

@@ -12,6 +12,8 @@ from inference.protocol.datatypes import BYTES
 from inference.protocol.generate import OUTPUT, PROMPT, Form
 
 _KEPT_S: Final = 60.0
+_EMPTY_S: Final = 1.0
+"""For what says nothing: a transformer does so of its model as long as it cannot reach that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def described(tensors: Any) -> dict[str, Form]:  # noqa: ANN401 - JSON
 
 
 class Descriptions:
-    """Asks once a minute. Thread-safe.
+    """Asks once a minute, or soon again where nothing was said. Thread-safe.
 
     Args:
         ask: gives what the predictor says of a model, in its caller's name and in so many seconds. What it raises is
@@ -62,7 +64,8 @@ class Descriptions:
         found = self.known(model)
         if found is None:
             found = self._ask(model, head, left_s)
-            self._kept[model] = (self._clock() + _KEPT_S, found)
+            kept_s = _KEPT_S if found.inputs or found.outputs else _EMPTY_S
+            self._kept[model] = (self._clock() + kept_s, found)
         return found
 
     def known(self, model: str) -> Description | None:

@@ -134,6 +134,28 @@ def _message(text: str, **parameters: Any) -> bytes:  # noqa: ANN401 - as V2 has
     return encode_request("m", v2.InferRequest(inputs=(prompt,), parameters=parameters), raw=True)
 
 
+@pytest.mark.parametrize(("first", "second"), [("grpc-v2", "grpc-v2"), ("v2", "v1")])
+def test_texts_come_through_two_transformers(tmp_path: Path, first: str, second: str) -> None:
+    """Each knows by the next one's metadata that it makes text, though both stand before a third."""
+    folders = [tmp_path / name for name in ("before", "between", "behind")]
+    for folder in folders:
+        folder.mkdir()
+    with ExitStack() as stack:
+        behind = stack.enter_context(predictor(folders[2], folders[2], "--runtime", ECHO))
+        host = behind.grpc if second == "grpc-v2" else behind.url.removeprefix("http://")
+        between = stack.enter_context(_transformer(folders[1], host, "--predictor_protocol", second))
+        host = between.grpc if first == "grpc-v2" else between.url.removeprefix("http://")
+        before = stack.enter_context(_transformer(folders[0], host, "--predictor_protocol", first))
+        client, stub = stack.enter_context(before.client()), stack.enter_context(grpc_client(before.grpc))
+        streamed = [grpc_streams.decode(data)[0] for data in stub.stream(iter([_message("to be")]))]
+        described = client.get("/v2/models/m").json()
+        whole = client.post("/v2/models/m/generate", json={"text_input": "to be"}).json()
+
+    assert [grpc_texts.piece_in(answer) for answer in streamed] == ["to", "be"]
+    assert whole["text_output"] == "tobe"
+    assert [described[kind][0]["name"] for kind in ("inputs", "outputs")] == ["text_input", "text_output"]
+
+
 _FAILURES: tuple[tuple[Scripted, int, str], ...] = (
     # On a connection of its own: one that ends while it is kept says nothing of the call.
     (CLOSE, 502, "broke the connection off"),

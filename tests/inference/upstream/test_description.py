@@ -16,6 +16,8 @@ from inference.upstream.link import Link
 from inference.upstream.settings import UpstreamSettings
 from tests.inference.upstream.scripted import CLOSE, Scripted, scripted
 
+_NOTHING = Description({}, {})
+_ROWS = Description({"x": ("FP32", (-1, 2))}, {"y": ("FP32", (-1,))})
 _TEXT = Description({"text_input": ("BYTES", (1,))}, {"text_output": ("BYTES", (-1,))})
 
 
@@ -43,7 +45,7 @@ def test_a_prompt_and_a_text_make_a_model_of_texts(
 
 def test_a_minute_is_not_asked_anew() -> None:
     """Each model by itself; afterwards the predictor may have another."""
-    told = {"a": [_TEXT, Description({}, {})], "b": [_TEXT]}
+    told = {"a": [_TEXT, _ROWS], "b": [_TEXT]}
     time = [0.0]
     descriptions = Descriptions(lambda model, _head, _left_s: told[model].pop(0), lambda: time[0])
     found = []
@@ -54,6 +56,18 @@ def test_a_minute_is_not_asked_anew() -> None:
     assert found == [True, True, False]
     assert descriptions.known("b") is None
     assert descriptions.of("b", {}, 1.0) is descriptions.known("b")
+
+
+def test_who_says_nothing_is_asked_soon_again() -> None:
+    """A transformer may not have reached its own predictor yet, and says so by describing nothing."""
+    told, time = [_NOTHING, _NOTHING, _TEXT], [0.0]
+    descriptions = Descriptions(lambda _model, _head, _left_s: told.pop(0), lambda: time[0])
+    found = []
+    for now in (0.0, 0.5, 1.5, 3.0, 60.0):
+        time[0] = now
+        found.append(descriptions.of("a", {}, 1.0).makes_text)
+
+    assert found == [False, False, False, True, True]
 
 
 def _link(port: int) -> Link:
