@@ -1,4 +1,4 @@
-"""A worker for tests, run as a module: amid its first batch it loses what it needs; it works on until a file is there."""
+"""A worker for tests, run as a module: it loses what it needs amid its first batch, and works until a file is there."""
 
 from __future__ import annotations
 
