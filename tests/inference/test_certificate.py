@@ -79,7 +79,7 @@ def _trusted(server: Server, authority: Authority) -> bool:
     try:
         with _client(server, authority) as client:
             return client.get("/v2/health/ready").status_code == httpx.codes.OK
-    except httpx.ConnectError:
+    except httpx.TransportError:
         return False
 
 

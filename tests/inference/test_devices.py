@@ -185,7 +185,7 @@ def test_a_model_that_does_not_let_go_costs_no_other(tmp_path: Path, open_shelf:
     for number, name in enumerate("abc"):
         on_gpu(tmp_path / name, number, 60)
         (tmp_path / name / "stubborn").touch()
-    repository = open_shelf(loads=1, load_wait_s=5.0)
+    repository = open_shelf(loads=1, load_wait_s=30.0)
 
     assert [answer(repository, name) for name in "abcab"] == [(float(number), "1") for number in (0, 1, 2, 0, 1)]
     assert repository.on_device == (1, 60 * MIB, 100 * MIB)

@@ -135,11 +135,12 @@ def test_reloads_under_traffic() -> None:
     runtimes = [Counted() for _ in range(30)]
     repository = _repository(*runtimes)
     repository.load("m")
-    stop = threading.Event()
+    stop, together = threading.Event(), threading.Barrier(4)
 
     def predict() -> int:
         count = 0
-        while not stop.is_set():
+        together.wait(60)
+        while not count or not stop.is_set():
             with repository.using("m") as loaded:
                 assert loaded.runtime.unloaded == 0  # type: ignore[attr-defined]
                 count += 1
@@ -147,6 +148,7 @@ def test_reloads_under_traffic() -> None:
 
     with ThreadPoolExecutor(3) as threads:
         calls = [threads.submit(predict) for _ in range(3)]
+        together.wait(60)
         for _ in runtimes[1:]:
             repository.load("m")
         stop.set()

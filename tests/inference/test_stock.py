@@ -218,7 +218,7 @@ def test_a_model_too_large_says_so(tmp_path: Path, open_shelf: Open) -> None:
     """A model beyond the bound is refused with what it needs and what there is; small ones are served."""
     (write(tmp_path / "large", 1) / "ballast").write_bytes(bytes(64 * 1024 * 1024))
     write(tmp_path / "small", 2)
-    repository = open_shelf(max_memory=above(48), load_wait_s=0.1)
+    repository = open_shelf(max_memory=above(48))
 
     with pytest.raises(ModelNotReady, match=r"no room: needs about 1310\d\d KiB within --max_memory"):
         answer(repository, "large")

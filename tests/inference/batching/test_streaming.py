@@ -47,7 +47,7 @@ def test_a_reader_that_takes_nothing_frees_the_thread() -> None:
 
     async def main() -> None:
         model = Tells()
-        async with serving(model, threads=1, timeout_s=0.2) as plane:
+        async with serving(model, threads=1, timeout_s=1.0) as plane:
             text = plane.generate_async("m", "word", {"times": 1_000})
             first = await anext(text)
             await until(model.closed.is_set)
