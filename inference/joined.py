@@ -18,13 +18,15 @@ _MOST: Final = 256 * 1024
 class Joined:
     """Stands before a transport. What it does not know itself, the transport does."""
 
-    __slots__ = ("_head", "_loop", "_planned", "_transport")
+    __slots__ = ("_head", "_loop", "_planned", "_transport", "sent")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
         self._head = b""
         """What waits for a body."""
         self._planned = False
+        self.sent = 0
+        """Bytes that the transport was given."""
 
     def write(self, data: bytes) -> None:
         """Send, at the end of this turn at the latest."""
@@ -32,7 +34,7 @@ class Joined:
         if head:
             self._head = b""
             if len(data) > _MOST:
-                self._transport.write(head)
+                self._send(head)
             else:
                 data = head + data
         elif data.startswith(_HEAD):
@@ -41,6 +43,7 @@ class Joined:
                 self._planned = True
                 self._loop.call_soon(self._end_turn)
             return
+        self.sent += len(data)
         self._transport.write(data)
 
     def write_eof(self) -> None:
@@ -63,4 +66,8 @@ class Joined:
     def _flush(self) -> None:
         head, self._head = self._head, b""
         if head and not self._transport.is_closing():
-            self._transport.write(head)
+            self._send(head)
+
+    def _send(self, data: bytes) -> None:
+        self.sent += len(data)
+        self._transport.write(data)

@@ -1,7 +1,8 @@
-"""The end of a TLS connection that the server closes: TLS gives its client half a minute to say goodbye, too.
+"""A TLS connection's transport that ends in time, and knows what it has not sent. Used by `inference/visitors.py`.
 
-A client that is idle hardly ever does, and would keep its place, and the end of the process, so long. So it is cut as
-soon as all that was sent has arrived, the server's own goodbye last. Used by `inference/visitors.py`.
+When the server closes, TLS gives its client half a minute to say goodbye, too. A client that is idle hardly ever does,
+and would keep its place, and the end of the process, so long. So it is cut as soon as all that was sent has arrived,
+the server's own goodbye last.
 """
 
 from __future__ import annotations
@@ -15,17 +16,27 @@ from typing import Any, Final
 _LOOK_S: Final = 0.25
 _LOOKS: Final = 120
 """For half a minute: then TLS has ended it."""
+_PIECE: Final = 256 * 1024
+"""The socket's own transport takes whole pieces, and nobody can ask it for them: the others wait before it, and count."""
 _COUNT: Final = struct.Struct("i")
 
 
 class Parting:
     """Stands before a TLS transport. What it does not know itself, the transport does."""
 
-    __slots__ = ("_loop", "_transport", "write")
+    __slots__ = ("_loop", "_transport")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
-        self.write = transport.write
+
+    def write(self, data: bytes) -> None:
+        """Send."""
+        if len(data) <= _PIECE:
+            self._transport.write(data)
+            return
+        whole = memoryview(data)
+        for at in range(0, len(whole), _PIECE):
+            self._transport.write(whole[at : at + _PIECE])
 
     def close(self) -> None:
         """Close, in time."""

@@ -19,6 +19,7 @@ import threadpoolctl
 import uvicorn
 from prometheus_client.registry import Collector
 
+from inference.attendance import Attendance
 from inference.certificate import Certificate
 from inference.dataplane import DataPlane
 from inference.inventory import Inventory
@@ -29,7 +30,7 @@ from inference.settings import ServerSettings
 from inference.shadows import Witness
 from inference.siblings import Siblings
 from inference.tracing import Tracing
-from inference.visitors import Attendance, Door
+from inference.visitors import Door
 from streams.addresses import bound, shown
 from streams.errors import MissingExtra
 
@@ -68,7 +69,7 @@ class PredictorServer(uvicorn.Server):
         self._grpc: GrpcServer | None = None
         self._door, self._attendance = Door(settings), Attendance()
         metrics.registry.register(self._attendance)
-        self._attendance.add("http", lambda: (len(self._door.visitors), self._door.places.refused))
+        self._attendance.add("http", self._door.count)
         config = uvicorn.Config(
             application(self._plane, settings),
             host=settings.host, port=settings.port, loop="uvloop", ws="none",

@@ -142,7 +142,8 @@ class ServerSettings:
     queue: int = 256
     """Requests that may wait for a thread. Full: 503 with Retry-After at once, because a late answer helps nobody."""
     queue_bytes: int = 256 * 1024 * 1024
-    """Bytes of bodies that may wait. Full: the same, unless nothing else waits."""
+    """Bytes of bodies that may wait. Full: the same, unless nothing else waits. And bytes of answers over HTTP that may
+    wait for their clients to read them: beyond, those that have waited longest are given up."""
     traces: bool = False
     """Record every call as OpenTelemetry spans; where they go is said by OpenTelemetry's own variables."""
     yielding_every: int = 8
@@ -150,12 +151,13 @@ class ServerSettings:
     timeout_s: float = 60.0
     """From the body's arrival to the answer. A prediction that runs on is not interrupted, but keeps its place."""
     body_timeout_s: float = 60.0
-    """For a request body to arrive."""
+    """For a request body to arrive, and for what was sent of an answer to be read."""
     max_body: int = 64 * 1024 * 1024
     """Bytes of a request body, also after decompression."""
     connections: int = 4_096
     """Open client connections of HTTP, and as many of gRPC. For one more, one that has been idle for a while is closed;
-    else it is told so (503, UNAVAILABLE) and sent away. Each takes a file and memory, whether it asks for anything."""
+    else it is told so (503, UNAVAILABLE) and sent away, with an answer if it asks how the process stands. Each takes a
+    file and memory, whether it asks for anything."""
     keep_alive_s: int = 65
     """Idle connections are kept so long: KServe's default, above the 60 s of most proxies."""
     drain_s: float = 15.0

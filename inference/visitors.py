@@ -1,7 +1,8 @@
 """The clients' connections over HTTP: how many there may be, and how long one may say nothing. Used by `server.py`.
 
 What is asked on them is uvicorn's to read, which bounds the time between requests alone, and waits for the first one,
-and for the rest of one that has begun, for ever. Over gRPC, `inference/grpc/connection.py` has the same limits.
+for the rest of one that has begun, and for an answer to be read, for ever. Over gRPC, `inference/grpc/connection.py`
+has the same limits. Next: `latecomers.py`, for those who find no room.
 """
 
 from __future__ import annotations
@@ -9,41 +10,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, cast
 
-import orjson
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from inference.errors import FULL
+from inference.attendance import Count
 from inference.joined import Joined
+from inference.latecomers import Latecomers, Probe, answer
 from inference.parting import Parting
 from inference.places import Places
 from inference.settings import ServerSettings
+from inference.unread import Unread, too_many
 
 log = logging.getLogger(__name__)
 
-_TURNED_AWAY: Final = 256
-"""Connections beyond the limit that hear why they are not served; still more are cut."""
-_SILENT_S: Final = 1.0
-"""How long one of those may take to ask before it is told all the same."""
-_LINGER_S: Final = 1.0
-"""How long it may take to close: closed at once, with a request that nobody reads, it would lose the answer."""
 _HEAD_S: Final = 20.0
 _SWEEP_S: Final = 1.0
-
-
-def _answer(status: bytes, reason: str, *fields: bytes) -> bytes:
-    body = orjson.dumps({"error": reason})
-    length = b"content-length: %d" % len(body)
-    lines = (b"HTTP/1.1 " + status, b"content-type: application/json", length, b"connection: close", *fields)
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
-
-
-_LATE: Final = _answer(b"503 Service Unavailable", FULL, b"retry-after: 1")
-_SLOW: Final = _answer(b"408 Request Timeout", f"no whole head within {_HEAD_S:g} s")
+_SLOW: Final = answer(b"408 Request Timeout", f"no whole head within {_HEAD_S:g} s")
 
 
 class Visitor(HttpToolsProtocol):
@@ -54,19 +38,28 @@ class Visitor(HttpToolsProtocol):
         self._door = door
         self._since: tuple[object, float] | None = None
         """After which request it was first seen to owe one, or in which rest it was first seen, and when."""
+        self._out: Joined | None = None
+        self.unread = Unread()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # noqa: D102 - as in uvicorn
         if transport.get_extra_info("sslcontext") is not None:
             transport = cast("asyncio.Transport", Parting(transport, self.loop))
-        super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type] # uvicorn only calls it
+        self._out = Joined(transport, self.loop)
+        super().connection_made(cast("asyncio.Transport", self._out))
         self._door.came(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._door.places.leave(self)
         super().connection_lost(exc)
 
-    def sweep(self, now: float, silent_s: float) -> None:
-        """Give up on a request that does not come. Asked again and again."""
+    def sweep(self, now: float, silent_s: float, unread_s: float) -> None:
+        """Give up on a request that does not come, and on an answer that is not read. Asked again and again."""
+        if (
+            self._out is not None
+            and self.unread.look(now, self._out.get_write_buffer_size(), self._out.sent) > unread_s
+        ):
+            self.cut()
+            return
         # Both are absent before the first request, whatever uvicorn's own types say.
         latest: Any = self.cycle
         scope: Any = self.scope
@@ -88,7 +81,9 @@ class Visitor(HttpToolsProtocol):
             self.transport.close()
 
     def idle_s(self, now: float) -> float:
-        """Say for how long nothing was asked, as far as sweeps have seen; 0 while something is."""
+        """Say for how long nothing was asked, as far as sweeps have seen; 0 while something is, or is not read."""
+        if self.transport.get_write_buffer_size():
+            return 0.0
         resting: Any = self.timeout_keep_alive_task
         if resting is None and self.scope is not None:
             # Something has come since.
@@ -99,6 +94,12 @@ class Visitor(HttpToolsProtocol):
         """Close, as servers may between requests; its client connects anew when it has one."""
         self.transport.close()
 
+    def cut(self) -> None:
+        """Close, whatever its client has not read."""
+        self._door.unread += 1
+        self._door.places.leave(self)
+        self.transport.abort()
+
 
 class Door:
     """What the connections of a server share. On the event loop."""
@@ -106,8 +107,9 @@ class Door:
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self.places = Places[Visitor](settings.connections)
-        self.late: set[Late] = set()
-        """Those who are being told that there is no room."""
+        self.unread = 0
+        """Clients that were cut for what they did not read."""
+        self._late = Latecomers()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -126,11 +128,13 @@ class Door:
             return
         if self.places.take(visitor, asyncio.get_running_loop().time()):
             return
-        if len(self.late) >= _TURNED_AWAY:
-            transport.abort()
-        else:
-            visitor.connections.discard(visitor)
-            transport.set_protocol(Late(self, transport))
+        visitor.connections.discard(visitor)
+        made = partial(Probe, config=visitor.config, server_state=visitor.server_state, app_state=visitor.app_state)
+        self._late.came(transport, made)
+
+    def count(self) -> Count:
+        """Count them."""
+        return Count(len(self.places.taken), self.places.refused, self.unread)
 
     def open(self) -> None:
         """Look at the connections from now on."""
@@ -144,65 +148,11 @@ class Door:
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(_SWEEP_S, self._sweep, loop)
-        now = loop.time()
+        self.sweep(loop.time())
+
+    def sweep(self, now: float) -> None:
+        """Give up on who takes too long. Called again and again."""
         for visitor in list(self.visitors):
-            visitor.sweep(now, self._settings.keep_alive_s)
-
-
-class Late(asyncio.Protocol):
-    """A connection that is not served: told why when it asks, or after a while."""
-
-    def __init__(self, door: Door, transport: asyncio.Transport) -> None:
-        self._door, self._transport = door, transport
-        self._loop = asyncio.get_running_loop()
-        self._told = False
-        self._timer = self._loop.call_later(_SILENT_S, self._tell)
-        door.late.add(self)
-
-    def data_received(self, data: bytes) -> None:  # noqa: ARG002, D102 - asyncio's contract
-        self._tell()
-
-    def eof_received(self) -> bool:  # noqa: D102
-        self._tell()
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002, D102
-        self._timer.cancel()
-        self._door.late.discard(self)
-
-    def _tell(self) -> None:
-        if self._told or self._transport.is_closing():
-            return
-        self._told = True
-        self._timer.cancel()
-        self._transport.write(_LATE)
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
-            # TLS has no half of an end; its own takes what still comes.
-            self._transport.close()
-        self._timer = self._loop.call_later(_LINGER_S, self._transport.abort)
-
-
-class Attendance(Collector):
-    """Shows how many connections there are, and how many were turned away, by protocol."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, Callable[[], tuple[int, int]]] = {}
-
-    def add(self, protocol: str, count: Callable[[], tuple[int, int]]) -> None:
-        """Show those of a protocol, too."""
-        self._counts[protocol] = count
-
-    def collect(self) -> Iterator[Metric]:
-        """Count. Called by the registry."""
-        found: Mapping[str, tuple[int, int]] = {name: count() for name, count in self._counts.items()}
-        here = GaugeMetricFamily("sidelight_predictor_connections", "Clients' connections.", labels=("protocol",))
-        away = CounterMetricFamily(
-            "sidelight_predictor_connections_refused", "Connections that were one too many.", labels=("protocol",)
-        )
-        for name, (present, refused) in found.items():
-            here.add_metric((name,), present)
-            away.add_metric((name,), refused)
-        yield here
-        yield away
+            visitor.sweep(now, self._settings.keep_alive_s, self._settings.body_timeout_s)
+        for visitor in too_many(self.visitors, now, self._settings.queue_bytes):
+            visitor.cut()

@@ -119,7 +119,12 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
         ),
         ("--max-body", _at_least(1), _DEFAULTS.max_body, "bytes of a request body; beyond: 413"),
         ("--request-timeout", _seconds, _DEFAULTS.timeout_s, "seconds until a request is given up with 503"),
-        ("--body-timeout", _seconds, _DEFAULTS.body_timeout_s, "seconds for a request body to arrive"),
+        (
+            "--body-timeout",
+            _seconds,
+            _DEFAULTS.body_timeout_s,
+            "seconds for a body to arrive, or for an answer to be read",
+        ),
         ("--drain-timeout", _seconds, _DEFAULTS.drain_s, "seconds that requests in progress get after SIGTERM"),
         ("--drain-delay", _seconds, _DEFAULTS.drain_delay_s, "seconds to keep accepting, not ready, after SIGTERM"),
     ):

@@ -131,6 +131,7 @@ class Call:
         most_s = self._link.host.settings.body_timeout_s
         if self._flow is not None and self._flow.stuck:
             if now - self._flow.stuck > most_s:
+                self._link.host.unread += 1
                 self._link.reset(self.stream, ErrorCodes.CANCEL)
                 self.gone()
         elif self.deadline is not None and now > self.deadline + _GRACE_S:

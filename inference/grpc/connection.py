@@ -19,7 +19,7 @@ from h2.settings import SettingCodes
 from inference.errors import FULL
 from inference.grpc.call import Call
 from inference.grpc.heads import NO_GRPC, Wanted, ending
-from inference.grpc.methods import Methods
+from inference.grpc.methods import Method, Methods
 from inference.http2.fields import Head
 from inference.http2.guest import Guest
 from inference.http2.outlet import Turn
@@ -36,7 +36,14 @@ _HEAD_BYTES: Final = 32 * 1024
 _HEAD_S: Final = 20.0
 _KEEP_ALIVE: Final = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
 _TURNED_AWAY: Final = 256
-"""Connections beyond the limit that hear why they are not served; still more are cut."""
+"""Connections beyond the limit that hear why they are not served. For one more, the one is cut that came first."""
+_PROBES: Final = frozenset({
+    b"/grpc.health.v1.Health/Check",
+    b"/inference.GRPCInferenceService/ServerLive",
+    b"/inference.GRPCInferenceService/ServerReady",
+    b"/inference.GRPCInferenceService/ModelReady",
+})  # fmt: skip
+"""What those are answered all the same: a kubelet that hears nothing takes a busy process for a dead one."""
 _IDLE_S: Final = 600.0
 """How long a connection without calls is kept: opening one anew costs a client little, and many of them cost us."""
 
@@ -54,8 +61,12 @@ class Host:
     connections: set[Connection] = field(default_factory=set)
     """All that are open; those among `places` are served."""
     places: Places[Connection] = field(init=False)
+    late: dict[Connection, None] = field(default_factory=dict)
+    """Those for which there is no place, in the order of their coming."""
     held: int = 0
     """Bytes of requests that no method has taken yet."""
+    unread: int = 0
+    """Calls and connections that were given up because nobody took their answers."""
 
     def __post_init__(self) -> None:
         self.places = Places(self.settings.connections)
@@ -89,6 +100,7 @@ class Connection(Guest):
         self.closed = True
         self.host.connections.discard(self)
         self.host.places.leave(self)
+        self.host.late.pop(self, None)
         for call in list(self._calls.values()):
             call.gone()
 
@@ -120,6 +132,7 @@ class Connection(Guest):
         """Give up on who was silent for too long."""
         settings = self.host.settings
         if self.reads_nothing(now, settings.body_timeout_s):
+            self.host.unread += 1
             self.abort()
         elif self.gone_by is not None:
             if now > self.gone_by:
@@ -138,7 +151,7 @@ class Connection(Guest):
         """Begin a call, or refuse it."""
         if self.leaving or len(self._calls) >= self._most:
             if not self._most and not self.leaving:
-                self._end_at_once(stream, head)
+                self._end_at_once(stream, head, end=end)
                 return
             # RFC 9113 section 5.1.2: an error of this stream alone, and the client may repeat the call without a doubt.
             self.reset(stream, ErrorCodes.REFUSED_STREAM)
@@ -150,9 +163,7 @@ class Connection(Guest):
         if wanted.method is None or not wanted.grpc:
             self._refuse(stream, wanted)
             return
-        call = self._calls[stream] = Call(self, stream, wanted, wanted.method)
-        if end:
-            call.end()
+        self._begin(stream, wanted, wanted.method, end=end)
 
     def take_content(self, stream: int, data: bytes, credit: int, *, end: bool) -> None:
         """Take a piece of a request."""
@@ -184,15 +195,26 @@ class Connection(Guest):
 
         At once would be too soon: a client whose calls no goodbye has refused connects anew for them, again and again.
         """
-        if len(self.host.connections) - len(self.host.places.taken) > _TURNED_AWAY:
-            self.abort()
-            return
+        late = self.host.late
+        if len(late) >= _TURNED_AWAY:
+            first = next(iter(late))
+            del late[first]
+            first.abort()
+        late[self] = None
         self._most = 0
         self.linger()
 
-    def _end_at_once(self, stream: int, head: Head) -> None:
-        """Tell a caller that this connection is one too many."""
+    def _begin(self, stream: int, wanted: Wanted, method: Method, *, end: bool) -> None:
+        call = self._calls[stream] = Call(self, stream, wanted, method)
+        if end:
+            call.end()
+
+    def _end_at_once(self, stream: int, head: Head, *, end: bool) -> None:
+        """Tell a caller that this connection is one too many, unless it asks whether the process is well."""
         wanted: Wanted = head.made or Wanted(head, self.host.methods)
+        if wanted.path in _PROBES and wanted.method is not None and wanted.grpc and not self._calls:
+            self._begin(stream, wanted, wanted.method, end=end)
+            return
         trailers = ending(Code.UNAVAILABLE, FULL, {"retry-after": "1"})
         self.head(stream, wanted.answer + trailers, end=True)
         self.reset(stream, ErrorCodes.NO_ERROR)

@@ -9,6 +9,7 @@ import socket
 import ssl
 from typing import Final
 
+from inference.attendance import Count
 from inference.dataplane import DataPlane
 from inference.grpc import reflection
 from inference.grpc.health import Health
@@ -36,10 +37,10 @@ class GrpcServer:
         self._listener = Listener(services | reflection.methods(), self._settings, lambda: batcher.in_progress)
         return await self._listener.start(bound, tls)
 
-    def connections(self) -> tuple[int, int]:
-        """Count the clients' connections, and those that were one too many."""
-        places = self._listener.host.places
-        return len(places.taken), places.refused
+    def connections(self) -> Count:
+        """Count the clients' connections."""
+        host = self._listener.host
+        return Count(len(host.places.taken), host.places.refused, host.unread)
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and end when those in progress have ended, or at the end of the grace."""

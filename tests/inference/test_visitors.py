@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
-from inference.settings import ServerSettings
-from inference.visitors import Door, Visitor
+from inference.visitors import Visitor
 from tests.inference.serving import ECHO, Server, eventually, predictor
+from tests.inference.visiting import hosted
 
-_LIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+_WHAT = b"GET /v2 HTTP/1.1\r\nhost: x\r\n\r\n"
 _FULL = {"error": "too many connections; retry later"}
 
 
@@ -49,7 +46,7 @@ def _all(connection: socket.socket) -> bytes:
 def _served(connection: socket.socket) -> bool:
     """Ask, and tell whether there was an answer other than that there is no room."""
     try:
-        return bool(_got(connection, "/v2/health/live"))
+        return bool(_got(connection, "/v2"))
     except (ConnectionError, HTTPException):
         return False
 
@@ -94,7 +91,7 @@ def test_one_more_is_told_and_sent_away(server: Server) -> None:
         one, two = (_let_in(stack, server) for _ in range(2))
         before = _counted(one)
         asking, silent = (stack.enter_context(_connection(server)) for _ in range(2))
-        asking.sendall(_LIVE)
+        asking.sendall(_WHAT)
         told = [_all(asking), _all(silent)]
         served = [_served(one), _served(two)]
         after = _counted(one)
@@ -138,29 +135,6 @@ def test_who_never_asks_is_sent_away(tmp_path: Path) -> None:
         assert _all(connection) == b""
 
 
-async def _app(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
-
-
-@asynccontextmanager
-async def _hosted(connections: int = 4) -> AsyncIterator[tuple[Door, asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Serve, and connect."""
-    door = Door(ServerSettings(connections=connections))
-    config, state = uvicorn.Config(_app, log_config=None), ServerState()
-    config.load()
-    loop = asyncio.get_running_loop()
-    made = await loop.create_server(
-        lambda: door.protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
-    )
-    reader, writer = await asyncio.open_connection(*made.sockets[0].getsockname())
-    try:
-        yield door, reader, writer
-    finally:
-        writer.close()
-        made.close()
-
-
 def _slow(visitor: Visitor) -> bool:
     """Tell whether a part of a head has come."""
     return visitor.timeout_keep_alive_task is None and bool(visitor.headers)
@@ -174,7 +148,7 @@ def test_a_head_that_does_not_end_is_given_up(before: int) -> None:
     """Be it of the first request or of a later one: 408, twenty seconds after it was first seen."""
 
     async def run() -> tuple[int, bytes]:
-        async with _hosted() as (door, reader, writer):
+        async with hosted() as (door, reader, writer):
             for _ in range(before):
                 writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
                 await reader.readuntil(b"ok")
@@ -184,9 +158,9 @@ def test_a_head_that_does_not_end_is_given_up(before: int) -> None:
             (visitor,) = found
             now = asyncio.get_running_loop().time()
             for passed in (0.0, 10.0, 20.0):
-                visitor.sweep(now + passed, 5.0)
+                visitor.sweep(now + passed, 5.0, 60.0)
             kept = not visitor.transport.is_closing()
-            visitor.sweep(now + 20.1, 5.0)
+            visitor.sweep(now + 20.1, 5.0, 60.0)
             return kept, await reader.read()
 
     kept, told = asyncio.run(run())
@@ -196,7 +170,7 @@ def test_a_head_that_does_not_end_is_given_up(before: int) -> None:
     assert b"no whole head within 20 s" in told
 
 
-_ASKED = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+_ASKED = b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -207,14 +181,14 @@ def test_who_has_been_idle_gives_way(before: bytes, begun: bytes, *, gives_way: 
     """A gateway's idle connections keep out nobody, a probe least of all; one on which a request comes is no such."""
 
     async def run() -> tuple[bytes, bool]:
-        async with _hosted(connections=1) as (door, reader, writer):
+        async with hosted(connections=1) as (door, reader, writer):
             writer.write(before)
             if before:
                 await reader.readuntil(b"ok")
             while not door.visitors:  # noqa: ASYNC110 - uvicorn tells nobody
                 await asyncio.sleep(0)
             (visitor,) = door.visitors
-            visitor.sweep(asyncio.get_running_loop().time() - 10.0, 65.0)
+            visitor.sweep(asyncio.get_running_loop().time() - 10.0, 65.0, 60.0)
             writer.write(begun)
             while begun and not _slow(visitor):  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0)
@@ -234,12 +208,12 @@ def test_who_asks_in_time_is_served() -> None:
 
     async def run() -> list[bytes]:
         found = []
-        async with _hosted() as (door, reader, writer):
+        async with hosted() as (door, reader, writer):
             for turn in range(3):
                 writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
                 found.append((await reader.readuntil(b"ok"))[:12])
                 for visitor in door.visitors:
-                    visitor.sweep(1_000.0 * turn, 5.0)
+                    visitor.sweep(1_000.0 * turn, 5.0, 60.0)
         return found
 
     assert asyncio.run(run()) == [b"HTTP/1.1 200"] * 3

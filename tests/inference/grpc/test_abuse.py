@@ -14,7 +14,7 @@ from hyperframe.frame import ContinuationFrame, HeadersFrame
 
 from inference.grpc.connection import STREAMS
 from inference.http2.status import Code
-from tests.inference.grpc.hosting import DEAF, FLOOD, TALK, WAIT, Hosted, hosted
+from tests.inference.grpc.hosting import CHECK, DEAF, FLOOD, TALK, WAIT, Hosted, hosted
 from tests.inference.grpc.test_connection import answered, codes
 from tests.inference.serving import eventually
 from tests.logger.grpc import raw
@@ -76,6 +76,7 @@ def test_clients_that_say_goodbye_and_read_nothing_are_cut() -> None:
         eventually(lambda: not server.host.connections, "the connection's end")
 
         assert server.host.held == 0
+        assert server.host.unread == 1
 
 
 def test_a_ping_for_each_answer_is_no_flood() -> None:
@@ -216,3 +217,17 @@ def test_a_crowd_is_cut() -> None:
         served = codes(peers[0], peers[0].call(b"x"))
 
     assert served == ["OK"]
+
+
+def test_probes_are_answered_when_all_places_are_taken() -> None:
+    """On a connection that is one too many a kubelet hears how it stands; nobody else hears more than why it goes."""
+    with hosted(connections=1) as server, raw.client(server.port) as one:
+        served = codes(one, one.call(b"x"))
+        with raw.client(server.port) as more:
+            for _ in range(2):
+                served += codes(more, more.call(b"", CHECK))
+            served += codes(more, more.call(b"x"))
+            ends = [type(event) for event in more.until_closed()]
+
+    assert served == ["OK", "OK", "OK", "UNAVAILABLE"]
+    assert ConnectionTerminated in ends
