@@ -70,12 +70,12 @@ def expire(kafka: str, topic: str, partition: int, before: int) -> None:
     """Take the records below an offset away, as retention does."""
     admin = AdminClient({"bootstrap.servers": kafka})
     for answer in admin.delete_records([TopicPartition(topic, partition, before)]).values():
-        answer.result(30)
+        answer.result(60)
 
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for something that will come."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.02)

@@ -25,7 +25,7 @@ from inference.runtime import Arrays, Runtime, Source
 from inference.settings import RepositorySettings, Trust
 
 ANSWERING = "tests.inference.shelves:Answering"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 Open: TypeAlias = Callable[..., Repository]
 """Opens the shelf in the test's folder with settings by name."""

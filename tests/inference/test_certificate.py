@@ -104,7 +104,7 @@ def test_both_protocols_are_encrypted(secret: Secret, tmp_path: Path) -> None:
         with pytest.raises(httpx.TransportError):
             httpx.get(server.url.replace("https", "http") + "/v2/health/live", timeout=30)
         server.terminate()
-        code = server.process.wait(30)
+        code = server.process.wait(60)
 
     assert server.url.startswith("https://")
     assert answer.json()["outputs"][0]["data"] == [1.5, 2.5]

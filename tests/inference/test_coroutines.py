@@ -92,11 +92,11 @@ def test_closing_cancels_what_runs() -> None:
 
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(loop.run, forever())
-        assert begun.wait(30)
+        assert begun.wait(60)
         loop.close()
 
         with pytest.raises(CancelledError):
-            running.result(30)
+            running.result(60)
     assert "closing" not in {thread.name for thread in threading.enumerate()}
 
 

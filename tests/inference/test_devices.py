@@ -88,7 +88,7 @@ def test_one_in_use_stays_and_a_known_one_waits(tmp_path: Path, open_shelf: Open
         eventually(lambda: "known" in loading(repository), "the load has begun")
         attempts = Answering.loads[str(tmp_path / "known")]
         assert not waiting.done()
-    assert waiting.result(30) == (2.0, "1")
+    assert waiting.result(60) == (2.0, "1")
     assert loaded(repository) == {"known"}
     assert Answering.loads[str(tmp_path / "known")] == attempts + 1
 

@@ -40,7 +40,7 @@ def test_full_pool_refuses_at_once() -> None:
     async def main() -> None:
         pool = ComputePool(threads=1, queue=1, timeout_s=30)
         gate = threading.Event()
-        calls = [asyncio.ensure_future(pool.run(lambda: gate.wait(30))) for _ in range(2)]
+        calls = [asyncio.ensure_future(pool.run(lambda: gate.wait(60))) for _ in range(2)]
         await _until(lambda: pool.in_progress == 2)
         with pytest.raises(Overloaded, match="2 requests are in progress or waiting"):
             await pool.run(lambda: True)
@@ -60,7 +60,7 @@ def test_late_calls_that_wait_never_start() -> None:
         pool = ComputePool(threads=1, queue=1, timeout_s=0.05)
         gate = threading.Event()
         started = []
-        running = asyncio.ensure_future(pool.run(lambda: gate.wait(30)))
+        running = asyncio.ensure_future(pool.run(lambda: gate.wait(60)))
         waiting = asyncio.ensure_future(pool.run(lambda: started.append(1)))
         outcomes = await asyncio.gather(running, waiting, return_exceptions=True)
         in_progress = pool.in_progress
@@ -81,7 +81,7 @@ def test_cancelled_callers_free_their_place() -> None:
     async def main() -> None:
         pool = ComputePool(threads=1, queue=0, timeout_s=30)
         gate = threading.Event()
-        call = asyncio.ensure_future(pool.run(lambda: gate.wait(30)))
+        call = asyncio.ensure_future(pool.run(lambda: gate.wait(60)))
         await _until(lambda: pool.in_progress == 1)
         call.cancel()
         gate.set()

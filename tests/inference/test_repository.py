@@ -117,7 +117,7 @@ def test_one_thread_at_a_time_where_declared() -> None:
         together = threading.Barrier(4)
 
         def predict(repository: Repository = repository, together: threading.Barrier = together) -> None:
-            together.wait(30)
+            together.wait(60)
             for _ in range(5):
                 with repository.using("m") as loaded:
                     loaded.runtime.predict({})

@@ -87,7 +87,7 @@ def test_a_waiting_load_gets_the_room_of_the_next_idle_model() -> None:
             assert not until.wait(0.001)
         process.in_use.discard("c")
         process.residents.shortage.idle()
-        served = waiting.result(30)
+        served = waiting.result(60)
 
     assert served
     assert set(process.held) == {"a", "b", "d", "e"}

@@ -114,7 +114,7 @@ def test_a_lost_gpu_ends_the_process(tmp_path: Path, gate: Path) -> None:
         eventually(lambda: _in_progress(client) == 1, "one call in progress")
         (gate / "lost").touch()
         answer = waiting.result()
-        code = server.process.wait(30)
+        code = server.process.wait(60)
 
     assert (answer.status_code, answer.json()) == (503, {"error": "the gate is lost"})
     assert answer.headers["retry-after"] == "10"
@@ -134,7 +134,7 @@ def test_drain_answers_what_is_in_progress(tmp_path: Path, gate: Path) -> None:
             live = client.get("/v2/health/live").status_code
             (gate / "open").touch()
             answer = waiting.result()
-        code = server.process.wait(30)
+        code = server.process.wait(60)
 
     assert (model, live) == ([503, 503], 200)
     assert (answer.status_code, answer.json()) == (200, {"predictions": [{"output-0": 3.0, "rows": 0}]})
@@ -148,7 +148,7 @@ def test_drain_ends_at_its_deadline(tmp_path: Path, gate: Path) -> None:
         lost = threads.submit(_post, server)
         eventually(lambda: _in_progress(client) == 1, "one call in progress")
         server.terminate()
-        code = server.process.wait(25)
+        code = server.process.wait(60)
 
         assert code == 0
         assert isinstance(lost.exception(), httpx.HTTPError) or lost.result().status_code >= 500

@@ -136,7 +136,7 @@ def test_drain_answers_what_is_in_progress_everywhere(tmp_path: Path) -> None:
         server.terminate()
         (gate / "open").touch()
         answers = [call.result() for call in waiting]
-        code = server.process.wait(30)
+        code = server.process.wait(60)
 
     assert {answer.status_code for answer in answers} == {200}
     assert code == 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import uvloop
 
+from deploy.kafka.ports import free_port
 from logger.lane import Lane
 from logger.proxy import Proxy
 from logger.settings import ProxySettings
@@ -49,7 +50,7 @@ class Bench:
             writer.write(part)
             await writer.drain()
             await asyncio.sleep(0)
-        answer = await asyncio.wait_for(reader.read(), 20)
+        answer = await asyncio.wait_for(reader.read(), 60)
         writer.close()
         return answer
 
@@ -60,7 +61,7 @@ def run(handler: Handler | None, test: Callable[[Bench], Awaitable[None]], **set
     async def main() -> None:
         bench = Bench()
         server, upstream = await _model(bench, handler, str(settings.get("upstream_socket", "")))
-        bench.port = await free_port()
+        bench.port = free_port()
         bench.proxy = Proxy(
             ProxySettings(
                 host="127.0.0.1", port=bench.port, upstream_port=upstream, **{"drain_s": 5.0, **settings},  # type: ignore[arg-type]
@@ -71,7 +72,7 @@ def run(handler: Handler | None, test: Callable[[Bench], Awaitable[None]], **set
         bench.serving = asyncio.create_task(bench.proxy.serve(bench.stopping, listening.set))
         await listening.wait()
         try:
-            await asyncio.wait_for(test(bench), 30)
+            await asyncio.wait_for(test(bench), 150)
         finally:
             bench.stopping.set()
             await bench.serving
@@ -95,19 +96,8 @@ async def _model(bench: Bench, handler: Handler | None, path: str) -> tuple[asyn
         return await asyncio.start_unix_server(serve, path), 0
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port: int = server.sockets[0].getsockname()[1]
-    if handler is None:
-        server.close()
-        await server.wait_closed()
-    return server, port
-
-
-async def free_port() -> int:
-    """Give a port that nobody listens on."""
-    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
-    port: int = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    return port
+    # The server's own would be anybody's once it is closed.
+    return server, free_port() if handler is None else port
 
 
 async def head_of(reader: asyncio.StreamReader) -> bytes:
@@ -143,7 +133,7 @@ def request(body: bytes, *lines: bytes) -> bytes:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what has to come."""
-    for _ in range(1_000):
+    for _ in range(6_000):
         if condition():
             return
         await asyncio.sleep(0.01)

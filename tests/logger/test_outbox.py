@@ -140,7 +140,7 @@ class Mail:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what has to come."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it never came"
         threading.Event().wait(0.005)

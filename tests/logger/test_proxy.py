@@ -148,7 +148,7 @@ def test_a_client_that_leaves_ends_the_models_work() -> None:
         await asyncio.sleep(0.05)
         writer.transport.abort()
         writer.close()
-        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait_for(ended.wait(), 60)
         await until(lambda: bool(bench.seen))
 
         assert bench.seen[0].aborted
@@ -356,7 +356,7 @@ def test_every_size_has_a_limit(text: bytes, status: int) -> None:
     async def test(bench: Bench) -> None:
         reader, writer = await bench.connect()
         writer.write(text)
-        answer = await asyncio.wait_for(reader.read(), 20)
+        answer = await asyncio.wait_for(reader.read(), 60)
         sent.append(len(text))
         writer.close()
 
@@ -378,7 +378,7 @@ def test_a_client_that_still_sends_can_read_its_refusal() -> None:
             writer.write(b"x" * 1_000)
             await writer.drain()
             await asyncio.sleep(0)
-        answer = await asyncio.wait_for(reader.read(), 20)
+        answer = await asyncio.wait_for(reader.read(), 60)
         writer.close()
 
         assert answer.startswith(b"HTTP/1.1 413 Content Too Large")
@@ -468,10 +468,10 @@ def test_a_slow_body_is_408() -> None:
                 await asyncio.sleep(0.05)
 
         trickling = asyncio.create_task(trickle())
-        answer = await asyncio.wait_for(reader.read(), 20)
+        answer = await asyncio.wait_for(reader.read(), 60)
         trickling.cancel()
         writer.close()
-        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait_for(ended.wait(), 60)
 
         assert answer.startswith(b"HTTP/1.1 408")
         assert bench.seen[0].aborted
@@ -497,7 +497,7 @@ def test_a_broken_body_ends_the_models_work() -> None:
         writer.write(b"X")
         answer = await reader.read()
         writer.close()
-        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait_for(ended.wait(), 60)
 
         assert answer.startswith(b"HTTP/1.1 400")
         assert (bench.seen[0].status, bench.seen[0].aborted) == (400, True)
@@ -649,7 +649,7 @@ def test_a_stop_waits_for_the_answer_that_runs() -> None:
             other.close()
             await asyncio.sleep(0.01)
         go_on.set()
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), 60)
         writer.close()
 
         assert answer.endswith(b"late")

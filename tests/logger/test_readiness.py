@@ -102,7 +102,7 @@ def serving(statuses: list[int], test: Callable[[int, list[bytes]], Awaitable[No
                 writer.close()
 
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-            await asyncio.wait_for(test(server.sockets[0].getsockname()[1], asked), 30)
+            await asyncio.wait_for(test(server.sockets[0].getsockname()[1], asked), 150)
 
     asyncio.run(main())
 

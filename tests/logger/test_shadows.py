@@ -22,7 +22,7 @@ from streams.events import Event
 from streams.publishers.memory import MemoryLog, MemoryPublisher
 from tests.logger.privacy import making
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 V1 = Written(b'{"instances":[[1.0]]}')
 CAPTURE = 1_000
 

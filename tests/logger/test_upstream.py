@@ -207,7 +207,7 @@ def test_bytes_on_an_idle_connection_end_it() -> None:
         writer.write(request(b"{}"))
         assert (await answer_of(reader)).endswith(b"ok")
         speak.set()
-        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait_for(ended.wait(), 60)
         writer.write(request(b"{}"))
         second = await answer_of(reader)
         writer.close()

@@ -114,7 +114,7 @@ def test_a_store_that_refuses_or_breaks_off_is_away(monkeypatch: pytest.MonkeyPa
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
         with pytest.raises(ClaimsAway, match="s3://bodies/x"):
-            S3Claims("bodies", "", timeout_s=2.0).get("s3://bodies/x")
+            S3Claims("bodies", "", timeout_s=30.0).get("s3://bodies/x")
         server.shutdown()
 
 
@@ -130,7 +130,7 @@ def test_a_name_that_no_object_can_have_is_not_waited_for(monkeypatch: pytest.Mo
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
         with pytest.raises(ClaimFailed, match=code):
-            S3Claims("bodies", "", timeout_s=2.0).get("s3://bodies/a/./x")
+            S3Claims("bodies", "", timeout_s=30.0).get("s3://bodies/a/./x")
         server.shutdown()
 
 

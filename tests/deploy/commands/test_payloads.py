@@ -124,7 +124,7 @@ def test_a_reader_that_has_seen_enough_ends_it(
         process.stdout.close()
         said = "" if process.stderr is None else process.stderr.read()
 
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert first != ""
     assert "Traceback" not in said
     assert "BrokenPipe" not in said

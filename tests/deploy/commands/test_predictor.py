@@ -37,7 +37,7 @@ def test_arguments_of_kserve_are_taken(tmp_path: Path) -> None:
         ready = client.get("/v2/models/m/ready")
         docs = client.get("/docs")
         server.terminate()
-        code = server.process.wait(30)
+        code = server.process.wait(60)
     log = server.log.read_text()
 
     assert (ready.status_code, docs.status_code, code) == (200, 404, 0)

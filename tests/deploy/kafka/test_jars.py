@@ -139,7 +139,7 @@ def test_parallel_first_starts_fetch_once(tmp_path: Path, kept_jars: Path) -> No
     source = Source(kept_jars)
 
     def slow(folder: Path, progress: Progress) -> Sequence[Path]:
-        assert waiting.wait(30)
+        assert waiting.wait(60)
         return source(folder, progress)
 
     with ThreadPoolExecutor(4) as pool:

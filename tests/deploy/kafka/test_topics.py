@@ -98,7 +98,7 @@ def test_an_existing_topic_that_loses_records_is_warned_about(
     state = state_topic(topics, "detectors", 1)
     by_hand = NewTopic(state.name, 1, 1, config={"cleanup.policy": "delete", "max.message.bytes": "1000"})
     admin = AdminClient({"bootstrap.servers": kafka})
-    admin.create_topics([by_hand])[state.name].result(30)
+    admin.create_topics([by_hand])[state.name].result(60)
     with caplog.at_level(logging.WARNING, "deploy.kafka.topics"):
         ensure_topics(kafka, [state])
 

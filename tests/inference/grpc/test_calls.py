@@ -136,7 +136,7 @@ def test_drain(gate: Path) -> None:
         live = stub.call("ServerLive").live
         (gate / "open").touch()
         answer = running.result()
-        code = server.process.wait(30)
+        code = server.process.wait(60)
 
     assert (model, live, code) == (False, True, 0)
     assert _sum(answer) == [3.0]
@@ -151,7 +151,7 @@ def test_drain_ends_at_its_deadline(gate: Path) -> None:
         messages.put(ONE)
         eventually(lambda: _in_progress(http) == 2, "two calls in progress")
         server.terminate()
-        code = server.process.wait(25)
+        code = server.process.wait(60)
         messages.put(b"end")
 
         assert code == 0
@@ -168,7 +168,7 @@ def test_drain_lets_watchers_go(gate: Path) -> None:
         server.terminate()
         with pytest.raises(grpc.RpcError):
             said.extend(watch)
-        code = server.process.wait(30)
+        code = server.process.wait(60)
 
     assert [health.MESSAGES.of("HealthCheckResponse").FromString(data).status for data in said] == [1, 2]
     assert (code_of(watch), code) == (grpc.StatusCode.UNAVAILABLE, 0)

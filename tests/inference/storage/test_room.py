@@ -103,7 +103,7 @@ def test_what_another_process_uses_stays(tmp_path: Path, site: Web) -> None:
         use(of, site, 1)
         both = kept(tmp_path)
         other.kill()
-        other.wait(30)
+        other.wait(60)
     use(of, site, 2)
 
     assert both == {0, 1}

@@ -139,11 +139,11 @@ def aiohttp(_folder: Path) -> Iterator[Backend]:
 
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    runner = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
+    runner = asyncio.run_coroutine_threadsafe(start(), loop).result(60)
     try:
         yield backend
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(30)
         loop.close()
@@ -294,7 +294,7 @@ def _process(command: Sequence[str], port: int, log: Path, stop: signal.Signals)
         yield
     finally:
         process.send_signal(stop)
-        process.wait(30)
+        process.wait(60)
 
 
 def _listens(port: int) -> bool:

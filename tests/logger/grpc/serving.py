@@ -76,7 +76,7 @@ def model(handlers: Handlers, port: int = 0) -> Iterator[int]:
     try:
         yield port
     finally:
-        server.stop(None).wait(20)
+        server.stop(None).wait(60)
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def proxy(upstream: int, **settings: Any) -> Iterator[Bench]:  # noqa: ANN401 - 
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(60)
     bench = Bench(found.port, *made[0], loop, thread, seen)
     try:
         yield bench

@@ -127,7 +127,7 @@ def test_a_long_outage_gives_records_back(cluster: MockCluster) -> None:
     """With a delivery timeout, what the broker did not take in time is Unavailable, once, and may be sent again."""
     settings = replace(SETTINGS, bootstrap=cluster.bootstrap, delivery_timeout_ms=1_500)
     publisher = ConfluentPublisher(settings)
-    publish_all(publisher, [Output(TOPIC, b"k", b"first")], DEADLINE_S)
+    until_done(Sending(publisher, [Output(TOPIC, b"k", b"first")]))
     ledger = Ledger(publisher)
     cluster.down()
     ledger.send(0, COUNT)
