@@ -132,10 +132,11 @@ def test_a_model_that_breaks_off_is_seen_by_both_sides() -> None:
 
 def test_a_client_that_leaves_ends_the_models_work() -> None:
     """The model's connection is closed, and what there was is logged as aborted."""
-    ended = asyncio.Event()
+    begun, ended = asyncio.Event(), asyncio.Event()
 
     async def model(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(length_of(await head_of(reader)))
+        begun.set()
         try:
             await reader.read()
         finally:
@@ -144,8 +145,7 @@ def test_a_client_that_leaves_ends_the_models_work() -> None:
     async def test(bench: Bench) -> None:
         _, writer = await bench.connect()
         writer.write(request(b"{}"))
-        await writer.drain()
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(begun.wait(), 60)
         writer.transport.abort()
         writer.close()
         await asyncio.wait_for(ended.wait(), 60)
