@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from inference.batching import inline
@@ -26,7 +27,7 @@ from inference.batching.lane import Lane
 from inference.batching.sleepers import Sleeper
 from inference.batching.turns import Observer, Turn, Turns
 from inference.batching.waiting import Gone, Patience, deliver, late, release
-from inference.errors import ModelNotReady
+from inference.errors import ClientGone, ModelNotReady
 from inference.repository import Lease, Wanted
 
 
@@ -72,7 +73,7 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Count the calls that wait."""
-        return sum(self._turns.room.calls)
+        return self._turns.waiting
 
     async def run(self, call: Call, version: Wanted = None, gone: Gone | None = None) -> Any:  # noqa: ANN401 - whatever the call's finish gives
         """Run a call and wait for it; cancelled, it leaves the queue.
@@ -89,22 +90,28 @@ class Batcher:
             ClientGone: `gone` returned.
         """
         loop = asyncio.get_running_loop()
-        call.loop, call.answer = loop, loop.create_future()
+        answer = loop.create_future()
+        call.loop, call.answer = loop, answer
         place = self._places.get(loop)
         if place is None:
             place = self._places[loop] = Place(self._turns, Patience(self._withdraw), self._enter)
         self._submit(call, version, place)
         place.patience.begin(call, gone)
         try:
-            return await call.answer
+            return await answer
         except asyncio.CancelledError:
             self._withdraw(call)
-            if not call.answer.cancel() and not call.answer.cancelled():
+            if not answer.cancel() and not answer.cancelled():
                 # It was told in this very turn; what nobody asks for would be logged as a mistake.
-                call.answer.exception()
+                answer.exception()
             raise
         finally:
             place.patience.end(call)
+            # An error knows its callers, and they the request: nothing that stays is to know the error. Who loads the
+            # call's model may keep it for long.
+            del answer
+            if call.lane is None:
+                call.answer = None
 
     def begin(self, call: Call, version: Wanted = None) -> None:
         """Begin a call whose caller comes back to `wait` for it, on a thread that is not the batcher's.
@@ -156,8 +163,10 @@ class Batcher:
                 raise
             return
         with self._turns.lock:
-            self._turns.enter(call)
-        self._models.lease_later(call.model, version, lambda outcome: self._loaded(call, place, outcome))
+            self._turns.expect(call)
+        if callable(version):
+            call.choose, version = version, partial(_chosen, call)
+        self._models.lease_later(call.model, version, partial(self._loaded, call, place))
 
     def _enqueue(self, call: Call, lease: Lease, place: Place | None) -> None:
         turns = self._turns
@@ -184,7 +193,7 @@ class Batcher:
         """Take a model that had to be loaded. On a thread of the repository's."""
         put, failed, sleeper = False, False, None
         with self._turns.lock:
-            wanted = call.state is State.WAITING
+            wanted = self._turns.told(call)
             if isinstance(outcome, Lease) and wanted and not self._turns.closed:
                 lane = self._turns.lane(outcome.loaded)
                 self._turns.line_up(call, lane, outcome)
@@ -192,7 +201,6 @@ class Batcher:
                 place, sleeper = self._who_comes(call, lane, place)
             elif wanted:
                 failed = True
-                self._turns.room.leave(call)
                 call.state = State.OVER
                 call.error = outcome if isinstance(outcome, Exception) else ModelNotReady(call.model)
         if sleeper is not None:
@@ -215,13 +223,10 @@ class Batcher:
             if call.state is not State.WAITING:
                 return
             call.state = State.OVER
-            self._turns.room.leave(call)
-            if call.lane is not None:
-                call.lane.room.leave(call)
-                call.lane.remove(call)
+            self._turns.remove(call)
             lease, call.lease = call.lease, None
             # Who loads its model keeps the call until that is done, but not what it would be read from.
-            call.decode = call.finish = call.alone = call.inputs = None
+            call.decode = call.finish = call.alone = call.inputs = call.choose = None
         if lease is not None:
             lease.release()
 
@@ -271,3 +276,11 @@ class Batcher:
             done = turn
         if done is not None:
             deliver(done.over)
+
+
+def _chosen(call: Call) -> str | None:
+    """Find out which version is to answer a call, which may read files; not for one that nobody waits for."""
+    choose, call.choose = call.choose, None
+    if choose is None:
+        raise ClientGone
+    return choose()

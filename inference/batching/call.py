@@ -53,9 +53,9 @@ class Call:
     """
 
     __slots__ = (
-        "alone", "answer", "arrived", "asked", "compute_s", "computed", "deadline", "decode", "decode_s", "error",
-        "failed", "finish", "finish_s", "gate", "inputs", "lane", "lease", "loop", "model", "result", "rows", "shape",
-        "size", "started", "state", "terms", "together", "urgency",
+        "alone", "answer", "arrived", "asked", "choose", "compute_s", "computed", "deadline", "decode", "decode_s",
+        "error", "failed", "finish", "finish_s", "gate", "inputs", "lane", "lease", "loop", "model", "result", "rows",
+        "shape", "size", "started", "state", "terms", "together", "urgency",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +79,8 @@ class Call:
         self.lane: Any = None
         """The queue that it waits in, once its model is there."""
         self.lease: Lease | None = None
+        self.choose: Callable[[], str | None] | None = None
+        """Finds out which version answers, where the model's files are yet to be read for that."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.answer: asyncio.Future[Any] | None = None
         self.gate: threading.Lock | None = None

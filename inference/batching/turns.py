@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from inference.batching.agenda import Agenda
 from inference.batching.call import Call, State, Urgency
@@ -23,6 +23,9 @@ from inference.batching.waiting import late, release
 from inference.errors import Overloaded, Postponed
 from inference.repository import Lease, Loaded
 from inference.runtime import Runtime
+
+_ASKED_FOR: Final = 4
+"""For each call that may wait for its model, so many that have ceased to may be in the repository's hands."""
 
 
 class Observer(Protocol):
@@ -63,6 +66,11 @@ class Turns:
         self.starting = threads
         """Threads that have not come so far as to take a turn."""
         self.room = Room(queue, queue_bytes)
+        self.coming = Room(queue, queue_bytes / 2)
+        """Of calls whose models are yet to be loaded: many that wait for a slow load are in no loaded model's way."""
+        self._asked_for = 0
+        """What the repository is to give, also to those who have left: a shell of each stays with it until then."""
+        self._most_asked_for = _ASKED_FOR * (queue + threads)
         self._rate = Rate()
 
     def lane(self, loaded: Loaded) -> Lane:
@@ -75,27 +83,53 @@ class Turns:
         self._lanes[key] = weakref.ref(loaded.runtime, lambda _: self._lanes.pop(key, None)), lane
         return lane
 
-    def enter(self, call: Call) -> None:
-        """Let a call in to wait, for now for its model to be loaded.
+    def expect(self, call: Call) -> None:
+        """Let a call in to wait for its model: the repository is asked for it next, and its outcome to be `told`.
 
         Raises:
             Overloaded: too much is waiting.
         """
-        self._admit(call, self.room, self._rate)
-        self.room.enter(call)
+        if self._asked_for >= self._most_asked_for:
+            raise self._refusal(call, self._asked_for, self._rate)
+        self._admit(call, self.coming, self._rate)
+        self.coming.enter(call)
+        self._asked_for += 1
+
+    def told(self, call: Call) -> bool:
+        """Take note that the repository has answered for a call; False: nobody waits for it any more."""
+        self._asked_for -= 1
+        if call.state is not State.WAITING:
+            return False
+        self.coming.leave(call)
+        return True
 
     def put(self, call: Call, lane: Lane, lease: Lease) -> None:
-        """Let a call in to wait in its lane. Raises what `enter` raises; then the lease is still the caller's."""
+        """Let a call in to wait in its lane. Raises what `expect` raises; then the lease is still the caller's."""
         self._admit(call, lane.room, lane.rate)
-        self.enter(call)
+        self._admit(call, self.room, self._rate)
         self.line_up(call, lane, lease)
 
     def line_up(self, call: Call, lane: Lane, lease: Lease) -> None:
-        """Put a call that was let in into its lane."""
+        """Put a call into its lane that was let in."""
         call.lease, call.lane = lease, lane
+        self.room.enter(call)
         lane.room.enter(call)
         lane.push(call)
         self.agenda.put(lane, call.urgency)
+
+    def remove(self, call: Call) -> None:
+        """Take out a call that waits, for its model or in its lane."""
+        if call.lane is None:
+            self.coming.leave(call)
+            return
+        self.room.leave(call)
+        call.lane.room.leave(call)
+        call.lane.remove(call)
+
+    @property
+    def waiting(self) -> int:
+        """Count the calls that wait, for their models or in their lanes. Takes no lock."""
+        return sum(self.room.calls) + sum(self.coming.calls)
 
     def take_next(self, now: float) -> Turn | None:
         """Take the turn that a thread is to run next."""
@@ -166,6 +200,8 @@ class Turns:
     def _admit(self, call: Call, room: Room, rate: Rate) -> None:
         if room.fits(call, len(self.sleepers.idle) + self.sleepers.waking + self.starting):
             return
+        raise self._refusal(call, sum(room.calls), rate)
+
+    def _refusal(self, call: Call, waiting: int, rate: Rate) -> Overloaded:
         kind = Postponed if call.urgency is Urgency.YIELDING else Overloaded
-        waiting = sum(room.calls)
-        raise kind(waiting + self.running, rate.retry_after_s(waiting, time.monotonic()))
+        return kind(waiting + self.running, rate.retry_after_s(waiting, time.monotonic()))

@@ -16,7 +16,7 @@ from inference.batching.batcher import Batcher
 from inference.batching.call import Call
 from inference.batching.lane import Lane
 from inference.dataplane import DataPlane
-from inference.errors import ModelNotFound
+from inference.errors import ModelNotFound, Overloaded
 from inference.folders import Fingerprint
 from inference.metrics import PredictorMetrics
 from inference.repository import Loaded, Repository
@@ -71,9 +71,10 @@ class Slow:
         return ()
 
 
-def _plane(**folders: Slow) -> DataPlane:
+def _plane(queue: int = 256, **folders: Slow) -> DataPlane:
     repository = Repository(folders, RepositorySettings(on_demand=True, loads=1))
-    return DataPlane(repository, PredictorMetrics(lambda: 0), ServerSettings(threads=1, timeout_s=PATIENCE_S))
+    settings = ServerSettings(threads=1, queue=queue, timeout_s=PATIENCE_S)
+    return DataPlane(repository, PredictorMetrics(lambda: 0), settings)
 
 
 def test_a_folder_that_answers_late_holds_no_other_model_up() -> None:
@@ -94,6 +95,29 @@ def test_a_folder_that_answers_late_holds_no_other_model_up() -> None:
         assert waiting
         assert sums(await first) == [4.0]
         assert threading.get_ident() not in near.threads + far.threads
+        plane.close()
+
+    asyncio.run(main())
+
+
+def test_those_who_wait_for_a_slow_load_fill_no_other_models_queue() -> None:
+    """As many as may wait do wait for one model to be loaded, and one more is refused; a loaded model is as before."""
+
+    async def main() -> None:
+        near, far = Slow(Warm()), Slow(Warm())
+        far.open.clear()
+        plane = _plane(queue=2, near=near, far=far)
+        await plane.infer_async("near", rows(1.0))
+        waiting = [asyncio.ensure_future(plane.infer_async("far", rows(2.0))) for _ in range(10)]
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        answer = await plane.infer_async("near", rows(3.0))
+        far.open.set()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        served = [each for each in outcomes if not isinstance(each, BaseException)]
+
+        assert all(isinstance(each.exception(), Overloaded) for each in done)
+        assert sums(answer) == [6.0]
+        assert 2 <= len(served) < len(waiting)
         plane.close()
 
     asyncio.run(main())
