@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from inference.batching.batcher import Batcher
 from inference.batching.call import Call, Given
@@ -23,6 +23,8 @@ from inference.repository import Loaded
 from inference.runtime import Answer
 from inference.work import V1Work, V2Work
 from streams.events import SYNTHETIC_HEADER, SYNTHETIC_PARAMETER, means_synthetic
+
+_TOPIC: Final = "kafka"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Shadowed:
     version: str
     protocol: str
     """v1 or v2."""
-    correlation: bytes
+    correlation: str
     """Of the caller's request; empty where that had none."""
     traceparent: str
     synthetic: bool
@@ -63,7 +65,7 @@ class Unanswered:
     model: str
     version: str
     """As the rollout names it."""
-    correlation: bytes
+    correlation: str
     traceparent: str
     synthetic: bool
     started_us: int
@@ -176,7 +178,7 @@ class Shadows:
         synthetic = synthetic or _is_synthetic(terms)
         self.witness(
             Shadowed(
-                model=model, version=loaded.version, protocol=protocol, correlation=terms.key,
+                model=model, version=loaded.version, protocol=protocol, correlation=_correlation(terms),
                 traceparent=terms.traceparent, synthetic=synthetic,
                 started_us=started, latency_us=latency, request=request, response=response,
             )
@@ -189,11 +191,16 @@ class Shadows:
         latency = time.time_ns() // 1_000 - started
         self.witness(
             Unanswered(
-                model=model, version=version, correlation=terms.key, traceparent=terms.traceparent,
+                model=model, version=version, correlation=_correlation(terms), traceparent=terms.traceparent,
                 synthetic=_is_synthetic(terms), started_us=started, latency_us=latency, error=error,
                 asked=copy.asked, size=terms.size,
             )
         )  # fmt: skip
+
+
+def _correlation(terms: Terms) -> str:
+    """Give the correlation id as the events of the caller's own call have it: a logger keeps a header as it came."""
+    return terms.key.decode("utf-8" if terms.protocol == _TOPIC else "latin-1")
 
 
 def _is_synthetic(terms: Terms) -> bool:

@@ -201,7 +201,7 @@ class ShadowLog(Collector):
         if shadowed.synthetic:
             asked.append((SYNTHETIC_HEADER.encode(), b"true"))
         seen = Seen(
-            correlation=shadowed.correlation.decode("latin-1") or str(uuid4()), method="POST", path=path,
+            correlation=shadowed.correlation or str(uuid4()), method="POST", path=path,
             request_fields=asked, started_us=started, status=status, latency_us=shadowed.latency_us,
             response_fields=[
                 *_content(shadowed.response), (MODEL_VERSION_HEADER.encode(), shadowed.version.encode())

@@ -69,7 +69,7 @@ def test_tensors_are_told_as_they_were(plane: DataPlane) -> None:
 
     assert answer.model_version == "1"
     assert (found.model, found.version, found.protocol) == ("m", "2", "v2")
-    assert (found.correlation, found.traceparent, found.synthetic) == (b"c1", "00-aa-bb-01", True)
+    assert (found.correlation, found.traceparent, found.synthetic) == ("c1", "00-aa-bb-01", True)
     np.testing.assert_array_equal(again.inputs[0].data, ROWS)
     assert (again.id, dict(again.parameters)) == ("i", {"p": 1})
     assert (response.model_version, response.outputs[0].data.tolist()) == ("2", [2.0, 2.0])
@@ -83,7 +83,7 @@ def test_rows_are_told_as_they_were(plane: DataPlane) -> None:
     eventually(lambda: len(told) == 1, "the shadow's answer")
     (found,) = told
 
-    assert (found.protocol, found.correlation, found.synthetic) == ("v1", b"", False)
+    assert (found.protocol, found.correlation, found.synthetic) == ("v1", "", False)
     assert found.request.content == b'{"inputs":[[1.5,2]],"more":"x"}'
     assert found.response.content == b'{"predictions":[2.0]}'
 
@@ -102,7 +102,7 @@ def test_failures_are_told_with_what_was_asked(plane: DataPlane) -> None:
     rows, tensors = failed
     protocol, body, synthetic = tensors.asked()
 
-    assert (rows.model, rows.version, rows.correlation, rows.synthetic, rows.size) == ("m", "3", b"c1", True, 20)
+    assert (rows.model, rows.version, rows.correlation, rows.synthetic, rows.size) == ("m", "3", "c1", True, 20)
     assert rows.asked() == ("v1", Written(b'{"instances":[[1.5,2]]}'), False)
     assert isinstance(rows.error, ModelNotReady)
     assert (protocol, synthetic) == ("v2", tensors.synthetic or synthetic)

@@ -30,7 +30,7 @@ CAPTURE = 1_000
 def shadowed(version: str = "4", **changes: object) -> Shadowed:
     """Make what a version answered."""
     given: dict[str, object] = {
-        "model": "m", "version": version, "protocol": "v1", "correlation": b"c1", "traceparent": "", "synthetic": False,
+        "model": "m", "version": version, "protocol": "v1", "correlation": "c1", "traceparent": "", "synthetic": False,
         "started_us": making.AT, "latency_us": 1_500, "request": V1, "response": Written(b'{"predictions":[2.0]}'),
     }  # fmt: skip
     return Shadowed(**{**given, **changes})  # type: ignore[arg-type]
@@ -130,7 +130,7 @@ def test_an_answer_becomes_two_events() -> None:
 def unanswered(error: Exception, asked: Callable[[], tuple[str, Written, bool]]) -> Unanswered:
     """Make what a version failed on."""
     return Unanswered(
-        model="m", version="5", correlation=b"c2", traceparent="", synthetic=False, started_us=making.AT,
+        model="m", version="5", correlation="c2", traceparent="", synthetic=False, started_us=making.AT,
         latency_us=700, error=error, asked=asked, size=40,
     )  # fmt: skip
 
@@ -192,7 +192,7 @@ def test_tensors_and_marks_are_told() -> None:
 
 def test_two_shadows_of_one_request_are_told_apart() -> None:
     """Events of one call have ids and starts of their own even where the clock says the same."""
-    events = logged(tap(), shadowed("4"), shadowed("5"), shadowed("6", correlation=b""))
+    events = logged(tap(), shadowed("4"), shadowed("5"), shadowed("6", correlation=""))
 
     assert len({event.id for event in events}) == 6
     assert len({event.time for event in events if event.type.endswith("request")}) == 3

@@ -542,15 +542,18 @@ def test_a_body_that_cannot_be_fetched_is_answered_and_kept(summing: Noted, tmp_
 
 
 def test_a_copy_for_a_shadow_says_what_it_holds(tmp_path: Path) -> None:
-    """A body that no record held, or tensors that few bytes became: who keeps failed copies counts what they are."""
+    """A body that no record held, or tensors that few bytes became: who keeps failed copies counts what they are.
+
+    The correlation id is the request's own.
+    """
     for number, answer in (("1", 1.0), ("2", "bad")):
         write(tmp_path / "m" / number, answer)
     (tmp_path / "m" / "rollout.yaml").write_text("{stable: 1, shadows: [{version: 2}]}")
     claims = FolderClaims(tmp_path / "bodies")
     nulls = pa.table({"x": pa.nulls(100_000)})
     asked = [
-        claimed(asking.request("requests", "v1", [[1.0, 2.0]] * 500, "c1", b"k"), claims),
-        Output("requests", b"k", stream(nulls), (("content-type", arrow.STREAM.encode()),)),
+        claimed(asking.request("requests", "v1", [[1.0, 2.0]] * 500, "größe", b"k"), claims),
+        Output("requests", b"k", stream(nulls), (("content-type", arrow.STREAM.encode()), ("x-request-id", b"c2"))),
     ]
     failed: list[Shadowed | Unanswered] = []
     with opened(ModelFolder(str(tmp_path / "m"), Trust(), ANSWERING)) as (plane, repository):
@@ -563,6 +566,7 @@ def test_a_copy_for_a_shadow_says_what_it_holds(tmp_path: Path) -> None:
     assert [asking.told(output).status for output in outputs] == [200, 200]
     assert 500 * 9 < sizes[0] < 500 * 20
     assert sizes[1] == 100_000 * 8
+    assert {outcome.correlation for outcome in failed} == {"größe", "c2"}
 
 
 @contextmanager
