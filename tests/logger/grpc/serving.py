@@ -58,7 +58,7 @@ class Bench:
     def listens(self) -> bool:
         """Tell whether the port is open."""
         try:
-            socket.create_connection(("127.0.0.1", self.port), 5).close()
+            socket.create_connection(("127.0.0.1", self.port), 60).close()
         except OSError:
             return False
         return True
@@ -117,7 +117,7 @@ def proxy(upstream: int, **settings: Any) -> Iterator[Bench]:  # noqa: ANN401 - 
     finally:
         if thread.is_alive():
             bench.stop()
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -19,7 +19,7 @@ from tests.inference.serving import eventually
 from tests.logger.grpc.serving import between, model, proxy, streaming, unary
 
 OTHER = SERVICE + "Other"
-TIMEOUT = 30
+TIMEOUT = 60
 
 
 def echo(request: bytes, _context: grpc.ServicerContext) -> bytes:
@@ -209,7 +209,7 @@ def test_a_deadline_ends_the_call_everywhere() -> None:
 
     with between({"ModelInfer": unary(answer)}) as (bench, channel):
         with pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary(INFER)(b"", timeout=0.3)
+            channel.unary_unary(INFER)(b"", timeout=1.5)
         assert gone.wait(TIMEOUT)
         (seen,) = bench.wait_for(1)
 
@@ -284,7 +284,8 @@ def test_a_model_that_is_not_there_is_unavailable() -> None:
 def test_a_model_that_comes_back_is_found() -> None:
     """It said goodbye and its connection ended; the client's stays, and a later call opens another."""
     with ExitStack() as stack:
-        with model({"ModelInfer": unary(echo)}) as port:
+        port = free_port()
+        with model({"ModelInfer": unary(echo)}, port):
             bench = stack.enter_context(proxy(port))
             call = stack.enter_context(bench.channel()).unary_unary(INFER)
             assert call(b"1", timeout=TIMEOUT) == b"1"

@@ -31,7 +31,7 @@ from tests.logger.grpc.raw import Peer
 from tests.logger.grpc.serving import between, model, proxy, streaming, unary
 from tests.logger.grpc.test_links import call, obliging, status_of
 
-TIMEOUT = 20
+TIMEOUT = 60
 
 
 def echo(request: bytes, _context: grpc.ServicerContext) -> bytes:
@@ -76,7 +76,7 @@ def test_who_says_nothing_is_turned_away_in_http_1() -> None:
     with raw.scripted(obliging) as port, proxy(port, max_connections=1) as bench, raw.client(bench.port) as peer:
         first = call(peer)
         with socket.create_connection(("127.0.0.1", bench.port)) as sock:
-            sock.settimeout(20)
+            sock.settimeout(60)
             answer = sock.recv(4096)
         again = call(peer)
 
@@ -208,18 +208,18 @@ def test_a_silent_model_is_given_up() -> None:
         assert gone.wait(TIMEOUT)
         return b""
 
-    with between({"ModelInfer": unary(answer)}, first_byte_s=0.3) as (bench, channel):
+    with between({"ModelInfer": unary(answer)}, first_byte_s=1.0) as (bench, channel):
         found = ended(lambda: channel.unary_unary(INFER)(b"", timeout=TIMEOUT))
         assert gone.wait(TIMEOUT)
         (seen,) = bench.wait_for(1)
 
-    assert found == (grpc.StatusCode.DEADLINE_EXCEEDED, "no answer from the model within 0.3 s")
+    assert found == (grpc.StatusCode.DEADLINE_EXCEEDED, "no answer from the model within 1 s")
     assert (seen.status, seen.aborted) == (504, False)
 
 
 @pytest.mark.parametrize(
     ("limit", "reason"),
-    [("answer_s", "nothing was heard for 0.3 s"), ("total_s", "no whole answer within 0.3 s")],
+    [("answer_s", "nothing was heard for 1 s"), ("total_s", "no whole answer within 1 s")],
 )
 def test_a_stream_that_takes_too_long_is_ended(limit: str, reason: str) -> None:
     """Silence of both sides, or the whole of it: what came is passed on, then a status; the log says aborted."""
@@ -234,7 +234,7 @@ def test_a_stream_that_takes_too_long_is_ended(limit: str, reason: str) -> None:
         yield b"one"
         gone.wait(TIMEOUT)
 
-    with between({"ModelStreamInfer": streaming(answer)}, **{limit: 0.3}) as (bench, channel):
+    with between({"ModelStreamInfer": streaming(answer)}, **{limit: 1.0}) as (bench, channel):
         running = channel.stream_stream(STREAM)(ask(), timeout=TIMEOUT)
         first = next(running)
         found = ended(lambda: list(running))
@@ -377,14 +377,14 @@ def test_a_deadline_is_passed_on_and_kept() -> None:
         resets.append(peer.until(StreamReset))
 
     with raw.scripted(script) as port, proxy(port) as bench, raw.client(bench.port) as peer:
-        stream = peer.call(b"q", INFER, ("grpc-timeout", "100m"))
+        stream = peer.call(b"q", INFER, ("grpc-timeout", "1000m"))
         peer.flush()
         found = status_of(peer, stream)
         (seen,) = bench.wait_for(1)
         eventually(lambda: bool(resets), "the model's reset")
 
-    assert told[0]["grpc-timeout"] == "100m"
-    assert (found["grpc-status"], found["grpc-message"]) == ("4", "the call's own deadline of 0.1 s is over")
+    assert told[0]["grpc-timeout"] == "1000m"
+    assert (found["grpc-status"], found["grpc-message"]) == ("4", "the call's own deadline of 1 s is over")
     assert (seen.status, seen.aborted) == (504, False)
 
 
@@ -413,7 +413,7 @@ def test_a_head_has_to_come_in_time(begun: bytes) -> None:
 def test_a_preface_has_to_come_in_time() -> None:
     """What begins like the preface and does not go on is a slow head like any other."""
     with proxy(1, head_s=0.3) as bench, socket.create_connection(("127.0.0.1", bench.port)) as sock:
-        sock.settimeout(20)
+        sock.settimeout(60)
         sock.sendall(PREFACE[:20])
         answer = sock.recv(4096)
 
@@ -446,7 +446,7 @@ def test_a_reader_of_single_bytes_is_served() -> None:
     """A client may give room byte by byte: it gets its answer whole, and other calls do not wait for it."""
     with (
         raw.scripted(obliging) as port,
-        proxy(port, send_s=0.5) as bench,
+        proxy(port, send_s=1.5) as bench,
         raw.client(bench.port, {raw.WINDOW: 0}) as peer,
     ):
         stream = peer.call(b"q")
@@ -458,7 +458,7 @@ def test_a_reader_of_single_bytes_is_served() -> None:
             peer.flush()
             got += peer.until(DataReceived, stream).data
             # Each byte comes later than the last sweep saw it: what counts is that it moves.
-            eventually(lambda begun=begun, got=got: time.monotonic() - begun > len(got) * 0.15, "the next byte's time")  # type: ignore[misc] # a lambda's defaults
+            eventually(lambda begun=begun, got=got: time.monotonic() - begun > len(got) * 0.3, "the next byte's time")  # type: ignore[misc] # a lambda's defaults
         found: dict[Any, Any] = dict(peer.until(TrailersReceived, stream).headers)
 
     assert got == b"\x00\x00\x00\x00\x02hi"

@@ -61,7 +61,7 @@ def test_any_split_of_the_bytes_gives_the_same_call(size: int) -> None:
         with socket.create_connection(("127.0.0.1", bench.port)) as sock:
             peer.sock.close()
             peer.sock = sock
-            sock.settimeout(20)
+            sock.settimeout(60)
             stream = peer.call(b"q")
             # The preface went to a connection that is gone: once more, in pieces.
             text += PREFACE + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" + peer.h2.data_to_send()
@@ -78,7 +78,7 @@ def test_any_split_of_the_bytes_gives_the_same_call(size: int) -> None:
 def test_what_only_begins_like_the_preface_is_http_1() -> None:
     """`PRI` is a method like any other until the preface is whole."""
     with proxy(1) as bench, socket.create_connection(("127.0.0.1", bench.port)) as sock:
-        sock.settimeout(20)
+        sock.settimeout(60)
         sock.sendall(PREFACE[:10])
         sock.sendall(b"HTTP/1.1\r\n\r\n")
         answer = b""
@@ -139,7 +139,7 @@ def test_too_large_a_head_ends_the_connection() -> None:
 
 def test_an_idle_connection_is_told_to_go() -> None:
     """After `idle_s` without calls comes a goodbye that loses nothing, and then the end."""
-    with raw.scripted(obliging) as port, proxy(port, idle_s=0.2) as bench, raw.client(bench.port) as peer:
+    with raw.scripted(obliging) as port, proxy(port, idle_s=1.0) as bench, raw.client(bench.port) as peer:
         first = call(peer)
         end = peer.until(ConnectionTerminated)
         peer.until_closed()
@@ -244,7 +244,7 @@ def test_a_model_without_http_2_is_unavailable() -> None:
             stream = peer.call(b"q")
             peer.flush()
             found = status_of(peer, stream)
-        thread.join(20)
+        thread.join(60)
 
     assert found["grpc-status"] == "14"
     assert "no HTTP/2" in found["grpc-message"]
@@ -367,7 +367,7 @@ def test_a_stop_says_goodbye() -> None:
         bench.stop()
         end = peer.until(ConnectionTerminated)
         peer.until_closed()
-        bench.thread.join(20)
+        bench.thread.join(60)
         alive = bench.thread.is_alive()
 
     assert (end.error_code, alive) == (ErrorCodes.NO_ERROR, False)
