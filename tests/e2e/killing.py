@@ -31,7 +31,7 @@ class Worker:
         """Drain; a worker that does not exit cleanly fails the test."""
         self._process.send_signal(signal.SIGTERM)
 
-        assert self._process.wait(30) == 0, self._log.read_text()[-4000:]
+        assert self._process.wait(60) == 0, self._log.read_text()[-4000:]
 
     def end(self) -> None:
         """End it, whatever it does."""

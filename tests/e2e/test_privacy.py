@@ -130,7 +130,7 @@ def run(
     with sidecar(kafka, topics.payloads, folder, *words) as logger:
         calls(logger.url)
         eventually(lambda: logger.counted("kserve_logger_events_sent_total") == 2 * CALLS, "the deliveries")
-        look(httpx.get(logger.metrics, timeout=5).text)
+        look(httpx.get(logger.metrics, timeout=60).text)
         logger.process.send_signal(signal.SIGTERM)
         code = logger.process.wait(60)
         log = logger.log.read_text()

@@ -89,7 +89,7 @@ def test_the_readme_from_the_first_line_to_the_last(terminal: Terminal, tmp_path
     assert re.fullmatch(r'{"predictions":\[[0-9.]+\]}', asked)
     assert payloads.count("/v1/models/employment:predict") == 2
     assert "logger-employment" in status
-    assert following.wait(30) == 0
+    assert following.wait(60) == 0
     assert "request first of default/employment" in explained
     assert code == 0, log.read_text()
     assert "drained" in log.read_text()

@@ -68,7 +68,7 @@ def _logged(server: str, kafka: str, topic: str, folder: Path) -> Iterator[httpx
             yield client
     finally:
         logger.terminate()
-        logger.wait(30)
+        logger.wait(60)
 
 
 def _observed(topics: Topics, records: list[Record]) -> list[Output]:

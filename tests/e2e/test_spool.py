@@ -77,7 +77,7 @@ class Clients:
         """Call, four at a time; whatever the logger's death does to a call, it is not counted as answered."""
 
         async def client(number: int) -> None:
-            async with httpx.AsyncClient(base_url=url, timeout=10) as http:
+            async with httpx.AsyncClient(base_url=url, timeout=60) as http:
                 count = 0
                 while not self.stop.is_set():
                     count += 1

@@ -110,7 +110,7 @@ def call(logger: Sidecar, count: int) -> None:
 
     async def main() -> None:
         limits = asyncio.Semaphore(8)
-        async with httpx.AsyncClient(base_url=logger.url, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=logger.url, timeout=60) as client:
 
             async def one(number: int) -> None:
                 async with limits:
@@ -125,7 +125,7 @@ def call(logger: Sidecar, count: int) -> None:
 
 def state(logger: Sidecar) -> dict[str, Any]:
     """Give the account of the one sink; the law has to hold whenever it is asked for."""
-    found = httpx.get(logger.metrics.replace("/metrics", "/debug"), timeout=5).json()
+    found = httpx.get(logger.metrics.replace("/metrics", "/debug"), timeout=60).json()
     (sink,) = found["sinks"]
 
     assert found["law"], found
@@ -154,7 +154,7 @@ def test_a_full_disk_stops_nothing(kafka: str, topics: Topics, tmp_path: Path) -
             call(logger, 40)
             full = state(logger)
             alarm = logger.counted("sidelight_logger_spool_healthy"), logger.counted("sidelight_logger_spool_failures")
-            health = httpx.get(logger.metrics.replace("/metrics", "/healthz"), timeout=5).status_code
+            health = httpx.get(logger.metrics.replace("/metrics", "/healthz"), timeout=60).status_code
             with broker_at(port, kafka):
                 # Calls go on coming: what fills the disk must not keep it from being emptied.
                 eventually(lambda: used_again(logger, full["spool_bytes"] / 2), "the disk in use")
