@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FEAST := $(VENV)/feast
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
@@ -14,14 +15,17 @@ help: ## list the commands
 
 setup: $(STAMP) ## install everything that the other commands need into .venv
 
-$(STAMP): requirements/dev.lock pyproject.toml
+$(STAMP): requirements/dev.lock requirements/feast.lock pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	    { echo "$(PYTHON) or its venv module is missing: apt-get install python3.11 python3.11-venv" >&2; exit 1; }
-	@echo "installing into $(VENV), once: about 3.5 GB to download, 7 GB on disk"
+	@echo "installing into $(VENV), once: about 3.6 GB to download, 7.5 GB on disk"
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/dev.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	# Feast needs NumPy 2, which the rest refuses: its server has an environment of its own, for one example and its test.
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(FEAST)
+	$(BIN)/uv pip install --quiet --python $(FEAST)/bin/python --require-hashes -r requirements/feast.lock
 	@touch $(STAMP)
 
 demo: $(STAMP) ## serve a real model, replay three years of real data, watch the alerts
@@ -45,9 +49,11 @@ bench-gpu: $(STAMP) ## measure PyTorch models on a CUDA device, and write docs/g
 fuzz: $(STAMP) ## draw streams of bytes for the logger's proxy and the predictor's gRPC, ten minutes for each promise
 	$(BIN)/python -m tests.logger.fuzz --seconds 600
 
-lock: ## resolve requirements/dev.lock anew from pyproject.toml
+lock: ## resolve what is in requirements/ anew, from pyproject.toml
 	$(BIN)/uv pip compile --quiet --extra dev --python-version 3.11 --generate-hashes \
 	    --no-annotate --no-header --no-emit-index-url pyproject.toml --output-file requirements/dev.lock
+	$(BIN)/uv pip compile --quiet --group feast --python-version 3.11 --generate-hashes \
+	    --no-annotate --no-header --no-emit-index-url --output-file requirements/feast.lock
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -46,12 +46,12 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
+def eventually(condition: Callable[[], bool], what: str, within_s: float = DEADLINE_S) -> None:
     """Wait until a condition holds; fail with its name."""
-    until = time.monotonic() + DEADLINE_S
+    until = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > until:
-            raise AssertionError(f"not within {DEADLINE_S:.0f} s: {what}")
+            raise AssertionError(f"not within {within_s:.0f} s: {what}")
         time.sleep(0.01)
 
 

@@ -1,34 +1,26 @@
-"""Features in the place of entities: over a scripted feature server always, over Feast's own where it is installed."""
+"""Features in the place of entities, from a scripted server; tests/examples/test_features.py has Feast's own."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import orjson
 import pytest
 
-from deploy.kafka.ports import free_port
 from inference.directory import open_model
 from inference.errors import InvalidInput, PredictionFailed, PredictorUnavailable
 from inference.featurestore import FeastServer
 from inference.runtime import Runtime
 from inference.settings import SETTINGS_FILE, Trust
-from tests.documented import ROOT
-from tests.inference.serving import ECHO, eventually
+from tests.inference.serving import ECHO
 from tests.inference.upstream.scripted import HANG, Scripted, scripted
 
-_EXAMPLE = ROOT / "examples" / "features"
 _FEATURES = ["trips:acceptance", "trips:daily"]
-_FEAST = shutil.which("feast")
 
 
 def _told(**values: list[Any]) -> Scripted:
@@ -124,37 +116,3 @@ def test_entities_are_one_value_per_row(tmp_path: Path) -> None:
             with pytest.raises(InvalidInput, match=r"as many rows of each entity, got {'driver_id': 2, "):
                 runtime.predict({"driver_id": np.array([1, 2]), "town": np.array([1])})
     assert script.asked == []
-
-
-@pytest.mark.skipif(_FEAST is None, reason="no command feast: it needs NumPy 2, in a venv of its own")
-def test_the_example_against_feast_itself(tmp_path: Path) -> None:
-    """The example's features go from a Parquet file through Feast's SQLite store and server to a model's inputs."""
-    assert _FEAST is not None
-    folder = tmp_path / "store"
-    shutil.copytree(_EXAMPLE, folder)
-    subprocess.run([sys.executable, "prepare.py"], cwd=folder, check=True)
-    span = ("2025-12-01T00:00:00", "2026-06-01T00:00:00")
-    for words in (("apply",), ("materialize", *span)):
-        subprocess.run([_FEAST, *words], cwd=folder, check=True, capture_output=True)
-    port = free_port()
-    with (tmp_path / "feast.log").open("wb") as output:
-        server = subprocess.Popen([_FEAST, "serve", "-p", str(port)], cwd=folder, stdout=output, stderr=output)
-    try:
-        eventually(lambda: _answers(port) or server.poll() is not None, "the feature server")
-        arguments = json.loads((folder / SETTINGS_FILE).read_text())["transformer"]["arguments"]
-        arguments["store"] = f"http://127.0.0.1:{port}"
-        with _looking(tmp_path, timeout_s=20, **arguments) as runtime:
-            outputs = runtime.predict({"driver_id": np.array([1003, 1001, 7])})
-    finally:
-        server.terminate()
-        server.wait(30)
-
-    np.testing.assert_array_equal(outputs["acceptance"], [0.7, 0.5, np.nan])
-    np.testing.assert_array_equal(outputs["daily"], [30.0, 10.0, np.nan])
-
-
-def _answers(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).is_success
-    except httpx.TransportError:
-        return False
