@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import uvicorn
 
+from deploy.kafka.ports import free_port
 from explainers import errors
 from explainers.base import Background
 from explainers.callback import CallbackClient, CallbackSettings
@@ -76,7 +77,7 @@ def serve(url: str) -> Iterator[httpx.Client]:
     """Run an explain server in a thread."""
     rows = np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
     background = Background(rows=rows, weights=np.full(2, 0.5), names=("a", "b", "c"))
-    client = CallbackClient(CallbackSettings(url=url, model="m", timeout_s=5.0), random.Random(0))
+    client = CallbackClient(CallbackSettings(url=url, model="m", timeout_s=60.0), random.Random(0))
     app = ExplainServer(ServerSettings(model="m", waiting=64), client, background).app
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None))
@@ -136,8 +137,7 @@ def test_bad_requests_are_named(explainer: httpx.Client, body: bytes, message: s
 
 def test_a_predictor_that_is_down_is_503() -> None:
     """Nobody listens: retry later, and the message says where was asked."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     for client in serve(url):
         answer = client.post("/v1/models/m:explain", json={"instances": [[1, 2, 3]]})
 

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 import pytest
 
+from deploy.kafka.ports import free_port
 from inference.batching.caller import Caller, caller, together
 from inference.batching.terms import USUAL, Terms
 from inference.errors import DeadlineExceeded, InferenceError, PredictorFailed, PredictorRefused, PredictorUnavailable
@@ -70,8 +71,7 @@ def test_errors_are_the_callers_or_the_predictors(
 
 def test_nobody_there() -> None:
     """A predictor that cannot be reached is unavailable: come again later."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     for protocol in Protocol:
         with _link(port, protocol=protocol) as link, pytest.raises(PredictorUnavailable) as caught:
             link.infer("m", _ROWS, {})

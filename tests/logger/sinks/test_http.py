@@ -81,7 +81,7 @@ def answers(carrier: HttpPublisher, sent: list[Output]) -> list[Exception | None
     found: list[Exception | None] = []
     for output in sent:
         carrier.send(output, found.append)
-    assert carrier.flush(20) == 0
+    assert carrier.flush(60) == 0
     return found
 
 

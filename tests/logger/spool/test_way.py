@@ -361,7 +361,7 @@ def test_the_real_thing(tmp_path: Path) -> None:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    for _ in range(4_000):
+    for _ in range(12_000):
         if condition():
             return
         threading.Event().wait(0.005)
