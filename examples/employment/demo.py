@@ -37,7 +37,7 @@ ROWS_PER_CALL = 16
 CLIENTS = 3
 PLANTED_AT, PLANTED = 100_000, 400
 """Of which row on, or of the middle of fewer, the ages of how many people arrive in months."""
-SETTLE_S = 45.0
+SETTLE_S = 120.0
 UP_S = 180.0
 
 
@@ -200,7 +200,8 @@ def settle(run: runfile.Run) -> ledger.Ledger:
     deadline = time.monotonic() + SETTLE_S
     while True:
         book = ledger.read(run)
-        done = all(law.holds for law in book.laws()) and not book.detectors.get("waiting", 1)
+        on_the_way = book.in_flight or book.detectors.get("waiting", 1)
+        done = all(law.holds for law in book.laws()) and not on_the_way
         if done or time.monotonic() > deadline:
             return book
         time.sleep(0.5)
