@@ -26,7 +26,7 @@ from streams.topics import Topics
 
 log = logging.getLogger(__name__)
 
-_READY_S: Final = 60.0
+_READY_S: Final = 180.0
 _FIRST_TO_STOP: Final = ("logger-*.transformer", "transformer-*", "logger-*", "explainer-*", "predictor-*")
 """In the calls' order, so that what is in progress gets its answer."""
 

@@ -27,7 +27,7 @@ from deploy.kafka.ports import free_port
 from deploy.supervisor import end_with_parent
 
 PASSWORDS = {"alice": "alice-secret-4711", "bob": "bob-secret-0815"}
-_DEADLINE_S = 60.0
+_DEADLINE_S = 180.0
 _LOOPBACK = ipaddress.ip_address("127.0.0.1")
 
 

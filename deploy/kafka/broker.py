@@ -68,7 +68,7 @@ class BrokerSettings:
     class_path: str
     port: int = 0
     """Client port on loopback; 0 takes a free one, and keeps it for this folder."""
-    ready_s: float = 60.0
+    ready_s: float = 180.0
     """How long the start may take before it counts as failed."""
     with_parent: bool = False
     """End when the starting process ends; otherwise the broker stays until someone stops it."""

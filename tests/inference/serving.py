@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 GATED = "tests.inference.gated:Gated"
 ECHO = "tests.inference.echo:Echo"
 _GRPC = re.compile(r"gRPC on (\S+)")
