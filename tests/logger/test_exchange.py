@@ -270,7 +270,7 @@ def test_a_model_that_falls_silent_within_its_answer_is_cut() -> None:
         assert (bench.seen[0].status, bench.seen[0].aborted) == (200, True)
         assert b"".join(bench.seen[0].response.chunks) == b"half"
 
-    run(model, test, answer_s=0.2)
+    run(model, test, answer_s=1.0)
 
 
 def test_a_whole_exchange_has_a_limit() -> None:
