@@ -21,7 +21,7 @@ from streams.topics import FAMILIES, Topics
 from tests.e2e import traffic
 from tests.e2e.killing import Worker
 
-pytestmark = [pytest.mark.kafka, pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kafka, pytest.mark.e2e, pytest.mark.timeout(1_200)]
 
 CALLS: Final = 3_000
 PARTITIONS: Final = 3
@@ -29,9 +29,9 @@ RUNS: Final = 5
 KILLS_PER_RUN: Final = 10
 CHUNK: Final = 40
 """Records that are sent at once; small, so that a worker is in the middle of something at any moment."""
-START_S: Final = 60.0
+START_S: Final = 180.0
 QUIET_S: Final = 6.0
-SETTLE_S: Final = 120.0
+SETTLE_S: Final = 300.0
 WATERMARKS: Final = 4
 
 

@@ -42,14 +42,14 @@ from streams.stage import Output, Record
 from streams.topics import Topics
 from tests.streams.payloads import START_US, event
 
-pytestmark = [pytest.mark.kafka, pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.e2e, pytest.mark.timeout(900)]
 
 TOPICS: Final = Topics("outage")
 PARTITIONS: Final = 2
 BACKLOG: Final = 6_000
-DEADLINE_S: Final = 90.0
+DEADLINE_S: Final = 180.0
 EVERY_S: Final = 0.02
-CLIENT: Final = httpx.Timeout(30.0)
+CLIENT: Final = httpx.Timeout(60.0)
 
 
 class Model(BaseHTTPRequestHandler):

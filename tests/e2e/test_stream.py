@@ -34,7 +34,7 @@ KEYS: Final = 24
 CHUNK: Final = 25
 SHARE: Final = 150
 """Requests per kill."""
-WAIT_S: Final = 90.0
+WAIT_S: Final = 180.0
 UNREADABLE: Final = 13
 """Every so many-th request is none."""
 

@@ -20,7 +20,7 @@ import xgboost
 from deploy import environment
 from tests.e2e import traffic
 
-pytestmark = [pytest.mark.kafka, pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.e2e, pytest.mark.timeout(900)]
 
 SERVICE = """\
 apiVersion: serving.kserve.io/v1beta1
@@ -56,7 +56,7 @@ class Installation:
     def call(self, *words: str, good: tuple[int, ...] = (0,)) -> str:
         """Run a subcommand; give its output."""
         command = (*self._command, *words)
-        run = subprocess.run(command, capture_output=True, text=True, env=self._environment, timeout=60, check=False)
+        run = subprocess.run(command, capture_output=True, text=True, env=self._environment, timeout=180, check=False)
 
         assert run.returncode in good, run.stderr
         return run.stdout
@@ -67,7 +67,7 @@ class Installation:
         return found
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 90.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 180.0) -> None:
     """Wait for what has to come."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -104,14 +104,14 @@ def up(tmp_path: Path, kafka: str) -> Iterator[Installation]:
     yield installation
     if installation.process.poll() is None:
         installation.process.send_signal(signal.SIGINT)
-        installation.process.wait(90)
+        installation.process.wait(180)
 
 
 def test_one_payloads_whole_way(up: Installation) -> None:
     """Requests are answered, logged, paired, analysed, alerted on and explained; nothing is lost; Ctrl-C drains."""
     url = up.status()["run"]["services"]["default/credit"]
     shifted = traffic.people(np.random.default_rng(2), 3_000, shifted=True)[["age", "income", "sex"]].to_numpy()
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         for at in range(0, len(shifted), 10):
             body = {"instances": shifted[at : at + 10].tolist()}
             assert client.post("/v1/models/credit:predict", json=body).status_code == 200
@@ -143,7 +143,7 @@ def test_one_payloads_whole_way(up: Installation) -> None:
     until(lambda: up.status()["ledger"]["assembler"].get("synthetic", 0) > 0)
     assert up.status()["ledger"]["detectors"]["released"] == 3_001
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(90) == 0, up.log.read_text()
+    assert up.process.wait(180) == 0, up.log.read_text()
     assert "drained" in up.log.read_text()
 
 
@@ -151,7 +151,7 @@ def test_a_killed_process_comes_back(up: Installation) -> None:
     """Kill -9 of the assembler: it is started again by itself, takes up its state, and no event is missing."""
     status = up.status()
     url = status["run"]["services"]["default/credit"]
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         for _ in range(20):
             client.post("/v1/models/credit:predict", json={"instances": [[40.0, 30.0, 1.0]]})
         (assembler,) = [p for p in status["run"]["processes"] if p["name"] == "assembler-0"]

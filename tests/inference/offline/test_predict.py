@@ -26,8 +26,6 @@ from inference.offline.inputs import CSV_UNIT
 from tests.inference.kafka.summing import SUMMING
 from tests.inference.serving import GATED
 
-pytestmark = pytest.mark.timeout(180)
-
 ROWS = 5_000
 NAMES = ["age", "income", "debt"]
 
