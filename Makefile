@@ -23,7 +23,7 @@ $(STAMP): requirements/dev.lock requirements/feast.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/dev.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
-	# Feast needs NumPy 2, which the rest refuses: its server has an environment of its own, for one example and its test.
+	@# Feast needs NumPy 2, which the rest refuses: its server has an environment of its own, for one example and its test.
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(FEAST)
 	$(BIN)/uv pip install --quiet --python $(FEAST)/bin/python --require-hashes -r requirements/feast.lock
 	@touch $(STAMP)
