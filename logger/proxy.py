@@ -61,6 +61,7 @@ class Proxy:
         """Audit mode, when somebody asks for it; set before `serve`."""
         self.turn = Turn()
         self.pool = Pool(settings, self.turn)
+        self.connector = self.pool.connector
         self.route: Callable[[RequestHead], Pool] | None = None
         """Chooses another pool for some requests: `logger/routes.py`."""
         self.connections: set[Connection | Front] = set()

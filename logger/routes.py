@@ -57,5 +57,8 @@ class Routes:
 
     def _local(self, port: int) -> Pool:
         return Pool(
-            replace(self._settings, upstream_host="127.0.0.1", upstream_port=port, upstream_socket=""), self._turn
+            replace(
+                self._settings, upstream_host="127.0.0.1", upstream_port=port, upstream_socket="", upstream_tls=None
+            ),
+            self._turn,
         )

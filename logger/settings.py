@@ -7,6 +7,16 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTls:
+    """Whom the proxy takes for a model that wants its connections encrypted."""
+
+    ca_file: str = ""
+    """PEM of the authorities that may have signed its certificate, read again when replaced; empty: the system's."""
+    server_name: str = ""
+    """The name that its certificate has to have; empty: the address that is connected to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProxySettings:
     """How the proxy listens, forwards and gives up."""
 
@@ -16,6 +26,8 @@ class ProxySettings:
     upstream_port: int = 8080
     upstream_socket: str = ""
     """Path of the model's unix socket; when given, host and port are not used."""
+    upstream_tls: ModelTls | None = None
+    """How connections to the model are encrypted, of HTTP and of gRPC; None: they are in the clear."""
     max_target: int = 16 * 1024
     """Bytes of the request target; more is 414."""
     max_head: int = 64 * 1024

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import httptools
 
 from inference.http2.outlet import Outlet, Turn
+from logger.connector import Connector
 from logger.heads import Fields, head_size, is_chunked, without_named
 from logger.settings import ProxySettings
 
@@ -233,6 +234,7 @@ class Pool:
 
     def __init__(self, settings: ProxySettings, turn: Turn) -> None:
         self.settings, self._turn = settings, turn
+        self.connector = Connector(settings)
         self._idle: deque[Upstream] = deque()
 
     def idle(self, used_since: float = 0.0) -> Upstream | None:
@@ -251,20 +253,9 @@ class Pool:
         """Open a connection.
 
         Raises:
-            OSError: refused or unreachable.
-            TimeoutError: no answer in time.
+            OSError, TimeoutError: see `Connector.http`.
         """
-        loop, settings = asyncio.get_running_loop(), self.settings
-
-        def made() -> Upstream:
-            return Upstream(self._turn, settings)
-
-        async with asyncio.timeout(settings.connect_s):
-            if settings.upstream_socket:
-                _, found = await loop.create_unix_connection(made, settings.upstream_socket)
-            else:
-                _, found = await loop.create_connection(made, settings.upstream_host, settings.upstream_port)
-        return found
+        return await self.connector.http(lambda: Upstream(self._turn, self.settings))
 
     def give_back(self, upstream: Upstream) -> None:
         """Keep a connection for the next exchange, or close it."""

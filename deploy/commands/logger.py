@@ -17,6 +17,7 @@ from typing import Final
 
 from deploy import agent, sidecar
 from deploy.claims import claim_store
+from deploy.component import add_component_arguments, component_tls
 from deploy.detours import Detours
 from deploy.errors import UserError
 from deploy.limits import add_limit_arguments, limits
@@ -132,6 +133,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--proxies", type=int, default=1, help="proxy processes that share the port (default: 1)")
     add_log_arguments(parser)
     agent.add_agent_arguments(parser)
+    add_component_arguments(parser)
     add_limit_arguments(parser)
     add_kafka_arguments(parser)
 
@@ -150,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = ProxySettings(
         host=arguments.host, port=arguments.port, upstream_port=arguments.component_port,
         grpc_upstream_port=arguments.grpc_component_port, grpc_log_other=arguments.grpc_log_other,
-        log_other=arguments.log_other,
+        log_other=arguments.log_other, upstream_tls=component_tls(arguments),
         **limits(arguments),
     )  # fmt: skip
     detours = Detours(settings, agent.batch_settings(arguments), agent.readiness_probe(arguments.component_port))
@@ -249,7 +251,8 @@ def _forget(_seen: Seen) -> bool:
 
 
 def _say_ready(settings: ProxySettings) -> None:
-    log.info("logger ready on %s, model on port %d", shown(settings.host, settings.port), settings.upstream_port)
+    tls = " by TLS" if settings.upstream_tls is not None else ""
+    log.info("logger ready on %s, model on port %d%s", shown(settings.host, settings.port), settings.upstream_port, tls)
 
 
 def _ship(

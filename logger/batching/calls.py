@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 import httptools
 
+from logger.connector import Connector
 from logger.settings import ProxySettings
 
 Fields = list[tuple[bytes, bytes]]
@@ -194,7 +195,7 @@ class Model:
     """The model's address, and idle connections to it."""
 
     def __init__(self, settings: ProxySettings) -> None:
-        self._settings = settings
+        self._connector = Connector(settings)
         self._idle: deque[Line] = deque()
 
     async def call(self, request: bytes, sink: Sink) -> None:
@@ -231,15 +232,9 @@ class Model:
             found = self._idle.pop()
             if found.alive():
                 return found, True
-        loop, settings = asyncio.get_running_loop(), self._settings
         try:
-            async with asyncio.timeout(settings.connect_s):
-                if settings.upstream_socket:
-                    _, line = await loop.create_unix_connection(Line, settings.upstream_socket)
-                else:
-                    _, line = await loop.create_connection(Line, settings.upstream_host, settings.upstream_port)
+            return await self._connector.http(Line), False
         except TimeoutError as exc:
             raise Unreachable("the model did not take the connection in time") from exc
         except OSError as exc:
             raise Unreachable(f"the model cannot be reached: {exc.strerror or exc}") from exc
-        return line, False

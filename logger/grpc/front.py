@@ -21,6 +21,7 @@ from inference.http2.fields import Head
 from inference.http2.guest import STARVED
 from inference.http2.outlet import Turn
 from inference.http2.status import Code, trailers
+from logger.connector import Connector
 from logger.grpc import methods, patience
 from logger.grpc.back import Back
 from logger.grpc.call import Call, ClientLink, kept, refusal
@@ -38,6 +39,7 @@ class Host(Protocol):
     """What the connections of a listener share."""
 
     settings: ProxySettings
+    connector: Connector
     capture: int
     tally: Tally
     turn: Turn
@@ -269,16 +271,9 @@ class Front(ClientLink):
                 self._place((call,))
 
     async def _connect(self, back: Back) -> None:
-        settings = self.settings
         problem = ""
         try:
-            async with asyncio.timeout(settings.connect_s):
-                loop = asyncio.get_running_loop()
-                if settings.upstream_socket and not settings.grpc_upstream_port:
-                    await loop.create_unix_connection(lambda: back, settings.upstream_socket)
-                else:
-                    port = settings.grpc_upstream_port or settings.upstream_port
-                    await loop.create_connection(lambda: back, settings.upstream_host, port)
+            await self._host.connector.grpc(lambda: back)
         except TimeoutError:
             problem = "the model did not take the connection in time"
         except OSError as exc:

@@ -1,0 +1,104 @@
+"""Opens connections to the model: to its port or its unix socket, in the clear or encrypted.
+
+Used by `upstream.py` (HTTP), `grpc/front.py` (gRPC) and `batching/calls.py`. What goes over a connection is theirs:
+with TLS, only the transport below it is another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from logger.settings import ModelTls, ProxySettings
+from streams import pem
+from streams.errors import BadCredentials
+
+log = logging.getLogger(__name__)
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+_HTTP: Final = "http/1.1"
+_GRPC: Final = "h2"
+
+
+class Connector:
+    """Opens them for one process.
+
+    Raises:
+        BadCredentials: the authorities' file is missing, or holds none.
+    """
+
+    def __init__(self, settings: ProxySettings) -> None:
+        self._settings = settings
+        self._trust = _Trust(settings.upstream_tls) if settings.upstream_tls is not None else None
+
+    async def http(self, made: Callable[[], P]) -> P:
+        """Open one for HTTP/1.1.
+
+        Raises:
+            OSError: refused, unreachable, or not whom we trust.
+            TimeoutError: no answer in time.
+        """
+        return await self._open(made, self._settings.upstream_port, self._settings.upstream_socket, _HTTP)
+
+    async def grpc(self, made: Callable[[], P]) -> P:
+        """Open one for gRPC; raises the same."""
+        settings = self._settings
+        other = settings.grpc_upstream_port
+        return await self._open(made, other or settings.upstream_port, "" if other else settings.upstream_socket, _GRPC)
+
+    async def _open(self, made: Callable[[], P], port: int, path: str, protocol: str) -> P:
+        loop, settings, trust = asyncio.get_running_loop(), self._settings, self._trust
+        context = trust.context(protocol) if trust is not None else None
+        name = trust.name or settings.upstream_host if trust is not None else None
+        async with asyncio.timeout(settings.connect_s):
+            if path:
+                _, found = await loop.create_unix_connection(made, path, ssl=context, server_hostname=name)
+            else:
+                _, found = await loop.create_connection(
+                    made, settings.upstream_host, port, ssl=context, server_hostname=name
+                )
+        return found
+
+
+class _Trust:
+    """Whom we take for the model. The authorities' file is read again when it was replaced."""
+
+    def __init__(self, tls: ModelTls) -> None:
+        self.name, self._ca_file = tls.server_name, tls.ca_file
+        self._stamp = self._look()
+        self._contexts = self._made()
+
+    def context(self, protocol: str) -> ssl.SSLContext:
+        """Give what a new connection is made with; a file that cannot be used changes nothing."""
+        stamp = self._look()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                self._contexts = self._made()
+            except BadCredentials as exc:
+                log.error("the model's new authorities cannot be used, the old ones stay: %s", exc)  # noqa: TRY400 - not ours
+            else:
+                log.info("the model's authorities have changed: new connections trust the new ones")
+        return self._contexts[protocol]
+
+    def _look(self) -> tuple[int, ...] | None:
+        return pem.stamp(Path(self._ca_file)) if self._ca_file else None
+
+    def _made(self) -> dict[str, ssl.SSLContext]:
+        return {protocol: _context(self._ca_file, protocol) for protocol in (_HTTP, _GRPC)}
+
+
+def _context(ca_file: str, protocol: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols([protocol])
+    if ca_file:
+        pem.check_readable(ca_file)
+        pem.load_authorities(context, ca_file)
+    else:
+        context.load_default_certs()
+    return context

@@ -1,0 +1,158 @@
+"""The way to a model that speaks TLS only: HTTP, gRPC and the batcher's, with authorities that are replaced."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+
+from deploy.component import component_tls
+from deploy.errors import UserError
+from deploy.kafka.ports import free_port
+from inference.protocol import v2
+from inference.protocol.grpc_codec import decode_response, encode_request
+from inference.protocol.grpc_messages import SERVICE
+from inference.protocol.tensors import Tensor
+from inference.protocol.v2 import InferRequest
+from logger.settings import ModelTls
+from tests.inference.serving import ECHO, ROOT, Server, eventually, predictor
+from tests.secured import Authority
+
+_BODY = {"instances": [[1.5, 2.5]]}
+_MANY = 250_000
+"""Rows of 4 MB: more than any buffer on the way holds."""
+
+
+@pytest.fixture(name="authority")
+def _authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "own")
+
+
+@pytest.fixture(name="model")
+def _model(authority: Authority, tmp_path: Path) -> Iterator[Server]:
+    """Serve a model, encrypted."""
+    certificate, key = authority.issue("predictor")
+    (tmp_path / "model").mkdir()
+    words = ("--runtime", ECHO, "--ssl_certfile", str(certificate), "--ssl_keyfile", str(key))
+    with predictor(tmp_path / "model", tmp_path, *words) as server:
+        yield server
+
+
+@contextmanager
+def _logger(model: Server, folder: Path, *words: str) -> Iterator[tuple[str, Path]]:
+    """Run a logger without a sink in front of the model; give its address and its log."""
+    port, log = free_port(), folder / "logger.log"
+    command = [
+        sys.executable, "-m", "deploy.cli", "logger", "--host", "127.0.0.1", "--port", str(port),
+        "--component-port", model.url.rpartition(":")[2], "--grpc-component-port", model.grpc.rpartition(":")[2],
+        *words,
+    ]  # fmt: skip
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        eventually(lambda: "logger ready" in log.read_text() or process.poll() is not None, "the ready line")
+        assert process.poll() is None, log.read_text()
+        yield f"127.0.0.1:{port}", log
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _post(address: str) -> httpx.Response:
+    return httpx.post(f"http://{address}/v1/models/m:predict", json=_BODY, timeout=60)
+
+
+def _infer(address: str, rows: int = 1) -> int:
+    """Ask over gRPC; give how many rows came back as they were sent."""
+    sent = np.arange(2.0 * rows).reshape(rows, 2)
+    request = InferRequest(inputs=(Tensor.of("x", sent),))
+    with grpc.insecure_channel(address, [("grpc.max_receive_message_length", -1)]) as channel:
+        call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        answer = decode_response(call(encode_request("m", request, raw=True), timeout=60, wait_for_ready=True))
+    return int((answer.outputs[0].data == sent).all(axis=1).sum())
+
+
+def _infer_binary(address: str, rows: int) -> int:
+    """Ask over HTTP; give the same."""
+    sent = np.arange(2.0 * rows).reshape(rows, 2)
+    request = InferRequest(inputs=(Tensor.of("x", sent),), parameters={"binary_data_output": True})
+    body, length = v2.encode_request(request, binary=True)
+    headers = {"inference-header-content-length": str(length), "content-type": "application/octet-stream"}
+    answer = httpx.post(f"http://{address}/v2/models/m/infer", content=body, headers=headers, timeout=60)
+    found = v2.decode_response(answer.content, int(answer.headers["inference-header-content-length"]))
+    return int((found.outputs[0].data == sent).all(axis=1).sum())
+
+
+def test_calls_reach_a_model_that_speaks_tls_only(model: Server, authority: Authority, tmp_path: Path) -> None:
+    """Over HTTP, gRPC and the batcher; clients speak to the logger in the clear."""
+    words = ("--component-ca-file", str(authority.file), "--component-server-name", "localhost")
+    with _logger(model, tmp_path, *words) as (address, log):
+        plain, rows = _post(address), [_infer(address, _MANY), _infer_binary(address, _MANY)]
+        said = log.read_text()
+    with _logger(model, tmp_path, *words, "--enable-batcher") as (address, _):
+        joined = _post(address)
+
+    assert plain.json() == joined.json() == {"predictions": [[1.5, 2.5]]}
+    assert rows == [_MANY, _MANY]
+    assert "by TLS" in said
+
+
+def test_whoever_is_not_trusted_is_no_model(model: Server, authority: Authority, tmp_path: Path) -> None:
+    """A strange authority is 503, over gRPC UNAVAILABLE, until its file is replaced; so is another name."""
+    trusted = tmp_path / "ca.crt"
+    shutil.copy(Authority(tmp_path, "stranger").file, trusted)
+    words = ("--component-ca-file", str(trusted), "--component-server-name")
+    with _logger(model, tmp_path, *words, "localhost") as (address, log):
+        strange = _post(address)
+        with pytest.raises(grpc.RpcError) as refused:
+            _infer(address)
+        trusted.write_bytes(b"no certificate")
+        eventually(lambda: _post(address).status_code == 503 and "the old ones stay" in log.read_text(), "the mistake")
+        shutil.copy(authority.file, trusted)
+        eventually(lambda: _post(address).is_success, "the new authorities")
+        rows = _infer(address)
+        said = log.read_text()
+    with _logger(model, tmp_path, *words, "elsewhere.example") as (address, _):
+        misnamed = _post(address)
+
+    assert [strange.status_code, misnamed.status_code] == [503, 503]
+    assert "certificate verify failed" in strange.json()["error"].lower()
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert rows == 1
+    assert "Traceback" not in said
+
+
+def test_files_that_cannot_be_used_end_the_start(tmp_path: Path) -> None:
+    """With the file's name, before anything listens."""
+    file = tmp_path / "ca.crt"
+    for content, says in ((None, "no such file"), (b"no certificate", "expected PEM")):
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(UserError, match=f"--component-ca-file: {file}: {says}"):
+            component_tls(_arguments(component_ca_file=str(file)))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, None),
+        ({"component_tls": True}, ModelTls()),
+        ({"component_server_name": "model"}, ModelTls(server_name="model")),
+    ],
+)
+def test_each_flag_turns_tls_on(given: dict[str, str | bool], found: ModelTls | None) -> None:
+    """A name or an authority alone is no way to stay in the clear by mistake."""
+    assert component_tls(_arguments(**given)) == found
+
+
+def _arguments(**given: str | bool) -> argparse.Namespace:
+    return argparse.Namespace(**{"component_tls": False, "component_ca_file": "", "component_server_name": "", **given})
