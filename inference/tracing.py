@@ -8,7 +8,7 @@ reads; `deploy/environment.py` decides by them whether there are traces. Used by
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Any, Final
 
 from inference.batching.call import Call
 from inference.runtime import library
@@ -48,19 +48,8 @@ class Tracing:
         now = time.monotonic()
         # The wall clock is asked once: it may be set back between two looks.
         offset = time.time_ns() - round(now * 1e9)
-        carrier = {"traceparent": call.terms.traceparent} if call.terms.traceparent else {}
-        context = self._propagator.extract(carrier, self._context())
-        span = self._tracer.start_span(
-            f"infer {call.model}",
-            context=context,
-            kind=self._api.SpanKind.CONSUMER if call.terms.protocol == _TOPIC else self._api.SpanKind.SERVER,
-            start_time=_at(call.arrived, offset),
-            attributes={
-                "sidelight.model": call.model,
-                "sidelight.protocol": call.terms.protocol,
-                "sidelight.yielding": call.terms.yielding,
-            },
-        )
+        context = self._continued(call.terms.traceparent)
+        span = self._span(call, context, offset)
         below = self._api.set_span_in_context(span, context)
         queue = self._tracer.start_span("queue", context=below, start_time=_at(call.arrived, offset))
         queue.end(_at(call.started or now, offset))
@@ -72,10 +61,34 @@ class Tracing:
                 attributes={"sidelight.rows": call.rows, "sidelight.batch.calls": call.together},
             )
             compute.end(_at(call.computed, offset))
+        self._end(span, error, _at(now, offset))
+        for trace in call.terms.others:
+            # Computed once: the link says where.
+            link = self._api.Link(span.get_span_context())
+            self._end(self._span(call, self._continued(trace), offset, link), error, _at(now, offset))
+
+    def _continued(self, trace: str) -> Any:  # noqa: ANN401 - a context, of a library that may be missing
+        return self._propagator.extract({"traceparent": trace} if trace else {}, self._context())
+
+    def _span(self, call: Call, context: Any, offset: int, *links: Any) -> Any:  # noqa: ANN401 - as above
+        return self._tracer.start_span(
+            f"infer {call.model}",
+            context=context,
+            kind=self._api.SpanKind.CONSUMER if call.terms.protocol == _TOPIC else self._api.SpanKind.SERVER,
+            start_time=_at(call.arrived, offset),
+            attributes={
+                "sidelight.model": call.model,
+                "sidelight.protocol": call.terms.protocol,
+                "sidelight.yielding": call.terms.yielding,
+            },
+            links=links,
+        )
+
+    def _end(self, span: Any, error: BaseException | None, at: int) -> None:  # noqa: ANN401 - as above
         if error is not None:
             span.set_attribute("error.type", type(error).__name__)
             span.set_status(self._api.StatusCode.ERROR, str(error))
-        span.end(_at(now, offset))
+        span.end(at)
 
     def close(self) -> None:
         """Send what is left."""

@@ -32,6 +32,8 @@ class Terms:
     """A metrics label, one of few: v1, v2, grpc, kafka, batch."""
     traceparent: str = ""
     """W3C trace context of the caller, to be continued."""
+    others: tuple[str, ...] = ()
+    """The same of further callers whose requests are joined in this call already."""
 
 
 USUAL: Final = Terms()

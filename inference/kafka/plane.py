@@ -128,7 +128,8 @@ class PlaneModels:
         around = call.around
         terms = Terms(
             key=around.correlation.encode(), headers=_headers(around), protocol="kafka", whole=True,
-            size=_size(call), traceparent=around.traceparent, yielding=around.head.synthetic,
+            size=_size(call), traceparent=around.traceparent, others=call.traces,
+            yielding=around.head.synthetic,
         )  # fmt: skip
         if isinstance(call.request, V1Request):
             if call.version is not None:

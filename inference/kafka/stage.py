@@ -50,6 +50,8 @@ class Call:
     rows: int = 1
     size: int = 0
     """Bytes of the bodies, wherever they lay."""
+    traces: tuple[str, ...] = ()
+    """Trace contexts of the others, where they have any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,4 +307,5 @@ def _alone(ask: Ask, place: int) -> Group:
 def _call(group: Group) -> Call:
     around = group.asks[0].envelope
     size = sum(len(ask.envelope.record.value or b"") + ask.fetched for ask in group.asks)
-    return Call(around.head.model, around.head.version, group.request(), around, group.rows, size)
+    traces = tuple([ask.envelope.traceparent for ask in group.asks[1:] if ask.envelope.traceparent])
+    return Call(around.head.model, around.head.version, group.request(), around, group.rows, size, traces)
