@@ -198,7 +198,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 def metric(port: int, name: str, **labels: str) -> int:
     """Read one number of a process's page; -1 when it does not answer."""
-    page = scrape.read(f"http://127.0.0.1:{port}/metrics")
+    page = scrape.read(f"http://127.0.0.1:{port}/metrics", 60.0)
     return -1 if page is None else int(page.total(name, **labels))
 
 
@@ -291,7 +291,7 @@ def tell(story: Story, settings: broker.BrokerSettings, first: broker.Running, e
         until(lambda: metric(logger_page, "sidelight_logger_in_flight") == 0, "the logger's deliveries")
         events = end_offsets(kafka, TOPICS.payloads)
         until(lambda: metric(assembler_page, "sidelight_stage_total", counter="in") >= events, "the assembler")
-        page = scrape.read(f"http://127.0.0.1:{assembler_page}/metrics") or scrape.Samples()
+        page = scrape.read(f"http://127.0.0.1:{assembler_page}/metrics", 60.0) or scrape.Samples()
         story.counters = {name: int(value) for name, value in page.by("sidelight_stage_total", "counter").items()}
     story.payloads, story.observations = read(kafka, TOPICS.payloads), read(kafka, TOPICS.observations)
     story.deadletters = end_offsets(kafka, TOPICS.deadletter)

@@ -109,7 +109,7 @@ def observed(sidelight: Sidelight, kafka: str, topics: Topics, keys: Path) -> in
     )  # fmt: skip
 
     def counted(counter: str) -> int:
-        found = scrape.read(f"http://{page}/metrics")
+        found = scrape.read(f"http://{page}/metrics", 60.0)
         return 0 if found is None else int(found.by("sidelight_stage_total", "counter").get(counter, 0))
 
     try:

@@ -71,7 +71,7 @@ class Running:
 
     def counters(self) -> dict[str, int]:
         """Add its counters up over the partitions."""
-        page = scrape.read(self.metrics) or scrape.Samples()
+        page = scrape.read(self.metrics, 60.0) or scrape.Samples()
         return {name: int(value) for name, value in page.by("sidelight_stage_total", "counter").items()}
 
 
