@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 from typing import Any, Final
 
+from inference import configuration
 from inference.batching.terms import USUAL, Terms
 from inference.errors import InferenceError
 from inference.protocol.generate import OUTPUT, PROMPT
 from inference.repository import IndexEntry, Lease, Repository
-from inference.runtime import TensorSpec
+from inference.runtime import Runtime, TensorSpec
 from inference.siblings import Siblings
+from inference.tally import Tally
 
 _PROMPT: Final = (TensorSpec(PROMPT, "BYTES", (1,)),)
 _TEXT: Final = (TensorSpec(OUTPUT, "BYTES", (1,)),)
@@ -37,6 +39,7 @@ class Catalogue:
         self.draining = False
         """Set when the process is about to end: nothing is ready any more, but requests are still answered."""
         self._repository, self._depends, self._patience_s = repository, depends, patience_s
+        self._tally = Tally(repository, siblings)
 
     def ready(self) -> bool:
         """Say whether new clients should be sent here."""
@@ -104,17 +107,27 @@ class Catalogue:
     def model_metadata(self, model: str, version: str | None = None, *, text: bool = False) -> dict[str, Any]:
         """Describe a loaded model, as V2's "Model Metadata Response"; `text` for one that is known to make some."""
         loaded = self._repository.loaded(model, version)
-        runtime = loaded.runtime
-        inputs, outputs = runtime.inputs, runtime.outputs
-        if not inputs and not outputs and (text or runtime.generates()):
-            inputs, outputs = _PROMPT, _TEXT
+        inputs, outputs = _tensors(loaded.runtime, text=text)
         return {
             "name": model,
             "versions": self._repository.versions(model) or [loaded.version],
-            "platform": runtime.platform,
+            "platform": loaded.runtime.platform,
             "inputs": [_described(spec) for spec in inputs],
             "outputs": [_described(spec) for spec in outputs],
         }
+
+    async def configured(self, model: str, version: str | None = None, terms: Terms = USUAL) -> dict[str, Any]:
+        """Describe a model as Triton's model configuration does; see `described`."""
+        text = await self.generates(model, version, terms)
+        loaded = self._repository.loaded(model, version)
+        numbered = bool(self._repository.versions(model))
+        return configuration.of(model, loaded, *_tensors(loaded.runtime, text=text), numbered=numbered, text=text)
+
+    async def statistics(
+        self, model: str | None = None, version: str | None = None, *, everywhere: bool = True
+    ) -> list[dict[str, Any]]:
+        """Tell what models did in all processes; see `Tally.told`."""
+        return await self._tally.told(model, version, everywhere=everywhere)
 
     def load(self, model: str, *, everywhere: bool = True) -> None:
         """Load a model, or load it anew, in all processes; see `Repository.load`."""
@@ -140,6 +153,12 @@ class Catalogue:
             return self._repository.loaded(model, version).runtime.ready(model)
         except InferenceError:
             return True
+
+
+def _tensors(runtime: Runtime, *, text: bool) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    if not runtime.inputs and not runtime.outputs and (text or runtime.generates()):
+        return _PROMPT, _TEXT
+    return runtime.inputs, runtime.outputs
 
 
 def _described(spec: TensorSpec) -> dict[str, Any]:

@@ -194,6 +194,7 @@ class DataPlane(Catalogue):
     def close(self) -> None:
         """Drop what waits. Called once nobody asks any more."""
         self.batcher.close()
+        self._tally.close()
         if self.tracing is not None:
             self.tracing.close()
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from inference.folders import Fingerprint, Loaded
 from inference.lease import Done, Lease
 from inference.rollout import UNNUMBERED, Rollout, Routes
+from inference.statistics import Record
 
 
 class Source(Protocol):
@@ -78,8 +79,8 @@ class Copy:
     """One version of a model, in memory or not. Changed under the repository's lock."""
 
     __slots__ = (
-        "busy", "device", "failures", "fingerprint", "known", "lease", "measured", "model", "reason", "retry_at",
-        "version", "waiters",
+        "busy", "device", "failures", "fingerprint", "known", "lease", "measured", "model", "reason", "record",
+        "retry_at", "version", "waiters",
     )  # fmt: skip
 
     def __init__(self, model: Model, version: str) -> None:
@@ -95,3 +96,5 @@ class Copy:
         self.measured = self.device = 0
         """Bytes of memory, and of a GPU's; 0: not known yet, or none worth speaking of."""
         self.fingerprint: Fingerprint = ()
+        self.record: Record | None = None
+        """What it did; None: it was never loaded."""

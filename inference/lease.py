@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 
 from inference.errors import ModelNotReady
 from inference.folders import Loaded
+from inference.statistics import Record
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +27,12 @@ class Freed(Protocol):
 class Lease:
     """One loaded model and its uses in progress, unloaded after the last. Each `acquire` needs one `release`."""
 
-    __slots__ = ("_freed", "_lock", "_retired", "_users", "loaded", "turn")
+    __slots__ = ("_freed", "_lock", "_retired", "_users", "loaded", "record", "turn")
 
-    def __init__(self, loaded: Loaded, freed: Freed) -> None:
+    def __init__(self, loaded: Loaded, freed: Freed, record: Record) -> None:
         self.loaded = loaded
+        self.record = record
+        """Of its version, loaded now or at other times."""
         self.turn = contextlib.nullcontext() if loaded.runtime.thread_safe else threading.Lock()
         """To be held around each prediction."""
         self._freed = freed

@@ -7,6 +7,7 @@ the rest share the label `other`, because each model's histograms are a hundred 
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,22 +109,48 @@ class PredictorMetrics(Collector):
     def predicted(self, calls: Sequence[Call], rows: int) -> None:
         """Take note of calls that were predicted on together: the batcher's observer."""
         first = calls[0]
+        lease = first.lease
+        assert lease is not None  # noqa: S101 - it was predicted on with it
         with self._lock:
-            model = self._model(first.model)
+            label = self._label(first.model)
+            model = self._labelled(label)
             model.batch_rows.observe(rows)
             model.batch_calls.observe(len(calls))
             model.compute.observe(first.compute_s)
+            batches = lease.record.take(first.computed, rows, len(calls), first.compute_s)
             for call in calls:
-                model.queue.observe(call.started - call.arrived)
+                queued = call.started - call.arrived
+                model.queue.observe(queued)
                 model.preprocess.observe(call.decode_s)
                 model.predict.observe(call.compute_s)
                 model.postprocess.observe(call.finish_s)
-                self._rows[self._label(call.model), call.terms.protocol] += call.rows or rows
+                if call.error is None:
+                    batches.queue_s += queued
+                    batches.decode_s += call.decode_s
+                    batches.finish_s += call.finish_s
+                else:
+                    batches.calls -= 1
+                    batches.calls_s -= call.compute_s
+                    lease.record.fail(time.monotonic() - call.arrived)
+                self._rows[label, call.terms.protocol] += call.rows or rows
 
     def unread(self, call: Call) -> None:
         """Take note of a call that could not be decoded: the batcher's observer, too."""
         with self._lock:
-            self._model(call.model).preprocess.observe(call.decode_s)
+            self._labelled(self._label(call.model)).preprocess.observe(call.decode_s)
+        self.spoilt(call)
+
+    def spoilt(self, call: Call) -> None:
+        """Take note of a call that its model did not answer, of whichever reason: the same."""
+        if call.lease is not None:
+            with self._lock:
+                call.lease.record.fail(time.monotonic() - call.arrived)
+
+    def served(self, call: Call, seconds: float) -> None:
+        """Take note of a text or an explanation, for which a call has the model for itself: the same."""
+        if call.lease is not None:
+            with self._lock:
+                call.lease.record.take(time.monotonic(), 1, 1, seconds).queue_s += call.started - call.arrived
 
     def answered(self, model: str, protocol: str, status: int, *, synthetic: bool) -> None:
         """Count an answer."""
@@ -181,8 +208,7 @@ class PredictorMetrics(Collector):
                 for name, model in self._models.items()
             }
 
-    def _model(self, name: str) -> _Model:
-        label = self._label(name)
+    def _labelled(self, label: str) -> _Model:
         model = self._models.get(label)
         if model is None:
             model = self._models[label] = _Model()

@@ -21,6 +21,7 @@ from inference.index import IndexEntry, State, lines
 from inference.lease import Done, Lease, Wait
 from inference.rollout import UNNUMBERED, Choice
 from inference.settings import RepositorySettings
+from inference.statistics import Record
 from inference.stock import Counts, Stock
 from inference.stocktaking import Stocktaking
 from inference.upkeep import Upkeep
@@ -127,6 +128,22 @@ class Repository:
             raise ModelNotReady(name)
         lease.release()
         return lease.loaded
+
+    def records(self, name: str | None = None, version: str | None = None) -> list[tuple[str, str, Record]]:
+        """Give what each version did that was ever loaded: of one model, or of all. May wait for files: see `known`.
+
+        Raises:
+            ModelNotFound: no model of this name, or no such version.
+        """
+        if name is not None and version is not None:
+            copy, number = self._copy(name, version)
+            if number is not None and number != copy.known:
+                raise ModelNotFound(name, number)
+            copies = [copy]
+        else:
+            models = list(self._models.values()) if name is None else [self._model(name)]
+            copies = [copy for model in models for copy in list(model.copies.values())]
+        return [(each.model.name, each.known, each.record) for each in copies if each.record is not None]
 
     def ready(self, name: str, version: str | None = None) -> bool:
         """Tell whether a request would be answered: by a loaded model, or by one that it would load.

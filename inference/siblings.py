@@ -82,19 +82,25 @@ class Siblings:
 
         Not summed: when one process starts again, the sum of its counters and the others' would seem to start again.
         """
-        pages = {self.index: own}
-        for index in self._others():
-            try:
-                status, page = self._ask(index, "GET", "/metrics", _PAGE_S)
-            except (OSError, http.client.HTTPException):
-                continue
-            if status == http.HTTPStatus.OK:
-                pages[index] = page
+        pages = {self.index: own} | dict(self._looks("/metrics"))
         up = b"".join(
             b'sidelight_predictor_process_up{process="%d"} %d\n' % (index, index in pages)
             for index in range(self.count)
         )
         return merged(dict(sorted(pages.items()))) + _UP + up
+
+    def answers(self, path: str) -> list[bytes]:
+        """Give what the others answer to a GET; whoever does not, or not with 200, is left out. Blocks."""
+        return [answer for _, answer in self._looks(path)]
+
+    def _looks(self, path: str) -> Iterator[tuple[int, bytes]]:
+        for index in self._others():
+            try:
+                status, answer = self._ask(index, "GET", path, _PAGE_S)
+            except (OSError, http.client.HTTPException):
+                continue
+            if status == http.HTTPStatus.OK:
+                yield index, answer
 
     def _ask(self, index: int, method: str, path: str, timeout_s: float) -> tuple[int, bytes]:
         connection = _Local(self._socket(index), timeout_s)

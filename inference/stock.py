@@ -24,6 +24,7 @@ from inference.lease import Done, Lease
 from inference.loading import Loads
 from inference.residency import Residents, resident_bytes
 from inference.settings import RepositorySettings
+from inference.statistics import Record
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,8 @@ class Stock:
                 loaded = self._load_within(copy, fingerprint, weight, on_device)
         except Exception as exc:  # noqa: BLE001 - whatever a model's file does; it is remembered and told
             return self._failed(copy, exc)
-        lease = Lease(loaded, self.residents.shortage)
+        record = copy.record = copy.record or Record()
+        lease = Lease(loaded, self.residents.shortage, record)
         with self._free:
             waiters, copy.waiters = copy.waiters, []
             lease.acquire(len(waiters) + 1)

@@ -32,6 +32,14 @@ _LEARN: Final = 0.2
 _LONGEST_APART: Final = 1_024
 
 
+def usual_batch(loaded: Loaded) -> int:
+    """Say how many rows calls of a model are joined to at most, as its settings and its runtime have it; 1: never."""
+    settings, runtime = loaded.settings, loaded.runtime
+    if settings.pad_to and settings.max_batch is None and runtime.max_batch > 1:
+        return settings.pad_to[-1]
+    return settings.max_batch or runtime.max_batch
+
+
 class Room:
     """How many calls and bytes may wait, for users and, half as much, for calls that yield."""
 
@@ -79,9 +87,7 @@ class Lane:
         limit = settings.queue
         self.room = Room(calls if limit.calls is None else limit.calls, size if limit.bytes is None else limit.bytes)
         self.pad_to = settings.pad_to
-        self.max_batch = settings.max_batch or runtime.max_batch
-        if self.pad_to and settings.max_batch is None and runtime.max_batch > 1:
-            self.max_batch = self.pad_to[-1]
+        self.max_batch = usual_batch(loaded)
         self._settled = settings.max_batch is not None or bool(self.pad_to) or not runtime.computes
         self.wait_s = settings.max_latency_ms / 1_000 if self.max_batch > 1 else 0.0
         self.parallel = (settings.parallel or threads) if runtime.thread_safe else 1

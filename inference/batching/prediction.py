@@ -100,13 +100,16 @@ class Prediction:
         try:
             if call.alone is not None:
                 with on_behalf_of(lease.loaded.runtime, [call]), lease.turn:
+                    start = time.monotonic()
                     call.result = call.alone(lease.loaded)
+                self._observer.served(call, time.monotonic() - start)
                 return
             assert call.inputs is not None  # noqa: S101 - it was read
             with on_behalf_of(lease.loaded.runtime, [call]):
                 answer, compute_s = self._predict(lease, call.inputs, call.asked, call.rows)
         except BaseException as exc:  # noqa: BLE001 - whatever a model does, the thread must live on
             call.error = self._translated(call, exc)
+            self._observer.spoilt(call)
             return
         call.complete(answer, lease.loaded, compute_s, time.monotonic())
         self._noted([call], call.rows or row_count(answer.outputs), compute_s)

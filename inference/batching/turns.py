@@ -37,6 +37,12 @@ class Observer(Protocol):
     def unread(self, call: Call) -> None:
         """Take note of a call that could not be decoded."""
 
+    def spoilt(self, call: Call) -> None:
+        """Take note of a call that failed otherwise before there was an answer."""
+
+    def served(self, call: Call, seconds: float) -> None:
+        """Take note of a call that had the model for itself for so long."""
+
 
 @dataclass(slots=True)
 class Turn:
@@ -187,6 +193,7 @@ class Turns:
                 turn.over.append(call)
             elif call.deadline <= now:
                 call.error = late(call)
+                self._observer.spoilt(call)
                 turn.over.append(call)
             else:
                 call.started = call.started or now

@@ -24,7 +24,9 @@ from inference.repository import State
 Look = Callable[[Any], Mapping[str, Any]]
 """A message in, the fields of the answer out."""
 
-_EXTENSIONS: Final = ("model_repository_extension", "model_repository", "classification")
+_EXTENSIONS: Final = (
+    "model_repository_extension", "model_repository", "classification", "statistics", "model_configuration",
+)  # fmt: skip
 """The first is KServe's word, the second Triton's for the same."""
 
 
@@ -54,6 +56,8 @@ class Service:
         unary |= {name: _method(name, work, None) for name, work in looks.items()}
         unary |= {name: _method(name, work, self._manage) for name, work in slow.items()}
         unary["ModelMetadata"] = self._model_metadata
+        unary["ModelConfig"] = self._model_config
+        unary["ModelStatistics"] = self._statistics
         return of_service(SERVICE, unary, {"ModelStreamInfer": self._predictions.stream})
 
     def _model_ready(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
@@ -64,6 +68,19 @@ class Service:
         terms = terms_of(asked, len(data))
         fields = await self._plane.described(message.name, message.version or None, terms)
         answer: bytes = MESSAGES.of("ModelMetadataResponse")(**fields).SerializeToString()
+        return answer
+
+    async def _model_config(self, data: bytes, asked: Asked) -> bytes:
+        message = parsed(MESSAGES.of("ModelConfigRequest"), data)
+        terms = terms_of(asked, len(data))
+        fields = await self._plane.configured(message.name, message.version or None, terms)
+        answer: bytes = MESSAGES.of("ModelConfigResponse")(config=fields).SerializeToString()
+        return answer
+
+    async def _statistics(self, data: bytes, _asked: Asked) -> bytes:
+        message = parsed(MESSAGES.of("ModelStatisticsRequest"), data)
+        told = await self._plane.statistics(message.name or None, message.version or None)
+        answer: bytes = MESSAGES.of("ModelStatisticsResponse")(model_stats=told).SerializeToString()
         return answer
 
     def _load(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time

@@ -2,12 +2,14 @@
 
 Sources: the field tables of the Open Inference Protocol's gRPC specification; for loading, unloading, the index and
 streams, which it lacks, those of KServe's and Triton's model repository extensions and of Triton's ModelStreamInfer.
+Triton's statistics and model configuration are `grpc_triton.py`'s.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from inference.protocol import grpc_triton
 from inference.protocol.grpc_schema import Messages, Schema
 
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -76,7 +78,8 @@ _SCHEMA: Final = Schema(
         "RepositoryIndexResponse.ModelIndex": (
             "1 name string", "2 version string", "3 state string", "4 reason string",
         ),
-    },
+    } | grpc_triton.MESSAGES,
+    enums=grpc_triton.ENUMS,
     services={
         "GRPCInferenceService": {
             "ServerLive": ("ServerLiveRequest", "ServerLiveResponse"),
@@ -89,7 +92,7 @@ _SCHEMA: Final = Schema(
             "RepositoryModelLoad": ("RepositoryModelLoadRequest", "RepositoryModelLoadResponse"),
             "RepositoryModelUnload": ("RepositoryModelUnloadRequest", "RepositoryModelUnloadResponse"),
             "RepositoryIndex": ("RepositoryIndexRequest", "RepositoryIndexResponse"),
-        }
+        } | grpc_triton.METHODS
     },
 )  # fmt: skip
 

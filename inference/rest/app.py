@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from inference.dataplane import DataPlane
 from inference.rest import answers
 from inference.rest.calls import Calls
+from inference.rest.description import Description
 from inference.rest.generate import Generate
 from inference.rest.management import Management
 from inference.rest.shortcut import Shortcut
@@ -44,7 +45,7 @@ def application(plane: DataPlane, settings: ServerSettings) -> ASGIApp:
         exception_handlers={HTTPException: _no_such_path},
     )
     v1, v2 = V1(plane, calls), V2(plane, calls)
-    for part in (v2, v1, Generate(plane, calls), Management(plane, calls)):
+    for part in (Description(plane, calls), v2, v1, Generate(plane, calls), Management(plane, calls)):
         app.routes.extend(part.router().routes)
     busy = {v1.predict, v2.infer}
     return Shortcut(app, [route for route in app.routes if isinstance(route, APIRoute) and route.endpoint in busy])

@@ -41,7 +41,14 @@ class V2:
         self._server = {
             "name": "sidelight",
             "version": version("sidelight"),
-            "extensions": ["model_repository_extension", "binary_tensor_data", "classification"],
+            "extensions": [
+                "model_repository_extension",
+                "model_repository",
+                "binary_tensor_data",
+                "classification",
+                "statistics",
+                "model_configuration",
+            ],
         }
 
     def router(self) -> APIRouter:

@@ -7,7 +7,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from inference.batching.call import Call
 from inference.batching.terms import Terms
+from inference.folders import Loaded
+from inference.lease import Lease
 from inference.metrics import PredictorMetrics
+from inference.residency import Shortage
+from inference.statistics import Record
+from tests.inference.halves import Halves
 
 
 def _samples(page: bytes) -> list[tuple[str, tuple[tuple[str, str], ...], float]]:
@@ -23,6 +28,7 @@ def _used(models: int) -> PredictorMetrics:
     metrics = PredictorMetrics(lambda: 3.0)
     for number in range(models):
         call = Call(f'm"{number}\\', None, None, alone=None, terms=Terms(), timeout_s=1.0)
+        call.lease = Lease(Loaded(Halves(), "1"), Shortage(), Record())
         call.started = call.arrived + 0.003 * number
         metrics.predicted([call], number)
         metrics.answered(call.model, "v2", 200, synthetic=False)

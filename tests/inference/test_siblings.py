@@ -87,6 +87,21 @@ def _samples(page: str, name: str) -> dict[str, float]:
     }
 
 
+def test_statistics_are_of_all_processes(tmp_path: Path) -> None:
+    """Whoever is asked tells of all: as many inferences as there were, and the next time as many again."""
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    (gate / "open").touch()
+    with _several(gate, tmp_path) as server:
+        for rounds in (1, 2):
+            for _ in range(12):
+                _post(server).raise_for_status()
+            (told,) = _get(server, "/v2/models/m/stats").raise_for_status().json()["model_stats"]
+
+            assert told["inference_count"] == 12 * rounds
+            assert told["inference_stats"]["success"]["count"] == 12 * rounds
+
+
 def test_one_page_shows_all_processes(server: Server) -> None:
     """Whoever is asked gives the metrics of all, told apart by a label, and together they count every call."""
     before = _samples(_page(server), "request_predict_seconds_count")

@@ -42,7 +42,10 @@ def test_server_metadata(client: httpx.Client) -> None:
 
     assert body["name"] == "sidelight"
     assert body["version"]
-    assert body["extensions"] == ["model_repository_extension", "binary_tensor_data", "classification"]
+    assert body["extensions"] == [
+        "model_repository_extension", "model_repository", "binary_tensor_data", "classification", "statistics",
+        "model_configuration",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ["/v2/models/m", "/v2/models/m/versions/1"])

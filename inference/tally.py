@@ -1,0 +1,60 @@
+"""Tells what models did: all versions of one or of all, in this process and in those that serve the same models.
+
+On threads of its own, for there may be thousands of models, and other processes are waited for. Used by
+`inference/catalogue.py`; what is told of one version stands in `inference/statistics.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+from urllib.parse import quote
+
+import orjson
+
+from inference.pool import ComputePool
+from inference.repository import Repository
+from inference.siblings import Siblings
+from inference.statistics import Said, merged
+
+_QUEUE: Final = 16
+_PATIENCE_S: Final = 30.0
+
+
+class Tally:
+    """Tells of one repository's models."""
+
+    def __init__(self, repository: Repository, siblings: Siblings | None) -> None:
+        self._repository, self._siblings = repository, siblings
+        # Were what another process asks to wait for what this one is asking, two could wait for each other.
+        self._asking, self._asked = (ComputePool(threads=1, queue=_QUEUE, timeout_s=_PATIENCE_S) for _ in range(2))
+
+    async def told(self, model: str | None, version: str | None, *, everywhere: bool) -> list[Said]:
+        """Tell of a version of a model, of all of them that were ever loaded, or of all models'.
+
+        Raises:
+            ModelNotFound: no such model, or no such version.
+            Overloaded, DeadlineExceeded: too many ask.
+        """
+        if not everywhere or self._siblings is None:
+            return await self._asked.run(partial(self._own, model, version))
+        return await self._asking.run(partial(self._all, self._siblings, model, version))
+
+    def close(self) -> None:
+        """Tell nobody any more."""
+        for pool in (self._asking, self._asked):
+            pool.close()
+
+    def _own(self, model: str | None, version: str | None) -> list[Said]:
+        return [record.said(name, number) for name, number, record in self._repository.records(model, version)]
+
+    def _all(self, siblings: Siblings, model: str | None, version: str | None) -> list[Said]:
+        return merged([self._own(model, version), *_theirs(siblings, model, version)])
+
+
+def _theirs(siblings: Siblings, model: str | None, version: str | None) -> Iterator[list[Said]]:
+    which = "" if model is None else f"/{quote(model, safe='')}"
+    which += "" if version is None else f"/versions/{quote(version, safe='')}"
+    for answer in siblings.answers(f"/v2/models{which}/stats"):
+        yield orjson.loads(answer)["model_stats"]
