@@ -19,6 +19,7 @@ import threadpoolctl
 import uvicorn
 from prometheus_client.registry import Collector
 
+from inference import heap
 from inference.attendance import Attendance
 from inference.certificate import Certificate
 from inference.dataplane import DataPlane
@@ -100,6 +101,7 @@ class PredictorServer(uvicorn.Server):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_COLLECT)
+        heap.keep_freed()
         self._door.open()
         if self._settings.grpc_port is not None:
             await self._start_grpc()

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 _HEAD_S: Final = 20.0
 _SWEEP_S: Final = 1.0
+_AHEAD: Final = 256 * 1024
+"""Bytes of a body that may wait for the application, as much as one read gives. With uvicorn's 64 KiB, longer bodies
+had it cease to read and begin again, each of which is a call of the system."""
 _SLOW: Final = answer(b"408 Request Timeout", f"no whole head within {_HEAD_S:g} s")
 
 
@@ -47,6 +50,21 @@ class Visitor(HttpToolsProtocol):
         self._out = Joined(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", self._out))
         self._door.came(self)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body. Most are whole at once, and stay as they came."""
+        cycle: Any = self.cycle
+        if cycle.response_complete:
+            return
+        if not cycle.body:
+            cycle.body = body
+        else:
+            if isinstance(cycle.body, bytes):
+                cycle.body = bytearray(cycle.body)
+            cycle.body += body
+        if len(cycle.body) > _AHEAD:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._door.places.leave(self)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import orjson
 import pytest
+import uvloop
 
 from inference.visitors import Visitor
 from tests.inference.serving import ECHO, Server, eventually, predictor
@@ -201,6 +202,27 @@ def test_who_has_been_idle_gives_way(before: bytes, begun: bytes, *, gives_way: 
     told, closed = asyncio.run(run())
 
     assert (told.startswith(b"HTTP/1.1 200 "), closed) == (gives_way, gives_way)
+
+
+@pytest.mark.parametrize(("size", "piece"), [(5, 5), (5_000, 1), (100_000, 7_000), (3_000_000, 3_000_000)])
+def test_a_body_comes_whole_in_whatever_pieces(size: int, piece: int) -> None:
+    """One that is there at once, one of many small pieces, and one of more than may wait."""
+    body = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    pieces = [body[at : at + piece] for at in range(0, size, piece)]
+    chunks = [b"%x\r\n%b\r\n" % (len(each), each) for each in pieces]
+    head = b"POST /echo HTTP/1.1\r\nhost: x\r\n"
+
+    async def run() -> list[bytes]:
+        found = []
+        async with hosted() as (_, reader, writer):
+            writer.write(head + b"content-length: %d\r\n\r\n" % size + body)
+            for chunk in [b"", head + b"transfer-encoding: chunked\r\n\r\n" + b"".join(chunks) + b"0\r\n\r\n"]:
+                writer.write(chunk)
+                await reader.readuntil(b"\r\n\r\n")
+                found.append(await reader.readexactly(size))
+        return found
+
+    assert uvloop.run(run()) == [body, body]
 
 
 def test_who_asks_in_time_is_served() -> None:

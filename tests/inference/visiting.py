@@ -18,8 +18,13 @@ LONG = 64 << 20
 """More than the system's own buffers take."""
 
 
-async def _app(scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
-    body = b"ok"
+async def _app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
+    body, more = b"ok", scope["path"] == "/echo"
+    if more:
+        body = b""
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message["more_body"]
     if scope["path"] == "/long":
         body *= LONG // 2
     pieces = 1_000 if scope["path"] == "/pieces" else 0
