@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from streams.errors import Refused, Unavailable
-from streams.stage import Output, Publisher
+from streams.stage import Output, SharedPublisher
 
-_SLICE_S: Final = 0.002
-"""Short, because a host's other thread polls, too: what it has taken in wakes nobody who waits for it here."""
+_SLICE_S: Final = 0.01
+"""How long it waits before it looks whether a record failed."""
+_TURN_S: Final = 0.1
+"""How long it waits for its turn: another's records may be for a broker that is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Sending:
     is sent once more by itself: a broker that refuses one record refuses all that came in the same request.
     """
 
-    def __init__(self, publisher: Publisher, outputs: Sequence[Output]) -> None:
+    def __init__(self, publisher: SharedPublisher, outputs: Sequence[Output]) -> None:
         self._publisher, self._outputs = publisher, tuple(outputs)
         self._begin()
 
@@ -44,10 +47,11 @@ class Sending:
         if any(map(_passes, self._answers)):
             self._begin()
         deadline = time.monotonic() + timeout_s
-        while self._sent < len(self._outputs):
-            self._send(deadline)
-        while len(self._answers) < len(self._outputs):
-            self._look(deadline)
+        with _turn(self._publisher):
+            while self._sent < len(self._outputs):
+                self._send(deadline)
+            while len(self._answers) < len(self._outputs):
+                self._look(deadline)
         self._raise_failure()
         refused = [(index, error) for index, error in self._answers if isinstance(error, Refused)]
         if len(self._outputs) == 1:
@@ -74,7 +78,8 @@ class Sending:
 
     def _look(self, deadline: float) -> None:
         self._raise_failure()
-        self._publisher.poll(_SLICE_S)
+        # Not poll: what has been sent is all there is, and need not wait for company.
+        self._publisher.flush(_SLICE_S)
         missing = len(self._outputs) - len(self._answers)
         if missing and time.monotonic() > deadline:
             raise Unavailable(f"{missing} of {len(self._outputs)} records are not acknowledged yet")
@@ -92,7 +97,7 @@ class Sending:
         return tuple(found)
 
 
-def publish_all(publisher: Publisher, outputs: Sequence[Output], timeout_s: float) -> None:
+def publish_all(publisher: SharedPublisher, outputs: Sequence[Output], timeout_s: float) -> None:
     """Send records in order and return when the broker has acknowledged all of them.
 
     Raises:
@@ -101,6 +106,17 @@ def publish_all(publisher: Publisher, outputs: Sequence[Output], timeout_s: floa
     refused = Sending(publisher, outputs).wait(timeout_s)
     if refused:
         raise refused[0].error
+
+
+@contextmanager
+def _turn(publisher: SharedPublisher) -> Iterator[None]:
+    """Send one after the other: while one's records are on their way, another's to the same partitions could not go."""
+    taken = publisher.turn.acquire(timeout=_TURN_S)
+    try:
+        yield
+    finally:
+        if taken:
+            publisher.turn.release()
 
 
 def _note(answers: list[tuple[int, Exception | None]], index: int, error: Exception | None) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 from streams.errors import StreamError
 from streams.publishing import publish_all
 from streams.reading import Reader
-from streams.stage import Checkpoint, Output, Publisher
+from streams.stage import Checkpoint, Output, SharedPublisher
 
 _MAGIC: Final = b"SLC1"
 _HEAD: Final = struct.Struct("<4sqI")
@@ -64,7 +64,7 @@ class KafkaStateStore:
         self,
         bootstrap: str,
         topic: str,
-        publisher: Publisher,
+        publisher: SharedPublisher,
         *,
         timeout_s: float = 30.0,
         extra: Mapping[str, str] = {},

@@ -26,7 +26,7 @@ from streams.errors import StreamError, Unavailable
 from streams.hosts.runner import Abandoned, Runner, RunnerSettings
 from streams.hosts.settings import HostSettings
 from streams.reading import Reader
-from streams.stage import Publisher, Record, StageFactory, StateStore
+from streams.stage import Record, SharedPublisher, StageFactory, StateStore
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class FaustHost:
         settings: HostSettings,
         runner: RunnerSettings,
         factory: StageFactory,
-        publisher: Publisher,
+        publisher: SharedPublisher,
         store: StateStore,
     ) -> None:
         if settings.extra or settings.instance:

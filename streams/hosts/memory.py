@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streams.hosts.runner import Runner, RunnerSettings
 from streams.publishers.memory import MemoryLog
-from streams.stage import Publisher, StageFactory, StateStore
+from streams.stage import SharedPublisher, StageFactory, StateStore
 
 
 class MemoryHost:
@@ -15,7 +15,7 @@ class MemoryHost:
         log: MemoryLog,
         topic: str,
         factory: StageFactory,
-        publisher: Publisher,
+        publisher: SharedPublisher,
         store: StateStore,
         settings: RunnerSettings,
         *,

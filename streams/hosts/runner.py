@@ -17,7 +17,7 @@ from streams.deadletter import dead_letter
 from streams.errors import NotNow, PublishError, Refused, StreamError
 from streams.publishing import Refusal, Sending
 from streams.refusals import bare_letter, refused_letter
-from streams.stage import Batch, Checkpoint, Output, Publisher, Record, Stage, StageFactory, StateStore
+from streams.stage import Batch, Checkpoint, Output, Record, SharedPublisher, Stage, StageFactory, StateStore
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Runner:
         self,
         partition: int,
         factory: StageFactory,
-        publisher: Publisher,
+        publisher: SharedPublisher,
         store: StateStore,
         settings: RunnerSettings,
         wait: Callable[[float], bool],
