@@ -11,11 +11,9 @@ import time
 from typing import Any, Final
 
 from inference.batching.call import Call
-from inference.runtime import library
+from streams.traces import library, provider
 
-_EXTRA: Final = "otel"
 _SERVICE: Final = "sidelight-predictor"
-_UNNAMED: Final = "unknown_service"
 _TOPIC: Final = "kafka"
 
 
@@ -28,19 +26,9 @@ class Tracing:
         Raises:
             MissingExtra: the SDK is not installed.
         """
-        self._api = library("opentelemetry.trace", _EXTRA)
-        self._context = library("opentelemetry.context", _EXTRA).Context
-        sdk = library("opentelemetry.sdk.trace", _EXTRA)
-        resources = library("opentelemetry.sdk.resources", _EXTRA)
-        exporter = library("opentelemetry.exporter.otlp.proto.http.trace_exporter", _EXTRA)
-        propagation = library("opentelemetry.trace.propagation.tracecontext", _EXTRA)
-        self._propagator = propagation.TraceContextTextMapPropagator()
-        resource = resources.Resource.create()
-        if str(resource.attributes["service.name"]).startswith(_UNNAMED):
-            resource = resource.merge(resources.Resource({"service.name": _SERVICE}))
-        self._provider = sdk.TracerProvider(resource=resource)
-        processor = library("opentelemetry.sdk.trace.export", _EXTRA).BatchSpanProcessor(exporter.OTLPSpanExporter())
-        self._provider.add_span_processor(processor)
+        self._api, self._context = library("trace"), library("context").Context
+        self._propagator = library("trace.propagation.tracecontext").TraceContextTextMapPropagator()
+        self._provider = provider(_SERVICE)
         self._tracer = self._provider.get_tracer("sidelight.inference")
 
     def record(self, call: Call, error: BaseException | None = None) -> None:

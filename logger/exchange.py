@@ -19,6 +19,7 @@ from logger.heads import CONTINUE, LAST_CHUNK, Fields, RequestHead, chunk, frami
 from logger.hold import Hold
 from logger.settings import ProxySettings
 from logger.tap import Seen, is_inference, is_logged
+from logger.tracing import carried
 from logger.upstream import Pool, Upstream
 
 _HOLD: Final = 64 * 1024
@@ -41,6 +42,8 @@ class Client(Protocol):
     """Sampling: tells of a correlation id whether its call is logged; None logs all."""
     others: bool
     """Whether calls to a model's own paths are logged, too."""
+    traced: bool
+    """Whether the model gets the trace of a call below a span of the logger's."""
     heard: float
     leaving: bool
     """The connection closes after this exchange."""
@@ -111,6 +114,8 @@ class Exchange:
             self._seen = Seen(
                 correlation.decode("latin-1"), method.decode("latin-1"), path, head.fields, time.time_ns() // 1000
             )
+            if client.traced and b"traceparent" in head.first:
+                self._head = RequestHead(method, target, head.version, carried(head.fields, self._seen))
 
     def start(self) -> None:
         """Send the head, on an idle connection or on a new one."""

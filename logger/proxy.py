@@ -59,6 +59,8 @@ class Proxy:
         """Sampling, when somebody asks for it; set before `serve`."""
         self.hold: Hold | None = None
         """Audit mode, when somebody asks for it; set before `serve`."""
+        self.traced = False
+        """Whether calls that are logged are spans of their traces; set before `serve`."""
         self.turn = Turn()
         self.pool = Pool(settings, self.turn)
         self.connector = self.pool.connector
@@ -138,7 +140,7 @@ class Connection(Outlet):
         super().__init__(proxy.turn)
         self._proxy = proxy
         self.capture, self.hold, self.chosen = proxy.capture, proxy.hold, proxy.chosen
-        self.others = proxy.settings.log_other
+        self.others, self.traced = proxy.settings.log_other, proxy.traced
         self.heard = time.monotonic()
         self.leaving = proxy.draining
         self._max_head, self._max_headers = proxy.settings.max_head, proxy.settings.max_headers

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import islice
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from streams.bindings import to_kafka
@@ -22,6 +24,8 @@ from streams.events import (
     OBSERVATIONS_TYPE,
     PROTOCOL,
     SYNTHETIC,
+    TRACEPARENT,
+    TRACEPARENTS,
     TRUNCATED,
     Event,
     format_time,
@@ -30,9 +34,13 @@ from streams.events import (
 from streams.pairing import Exchange, Pairing, Rejected, Undecodable
 from streams.settings import AssemblerSettings
 from streams.stage import Batch, Effects, Output, Record
+from streams.tracecontext import recorded
 
 ARROW: Final = "application/vnd.apache.arrow.stream"
 _STAGE: Final = "assembler"
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+_MOST_TRACES: Final = 16
+"""Of one record; each is 56 bytes of a header."""
 COUNTED: Final = (
     "in", "paired", "expired", "evicted", "deadlettered", "duplicates",
     "exchanges", "observed", "failed", "synthetic", "truncated", "aborted", "rowless", "undecodable", "oversized",
@@ -189,6 +197,7 @@ class Assembler:
             stable_id(service, self._partition, first.record.offset, last.record.offset),
             self._told_ms,
             self._codec.encode(run),
+            _traces(run),
         )
         headers, value = to_kafka(event)
         return Output(self._settings.observations, service.encode(), value, headers)
@@ -204,7 +213,7 @@ class Assembler:
         partitions = range(self._settings.observation_partitions)
         return [Output(self._settings.observations, None, None, headers, partition) for partition in partitions]
 
-    def _event(self, identity: str, watermark_ms: int, data: bytes | None) -> Event:
+    def _event(self, identity: str, watermark_ms: int, data: bytes | None, more: Mapping[str, str] = _NOTHING) -> Event:
         return Event(
             id=identity,
             source="/sidelight/assembler",
@@ -215,9 +224,19 @@ class Assembler:
                 "partition": self._partition,
                 "partitions": self._settings.payload_partitions,
                 "watermark": str(watermark_ms),
+                **more,
             },
             data=data,
         )
+
+
+def _traces(run: Sequence[Any]) -> Mapping[str, str]:
+    """Give the extension that names the recorded traces of these rows' calls, if there are any."""
+    named = dict.fromkeys(item.exchange.request.event.text(TRACEPARENT) for item in run)
+    found = list(islice((each for each in named if recorded(each) is not None), _MOST_TRACES))
+    if not found:
+        return _NOTHING
+    return {TRACEPARENT: found[0]} if len(found) == 1 else {TRACEPARENTS: " ".join(found)}
 
 
 def _unobserved(exchange: Exchange) -> str | None:

@@ -11,6 +11,7 @@ from deploy.claims import claim_store
 from deploy.kafka.topics import partitions_of
 from deploy.privacy import add_keys_argument, opening_keys
 from deploy.security import kafka_security
+from deploy.tracing import traced
 from deploy.workers import add_worker_arguments, run_stage
 from inference.observations import ArrowCodec
 from streams.assembler import Assembler
@@ -74,8 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
         return Assembler(partition, settings, ArrowCodec(keys, claims))
 
     return run_stage(
-        arguments, name="assembler", topic=topics.payloads, partitions=settings.payload_partitions, factory=stage
-    )
+        arguments, name="assembler", topic=topics.payloads, partitions=settings.payload_partitions,
+        factory=traced(stage, "assembler"),
+    )  # fmt: skip
 
 
 def _seconds(text: str) -> float:

@@ -10,6 +10,7 @@ from deploy.errors import UserError
 from deploy.kafka.topics import partitions_of
 from deploy.manifests import load_monitors
 from deploy.security import kafka_security
+from deploy.tracing import traced
 from deploy.workers import add_worker_arguments, run_stage
 from detectors.errors import DetectorError
 from detectors.registry import build
@@ -44,7 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     access = kafka_security(arguments).properties()
     partitions = partitions_of(arguments.kafka, topics.observations, extra=access)
-    return run_stage(arguments, name="detectors", topic=topics.observations, partitions=partitions, factory=stage)
+    return run_stage(
+        arguments, name="detectors", topic=topics.observations, partitions=partitions,
+        factory=traced(stage, "detectors"),
+    )  # fmt: skip
 
 
 def watch(monitor: MonitorSettings) -> Watch:

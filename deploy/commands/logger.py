@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from deploy import agent, sidecar
+from deploy import agent, sidecar, tracing
 from deploy.claims import claim_store
 from deploy.component import add_component_arguments, component_tls
 from deploy.detours import Detours
@@ -35,8 +35,10 @@ from logger.proxy import Proxy
 from logger.settings import OutboxSettings, ProxySettings, SpoolSettings, TapSettings
 from logger.shipper import Shipper
 from logger.tap import Seen, Tap, sampled
+from logger.tracing import TracedTap
 from logger.way import Way
 from streams.addresses import bare, shown
+from streams.traces import Traces
 
 log = logging.getLogger("sidelight.logger")
 
@@ -158,10 +160,11 @@ def run(arguments: argparse.Namespace) -> int:
     detours = Detours(settings, agent.batch_settings(arguments), agent.readiness_probe(arguments.component_port))
     lanes = [Lane(outbox.max_bytes // arguments.proxies & ~15) for _ in range(arguments.proxies)]
     wanted = tapped if sinks else None
+    traced = bool(sinks) and tracing.wanted()
     children = [
         sidecar.Child(
             f"proxy {number}",
-            partial(_proxy, settings, wanted, lane, outbox, tap, detours, number),
+            partial(_proxy, settings, wanted, lane, outbox, tap, detours, number, traced=traced),
             settings.drain_s + 40,
         )
         for number, lane in enumerate(lanes)
@@ -173,7 +176,7 @@ def run(arguments: argparse.Namespace) -> int:
     served = partial(page.serve, *place, lanes, events_each=tap.events_each, more=more)
     own_page = served if arguments.metrics_port else None
     ways = _way_settings(arguments, tapped, outbox, tap.events_each)
-    ship = partial(_ship, lanes, whole, sinks, ways, own_page, secrets.randbits(63))
+    ship = partial(_ship, lanes, whole, sinks, ways, own_page, secrets.randbits(63), traced=traced)
     last = [sidecar.Child("shipper", ship, outbox.flush_s + 10)] if sinks else []
     if own_page is not None and not sinks:
         last = [sidecar.Child("page", partial(page.alone, own_page), 5)]
@@ -222,7 +225,7 @@ def _conclude(lanes: list[Lane], sinks: Sequence[Destination], events_each: int)
 
 def _proxy(
     settings: ProxySettings, tapped: TapSettings | None, lane: Lane, outbox: OutboxSettings, tap: Tap,
-    detours: Detours, number: int,
+    detours: Detours, number: int, *, traced: bool,
 ) -> int:  # fmt: skip
     import uvloop  # noqa: PLC0415 - each process loads what it alone needs
 
@@ -233,6 +236,7 @@ def _proxy(
         proxy = Proxy(settings, tapped.capture if tapped else 0, box.offer if tapped else _forget, lane.tally)
         proxy.chosen = partial(sampled, one_of=tapped.sample) if tapped and tapped.sample > 1 else None
         proxy.hold = Hold(lane, box, outbox.hold_s) if outbox.hold_s else None
+        proxy.traced = traced
         async with detours.along(proxy):
             await proxy.serve(stopping, partial(_say_ready, settings) if number == 0 else lambda: None)
 
@@ -262,18 +266,24 @@ def _ship(
     settings: WaySettings,
     own_page: Callable[[Sequence[Way]], None] | None,
     boot: int,
+    *,
+    traced: bool,
 ) -> int:
     # The model's answers go first where processors are short.
     os.nice(_NICE)
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     ways = [build(sink, settings) for sink in sinks]
+    # Its thread has to be this process's own.
+    traces = Traces("sidelight-logger") if traced else None
     for path in left_behind(settings.spool_folder, sinks) if settings.spool_folder else ():
         log.warning("%s holds events of a sink that is not named any more; name it again to have them sent", path)
     if own_page is not None:
         own_page(ways)
     log.info("shipping to %s", watched(sinks))
-    Shipper(lanes, tap, ways, settings.outbox, boot).run(stopping)
+    Shipper(lanes, TracedTap(tap, traces) if traces else tap, ways, settings.outbox, boot).run(stopping)
+    if traces is not None:
+        traces.close()
     return 0
 
 

@@ -29,6 +29,7 @@ from logger.hold import Hold
 from logger.lane import Tally
 from logger.settings import ProxySettings
 from logger.tap import Seen
+from logger.tracing import carried
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Host(Protocol):
     connections: set[Any]
     hold: Hold | None
     chosen: Callable[[bytes], bool] | None
+    traced: bool
 
     def new_id(self) -> bytes:
         """Give a correlation id that nobody else has."""
@@ -193,6 +195,8 @@ class Front(ClientLink):
         wanted = methods.logged(path, others=settings.grpc_log_other)
         chosen = self._host.chosen is None or self._host.chosen(correlation)
         seen = kept(head, path, correlation) if wanted and chosen else None
+        if seen is not None and self._host.traced and b"traceparent" in found:
+            head = Head(carried(list(head.fields), seen))
         call = self._calls[stream] = Call(self, stream, head, correlation, seen)
         self._fresh.append(call)
         if end:
