@@ -10,9 +10,6 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from deploy import cli
@@ -73,16 +70,12 @@ def test_a_transformer_is_told_of_a_predictor(word: str, host: str, port: int) -
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-@pytest.mark.parametrize("name", ["collector", "explainer", "logger", "predictor"])
+@pytest.mark.parametrize("name", ["collector", "logger", "predictor"])
 def test_every_address_of_both_kinds(tmp_path: Path, name: str) -> None:
     """`::` is reached by IPv6 and by IPv4, and so is a page."""
     port, page = free_port(), free_port()
     words = {
         "collector": ("--kafka", "127.0.0.1:1", "--port", str(port)),
-        "explainer": (
-            "--model_name", "m", "--predictor_host", "[::1]:1", "--background_file", str(_background(tmp_path)),
-            "--http_port", str(port),
-        ),
         "logger": ("--port", str(port), "--metrics-port", str(page), "--metrics-host", "[::]"),
         "predictor": (
             "--model_name", "m", "--model_dir", str(tmp_path), "--runtime", ECHO, "--http_port", str(port),
@@ -141,12 +134,6 @@ def test_the_port_with_tls(
 
     assert found == port
     assert ("HTTP is on port 8443 in place of 8080, as KServe's servers do" in caplog.text) == (found != asked)
-
-
-def _background(folder: Path) -> Path:
-    file = folder / "background.parquet"
-    pq.write_table(pa.table({"x": np.arange(4.0)}), file)
-    return file
 
 
 def _reached(host: str, port: int) -> bool:

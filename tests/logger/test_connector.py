@@ -98,7 +98,7 @@ def test_calls_reach_a_model_that_speaks_tls_only(model: Server, authority: Auth
     with _logger(model, tmp_path, *words) as (address, log):
         plain, rows = _post(address), [_infer(address, _MANY), _infer_binary(address, _MANY)]
         said = log.read_text()
-    with _logger(model, tmp_path, *words, "--enable-batcher") as (address, _):
+    with _logger(model, tmp_path, *words, "--enable-batcher", "--max-latency", "50") as (address, _):
         joined = _post(address)
 
     assert plain.json() == joined.json() == {"predictions": [[1.5, 2.5]]}
