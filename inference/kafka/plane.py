@@ -23,10 +23,10 @@ from inference.errors import (
     Overloaded,
     PredictionFailed,
 )
+from inference.kafka.calls import Call, Side
 from inference.kafka.envelopes import Envelope
 from inference.kafka.requests import Ask
 from inference.kafka.sheets import Answered
-from inference.kafka.stage import Call, Side
 from inference.protocol.errors import ProtocolError
 from inference.protocol.v1 import V1Request
 from inference.protocol.v2 import InferRequest
@@ -64,7 +64,7 @@ class PlaneModels:
         self._under_way = 0
 
     def side(self, ask: Ask) -> Side:
-        """Say with which other requests one may be joined; see `inference.kafka.stage.Models`."""
+        """Say with which other requests one may be joined; see `inference.kafka.calls.Models`."""
         around = ask.envelope
         model, version = around.head.model, around.head.version
         choice = self._repository.choose(model, version, around.correlation.encode(), _headers(around))
@@ -90,7 +90,7 @@ class PlaneModels:
         return _Answer(self, call, fail)
 
     def lost(self) -> str:
-        """Say why no model can answer any more; see `inference.kafka.stage.Models`."""
+        """Say why no model can answer any more; see `inference.kafka.calls.Models`."""
         return self._plane.lost()
 
     def _counted(self, wait: Callable[[], Answered]) -> Callable[[], Answered]:
@@ -187,7 +187,7 @@ class _Answer:
         self._models, self._call, self._wait = models, call, wait
 
     def result(self) -> Answered:
-        """Wait; see `inference.kafka.stage.Pending`."""
+        """Wait; see `inference.kafka.calls.Pending`."""
         try:
             answered = self._wait()
         except MAY_PASS as exc:

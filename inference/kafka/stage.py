@@ -10,23 +10,25 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from inference.errors import InferenceError
 from inference.kafka.answers import Writer
 from inference.kafka.batches import Group
+from inference.kafka.calls import Call, Models, Pending, Side
 from inference.kafka.envelopes import Envelope, Unreadable
 from inference.kafka.heads import Envelopes
-from inference.kafka.requests import Ask, Bodies, Body
+from inference.kafka.requests import Ask, Bodies
 from inference.kafka.settings import StreamSettings
-from inference.kafka.sheets import Answered, Part, Sheet
+from inference.kafka.sheets import Part, Sheet
 from inference.protocol.errors import ProtocolError
 from inference.rest.answers import status_of
 from streams.claims import ClaimStore
 from streams.deadletter import dead_letter
 from streams.errors import ClaimFailed, NotNow, StreamError
+from streams.events import DATA_REF
 from streams.stage import Batch, Effects, Output, Record
 
 STAGE: Final = "stream"
@@ -38,66 +40,6 @@ _MOST_FETCHED: Final = 64 << 20
 """Bytes of bodies that no record holds, above which requests no longer wait for others to be joined with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What a model is asked."""
-
-    model: str
-    version: str | None
-    request: Body
-    around: Envelope
-    """Of the first request that is joined in it; the others are routed as it is."""
-    rows: int = 1
-    size: int = 0
-    """Bytes of the bodies, wherever they lay."""
-    traces: tuple[str, ...] = ()
-    """Trace contexts of the others, where they have any."""
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """Where a request goes: requests of different sides are never joined."""
-
-    which: Hashable
-    limit: int
-    """Most rows that may be joined there; 1 is never."""
-    steady: bool = False
-    """Whether all requests for the same model and version go there, for now."""
-
-
-class Pending(Protocol):
-    """A call under way."""
-
-    def result(self) -> Answered:
-        """Wait for the answer.
-
-        Raises:
-            streams.errors.NotNow: the model is away; the same call may be made again.
-            InferenceError, ProtocolError: there will be no answer.
-        """
-        ...
-
-
-class Models(Protocol):
-    """The way to the models: values in, values out."""
-
-    def side(self, ask: Ask) -> Side:
-        """Say with which other requests one may be joined.
-
-        Raises:
-            InferenceError: no such model or version.
-        """
-        ...
-
-    def start(self, call: Call) -> Pending:
-        """Begin a call; never raises, never waits for the model."""
-        ...
-
-    def lost(self) -> str:
-        """Say why no model can answer any more in this process; empty: it can."""
-        ...
-
-
 class InferenceStage:
     """A `Stage` for one partition of the request topic; `claims` is where bodies lie that no record holds."""
 
@@ -106,6 +48,7 @@ class InferenceStage:
     ) -> None:
         self._partition, self._settings, self._models = partition, settings, models
         self._tools = _Tools(Envelopes(settings), Bodies(claims), Writer(settings))
+        self._claims = claims is not None
         self._counts = dict.fromkeys(COUNTED, 0)
 
     def process(self, batch: Batch) -> Effects:
@@ -117,6 +60,8 @@ class InferenceStage:
             raise NotNow(lost, "device")
         turn = _Turn(self._settings, self._models, self._tools, len(batch.records))
         try:
+            if self._claims:
+                turn.foresee(batch.records)
             for place, record in enumerate(batch.records):
                 turn.take(place, record)
             outputs = turn.finish()
@@ -170,6 +115,17 @@ class _Turn:
         self._open: dict[Hashable, Group] = {}
         self._flying: deque[tuple[Group, Pending]] = deque()
         self._fetched = 0
+        self._foreseen: tuple[int, Ask] | None = None
+
+    def foresee(self, records: Sequence[Record]) -> None:
+        """Fetch the first body that no record holds: while its store is away, no call is to be computed in vain."""
+        for place, record in enumerate(records):
+            around = self._envelope(record)
+            if around.problem is None and not around.head.plain and around.event.text(DATA_REF):
+                # What is wrong with it is told in its turn.
+                with contextlib.suppress(ProtocolError, ClaimFailed, InferenceError):
+                    self._foreseen = place, self._read(around)
+                return
 
     def take(self, place: int, record: Record) -> None:
         """Read a record and put it to those that it goes with."""
@@ -180,7 +136,7 @@ class _Turn:
             return
         ask = None
         try:
-            ask = self._read(around)
+            ask = self._fetch(place) or self._read(around)
             side = self._side(ask)
         except ProtocolError as exc:
             self._unreadable(place, around, Unreadable("undecodable", str(exc)))
@@ -222,6 +178,13 @@ class _Turn:
             _, pending = self._flying.popleft()
             with contextlib.suppress(Exception):
                 pending.result()
+
+    def _fetch(self, place: int) -> Ask | None:
+        """Give what was foreseen for a place, once."""
+        if self._foreseen is None or self._foreseen[0] != place:
+            return None
+        ask, self._foreseen = self._foreseen[1], None
+        return ask
 
     def _side(self, ask: Ask) -> Side:
         asked = ask.envelope.head.model, ask.envelope.head.version

@@ -19,12 +19,13 @@ from inference import arrow
 from inference.dataplane import DataPlane
 from inference.errors import ModelNotReady
 from inference.folders import ModelFolder
+from inference.kafka.calls import Call, Side
 from inference.kafka.envelopes import envelope
 from inference.kafka.plane import PlaneModels
 from inference.kafka.requests import Ask
 from inference.kafka.settings import StreamSettings
 from inference.kafka.sheets import Answered
-from inference.kafka.stage import Call, InferenceStage, Side
+from inference.kafka.stage import InferenceStage
 from inference.metrics import PredictorMetrics
 from inference.observations import ArrowCodec, decode_rows
 from inference.protocol.tensors import Tensor
@@ -539,6 +540,24 @@ def test_a_body_that_cannot_be_fetched_is_answered_and_kept(summing: Noted, tmp_
     assert [letter["sl_reason"] for letter in letters] == [b"claim"] * 3
     wanted = ["cannot be read", "expected at most", "does not lie under"] if store else ["--claims"] * 3
     assert all(text in answer.error for text, answer in zip(wanted, answers, strict=False))
+
+
+def test_nothing_is_computed_while_bodies_are_away(summing: Noted, tmp_path: Path) -> None:
+    """A store that is away costs no call of what comes before in the batch; once it is back all is answered."""
+    claims = FolderClaims(tmp_path / "bodies")
+    asked = [asking.request("requests", "v1", [[float(n)]], f"c{n}", b"k") for n in range(70)]
+    asked[69] = claimed(asked[69], claims)
+    (tmp_path / "bodies").rename(tmp_path / "away")
+    summing.calls.clear()
+    stage = InferenceStage(0, SETTINGS, summing, claims)
+    for _ in range(2):
+        with pytest.raises(NotNow):
+            stage.process(Batch(0, laid(asked)))
+
+    assert summing.calls == []
+    (tmp_path / "away").rename(tmp_path / "bodies")
+    outputs = stage.process(Batch(0, laid(asked))).outputs
+    assert [asking.told(output).sums for output in outputs] == [[float(n)] for n in range(70)]
 
 
 def test_a_copy_for_a_shadow_says_what_it_holds(tmp_path: Path) -> None:
