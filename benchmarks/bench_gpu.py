@@ -126,8 +126,15 @@ def main() -> int:
             lines.append(row(measured(network, model, folder, kafka, arguments)))
             print(lines[-1], flush=True)
     if arguments.write:
-        arguments.write.write_text(page(lines))
+        arguments.write.write_text(page(lines) + kept(arguments.write))
     return 0
+
+
+def kept(file: Path) -> str:
+    """Give what a page says below the figures, from its first section on."""
+    text = file.read_text() if file.exists() else ""
+    _, section, rest = text.partition("\n## ")
+    return section + rest
 
 
 def parsed() -> argparse.Namespace:

@@ -101,12 +101,13 @@ def model_names(arguments: argparse.Namespace) -> list[str]:
     return list(_addresses(arguments))
 
 
-def open_repository(arguments: argparse.Namespace, link: Link | None = None) -> Repository:
+def open_repository(arguments: argparse.Namespace, link: Link | None = None, gpu: int = 0) -> Repository:
     """Load every model that the arguments name; know those of a repository's folder.
 
     Args:
         arguments: of the command line.
         link: to a predictor: the folders hold transformers that stand before it.
+        gpu: number of the one that models take which name none.
 
     Raises:
         UserError: none is named, one is named twice, or one cannot be loaded.
@@ -120,8 +121,10 @@ def open_repository(arguments: argparse.Namespace, link: Link | None = None) -> 
         log.info("%s holds no model but folders of models: they are loaded by the first requests for them", folder)
     if not addresses and folder is None:
         raise UserError("no model: name one with --model_name NAME --model_dir DIR")
-    sources = {name: _source(address, storage, trust, arguments.runtime, link) for name, address in addresses.items()}
-    shelf = Shelf(folder, trust, arguments.runtime, storage, link) if folder is not None else None
+    sources = {
+        name: _source(address, storage, trust, arguments.runtime, link, gpu) for name, address in addresses.items()
+    }
+    shelf = Shelf(folder, trust, arguments.runtime, storage, link, gpu) if folder is not None else None
     try:
         repository = Repository(sources, _settings(arguments, on_demand=shelf is not None), shelf)
     except ModelLoadFailed as exc:
@@ -155,13 +158,15 @@ def _addresses(arguments: argparse.Namespace) -> dict[str, str]:
     return found
 
 
-def _source(address: str, storage: Storage, trust: Trust, runtime: str | None, link: Link | None) -> Source:
+def _source(
+    address: str, storage: Storage, trust: Trust, runtime: str | None, link: Link | None, gpu: int
+) -> Source:  # fmt: skip
     try:
         if storage.is_local(address):
-            return ModelFolder(str(storage.folder(address)), trust, runtime, storage, link)
+            return ModelFolder(str(storage.folder(address)), trust, runtime, storage, link, gpu)
     except ModelLoadFailed as exc:
         raise UserError(str(exc)) from exc
-    return Stored(storage, address, "", trust, runtime, link)
+    return Stored(storage, address, "", trust, runtime, link, gpu)
 
 
 def _storage(arguments: argparse.Namespace) -> Storage:

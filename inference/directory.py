@@ -64,6 +64,7 @@ def open_model(
     runtime: str | None = None,
     settings: ModelSettings | None = None,
     link: Link | None = None,
+    gpu: int = 0,
 ) -> Runtime:
     """Load the model of a directory, and the transformer around it, if the settings name one.
 
@@ -74,6 +75,7 @@ def open_model(
             finds it from the file.
         settings: the model's; None reads them from the directory.
         link: to a predictor: the directory then holds a transformer that stands before it, and no model.
+        gpu: number of the one that a model takes which names none.
 
     Raises:
         ModelLoadFailed: no candidate, several, or a file that cannot be loaded.
@@ -88,7 +90,7 @@ def open_model(
     if link is not None:
         return _loaded(Transformer, around)
     kind, path = _only(directory, _kinds(runtime or settings.runtime or None))
-    model = _loaded(kind, Source(path=path, settings=settings, trust=trust))
+    model = _loaded(kind, Source(path=path, settings=settings, trust=trust, gpu=gpu))
     return model if settings.transformer is None else _transformed(model, around)
 
 

@@ -79,8 +79,8 @@ class Copy:
     """One version of a model, in memory or not. Changed under the repository's lock."""
 
     __slots__ = (
-        "busy", "device", "failures", "fingerprint", "known", "lease", "measured", "model", "reason", "record",
-        "retry_at", "version", "waiters",
+        "busy", "device", "devices", "failures", "fingerprint", "known", "lease", "measured", "model", "reason",
+        "record", "retry_at", "version", "waiters",
     )  # fmt: skip
 
     def __init__(self, model: Model, version: str) -> None:
@@ -95,6 +95,8 @@ class Copy:
         """What it calls itself, where it has no number."""
         self.measured = self.device = 0
         """Bytes of memory, and of a GPU's; 0: not known yet, or none worth speaking of."""
+        self.devices: tuple[str, ...] = ()
+        """The GPUs whose memory it holds, as far as it says."""
         self.fingerprint: Fingerprint = ()
         self.record: Record | None = None
         """What it did; None: it was never loaded."""

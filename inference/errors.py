@@ -85,6 +85,16 @@ class DeviceExhausted(InferenceError):
 
     retry_after_s: int = 1
 
+    def __init__(self, problem: str, device: str = "") -> None:
+        """Say what is full.
+
+        Args:
+            problem: in the library's words.
+            device: which one, such as `cuda:1`; empty: not known.
+        """
+        super().__init__(problem)
+        self.device = device
+
 
 class DeviceLost(InferenceError):
     """A kernel failed, for example on an index out of range: the GPU refuses this process everything from now on."""

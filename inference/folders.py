@@ -50,6 +50,8 @@ class ModelFolder:
     """Fetches what the settings name by `storage_uri`."""
     link: Link | None = None
     """To the predictor that transformers stand before."""
+    gpu: int = 0
+    """See `inference.runtime.Source`."""
 
     def versions(self) -> tuple[str, ...]:
         """List the versions, the highest first; one without a number when there are no numbered folders.
@@ -88,7 +90,7 @@ class ModelFolder:
         before = self.fingerprint(version) if seen is None else seen
         settings = self._settings(directory, before)
         with self._fetched(directory, settings) as (files, held):
-            runtime = open_model(files, self.trust, self.runtime, settings, self.link)
+            runtime = open_model(files, self.trust, self.runtime, settings, self.link, self.gpu)
             if held is not None:
                 held.keep_for(runtime)
         if self.fingerprint(version) != before:
@@ -132,10 +134,11 @@ class Stored:
     """A model whose folder is fetched when it is loaded first, and looked for anew by each load call."""
 
     def __init__(
-        self, storage: Storage, uri: str, digest: str, trust: Trust, runtime: str | None, link: Link | None = None
-    ) -> None:
+        self, storage: Storage, uri: str, digest: str, trust: Trust, runtime: str | None, link: Link | None = None,
+        gpu: int = 0,
+    ) -> None:  # fmt: skip
         self._storage, self._uri, self._digest = storage, uri, digest
-        self._trust, self._runtime, self._link = trust, runtime, link
+        self._trust, self._runtime, self._link, self._gpu = trust, runtime, link, gpu
         self._folder: ModelFolder | None = None
 
     def versions(self) -> tuple[str, ...]:
@@ -174,7 +177,7 @@ class Stored:
 
     def _found(self) -> ModelFolder:
         path = self._storage.folder(self._uri, self._digest)
-        return ModelFolder(str(path), self._trust, self._runtime, self._storage, self._link)
+        return ModelFolder(str(path), self._trust, self._runtime, self._storage, self._link, self._gpu)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,7 @@ class Shelf:
     runtime: str | None = None
     storage: Storage | None = None
     link: Link | None = None
+    gpu: int = 0
 
     def names(self) -> list[str]:
         """List the models without looking into their folders, so that thousands cost one look.
@@ -204,7 +208,7 @@ class Shelf:
         path = os.path.join(self.path, name)  # noqa: PTH118 - called for thousands
         if not (_is_name(name) and os.path.isdir(path)):  # noqa: PTH112 - as above
             return None
-        return ModelFolder(path, self.trust, self.runtime, self.storage, self.link)
+        return ModelFolder(path, self.trust, self.runtime, self.storage, self.link, self.gpu)
 
 
 def _is_name(name: str) -> bool:

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from inference.metrics import OTHER
 from inference.repository import Repository
 from inference.residency import resident_bytes
-from inference.stock import LOAD_SECONDS
+from inference.weighing import LOAD_SECONDS
 
 _MOST_MODELS: Final = 200
 

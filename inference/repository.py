@@ -1,8 +1,9 @@
 """Keeps the models by name: which there are, which version answers, which are loaded. Thread-safe.
 
 A model is reloaded while the old one serves, and requests are sent to a new version only when it is loaded. Thousands
-of models are known by name only until they are asked for. Used by `inference/dataplane.py`; loading is in
-`inference/stock.py`, what becomes of changed folders in `inference/upkeep.py` and `inference/stocktaking.py`.
+of models are known by name only until they are asked for. Used by `inference/dataplane.py`; what is held, and how it
+fares, is in `inference/holdings.py`, loading in `inference/stock.py`, what becomes of changed folders in
+`inference/upkeep.py` and `inference/stocktaking.py`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,15 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from inference.entries import Copy, Model, Single, Source
+from inference.entries import Model, Single, Source
 from inference.errors import InferenceError, ModelNotFound, ModelNotReady
 from inference.folders import Loaded, ModelFolder, Shelf
-from inference.index import IndexEntry, State, lines
+from inference.holdings import Holdings
+from inference.index import IndexEntry, State
 from inference.lease import Done, Lease, Wait
 from inference.rollout import UNNUMBERED, Choice
 from inference.settings import RepositorySettings
-from inference.statistics import Record
-from inference.stock import Counts, Stock
 from inference.stocktaking import Stocktaking
-from inference.upkeep import Upkeep
 
 __all__ = ["IndexEntry", "Lease", "Loaded", "Repository", "State", "Wanted"]
 
@@ -36,7 +35,7 @@ Wanted: TypeAlias = str | Callable[[], str | None] | None
 """A version or an alias; None: the one that the rollout prefers. Or what finds it out, and may read files for that."""
 
 
-class Repository:
+class Repository(Holdings):
     """The models that this process may serve; which of them are loaded changes."""
 
     def __init__(
@@ -52,34 +51,12 @@ class Repository:
             settings: how they are loaded and kept.
             shelf: a folder of further models.
         """
-        self._settings = settings or RepositorySettings()
-        self._stock = Stock(self._settings)
-        self._upkeep = Upkeep(self._stock, self._settings)
+        super().__init__(settings or RepositorySettings())
         self._closed = threading.Event()
-        self._models: dict[str, Model] = {}
         for name, source in models.items():
             self._add(name, Single(source) if callable(source) else source)
         self._stocktaking = Stocktaking(shelf, self._models, self._add, self._drop)
         self._stocktaking.fill()
-
-    def names(self) -> list[str]:
-        """List every model, loaded or not."""
-        return list(self._models)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._models
-
-    def index(self) -> list[IndexEntry]:
-        """Describe every model; one line for each version that was ever asked for."""
-        return [line for model in list(self._models.values()) for line in lines(model)]
-
-    def versions(self, name: str) -> list[str]:
-        """List a model's numbered versions, the highest first; nothing where there are none.
-
-        Raises:
-            ModelNotFound: no model of this name.
-        """
-        return [version for version in self._upkeep.routes(self._model(name)).versions if version != UNNUMBERED]
 
     def choose(
         self, name: str, version: str | None = None, key: bytes = b"", headers: Mapping[str, str] = _NOTHING
@@ -128,22 +105,6 @@ class Repository:
             raise ModelNotReady(name)
         lease.release()
         return lease.loaded
-
-    def records(self, name: str | None = None, version: str | None = None) -> list[tuple[str, str, Record]]:
-        """Give what each version did that was ever loaded: of one model, or of all. May wait for files: see `known`.
-
-        Raises:
-            ModelNotFound: no model of this name, or no such version.
-        """
-        if name is not None and version is not None:
-            copy, number = self._copy(name, version)
-            if number is not None and number != copy.known:
-                raise ModelNotFound(name, number)
-            copies = [copy]
-        else:
-            models = list(self._models.values()) if name is None else [self._model(name)]
-            copies = [copy for model in models for copy in list(model.copies.values())]
-        return [(each.model.name, each.known, each.record) for each in copies if each.record is not None]
 
     def ready(self, name: str, version: str | None = None) -> bool:
         """Tell whether a request would be answered: by a loaded model, or by one that it would load.
@@ -254,41 +215,6 @@ class Repository:
             if model.routes is not None and isinstance(model.source, ModelFolder):
                 self._upkeep.look_at(model, model.source)
 
-    @property
-    def resident(self) -> tuple[int, int]:
-        """Give how many models are in memory, and what they weigh by estimate."""
-        return len(self._stock.residents), self._stock.residents.total
-
-    @property
-    def on_device(self) -> tuple[int, int, int]:
-        """Give how many models hold memory of a GPU, how much together, and the bound; 0: none."""
-        devices = self._stock.devices
-        return len(devices), devices.total, self._settings.max_gpu_memory
-
-    def gpu_bytes(self) -> dict[str, int]:
-        """Give what each model holds of a GPU, all of its versions together; those that hold some."""
-        held: dict[str, int] = {}
-        for copy in self._stock.devices.held():
-            held[copy.model.name] = held.get(copy.model.name, 0) + copy.device
-        return held
-
-    def lost(self) -> str:
-        """Say why models on a GPU can never predict again in this process; empty: they can."""
-        leases = (copy.lease for copy in self._stock.devices.held())
-        return next((reason for lease in leases if lease is not None and (reason := lease.loaded.runtime.lost())), "")
-
-    @property
-    def bound(self) -> int:
-        """Give the bytes that the process is kept below; 0: no bound."""
-        return self._settings.max_memory
-
-    @property
-    def counts(self) -> Counts:
-        """Give what was loaded and unloaded so far."""
-        counts = self._stock.counts
-        counts.evictions = self._stock.residents.evictions + self._stock.devices.evictions
-        return counts
-
     def _to_be_read(self, name: str) -> bool:
         """Tell whether a request's first step is to look into a model's folder."""
         model = self._model(name)
@@ -327,25 +253,6 @@ class Repository:
     def _drop(self, model: Model) -> None:
         for copy in list(model.copies.values()):
             self._stock.drop(copy)
-
-    def _model(self, name: str) -> Model:
-        try:
-            return self._models[name]
-        except KeyError:
-            raise ModelNotFound(name) from None
-
-    def _copy(self, name: str, version: str | None) -> tuple[Copy, str | None]:
-        """Find a version; the second is a version that is yet to be compared, for models without numbers."""
-        model = self._model(name)
-        routes = self._upkeep.routes(model)
-        found = routes.find(version)
-        number = None
-        if found is None:
-            if routes.versions != (UNNUMBERED,):
-                raise ModelNotFound(name, version)
-            found, number = UNNUMBERED, version
-        copy = model.copies.get(found)
-        return copy or model.copies.setdefault(found, Copy(model, found)), number
 
     def _awaited(self, name: str, version: str | None) -> Lease:
         wait = Wait()

@@ -15,13 +15,16 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 log = logging.getLogger(__name__)
 
 K = TypeVar("K")
+
+Unload: TypeAlias = Callable[[], None]
+"""Lets go of a model that gives no leases any more. Called once, with no lock held: it may take its time."""
 
 _PAGE: Final = 4096
 _CGROUPS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -86,13 +89,14 @@ class Residents(Generic[K]):
     """The models in memory, by when they were last used."""
 
     def __init__(
-        self, limit: int, evict: Callable[[K], bool], *,
+        self, limit: int, evict: Callable[[K], Unload | None], *,
         measure: Callable[[], int] = resident_bytes, trim: Callable[[], None] = give_back,
         clock: Callable[[], float] = time.monotonic, shortage: Shortage | None = None,
     ) -> None:  # fmt: skip
         """Keep the process within `limit` bytes; 0 keeps everything.
 
-        `evict` unloads one model unless it is in use, and says whether it did. It is called with no lock held but ours.
+        `evict` takes a model away from whoever comes next, and gives what unloads it; None: it is in use. It is called
+        with our lock held, and must not wait.
         """
         self._limit = int(limit * (1 - MARGIN))
         self._evict, self._measure, self._trim, self._clock = evict, measure, trim, clock
@@ -100,7 +104,7 @@ class Residents(Generic[K]):
         self.shortage = shortage or Shortage()
         self._changed = self.shortage.changed
         self._total = 0
-        self._coming = 0
+        self._coming = self._leaving = 0
         self._ceiling: int | None = None
         self._steered = 0.0
         self.evictions = 0
@@ -122,11 +126,6 @@ class Residents(Generic[K]):
         """List the models. Takes no lock."""
         return list(self._order)
 
-    def evict_idle(self) -> bool:
-        """Unload the model that was not used for longest; False when all are in use."""
-        with self._changed:
-            return self._evict_one()
-
     def used(self, key: K) -> None:
         """Note a use. Called for every prediction: no lock."""
         if self._limit:
@@ -140,22 +139,17 @@ class Residents(Generic[K]):
         """
         if not self._limit:
             return True
-        with self._changed:
-            while not self._fits(weight):
-                if self._evict_one():
-                    continue
-                if not self._order and not self._coming:
+        while True:
+            with self._changed:
+                if self._fits(weight):
+                    self._coming += weight
+                    return True
+                # What is on its way out may make room enough.
+                unload = None if self._fits(weight - self._leaving) else self._evict_one()
+                if unload is None and not self._wait(give_up):
                     return False
-                left = give_up - self._clock()
-                if left <= 0:
-                    return False
-                self.shortage.short += 1
-                try:
-                    self._changed.wait(min(left, _WAIT_S))
-                finally:
-                    self.shortage.short -= 1
-            self._coming += weight
-        return True
+            if unload is not None:
+                unload()
 
     def settle(self, key: K, reserved: int, weight: int) -> None:
         """Turn a reservation into a resident."""
@@ -189,36 +183,75 @@ class Residents(Generic[K]):
                 return
             self._steered = now
             over = self._measure() - self._limit
-            if over > 0:
-                self._shrink(over)
-            elif self._ceiling is not None and -over > self._limit * MARGIN:
-                self._ceiling = int(self._ceiling * _GROWTH) + 1
+            if over <= 0:
+                if self._ceiling is not None and -over > self._limit * MARGIN:
+                    self._ceiling = int(self._ceiling * _GROWTH) + 1
+                return
+            # What is freed may stay with the C library for a while, so the measure lags: a small step at a time.
+            target = self._staying - max(1, min(over, self._staying // 20))
+        self._shrink(target)
+
+    @property
+    def _staying(self) -> int:
+        return self._total - self._leaving
 
     def _fits(self, weight: int) -> bool:
         wanted = self._total + self._coming + weight
         if self._ceiling is None:
             if self._measure() + self._coming + weight <= self._limit:
                 return True
-            self._ceiling = max(self._total + self._coming, 1)
+            self._ceiling = max(self._staying + self._coming, 1)
         # Less than one model would serve nobody: it is tried as long as the process has room by measure.
         alone = not self._order and not self._coming
         return wanted <= self._ceiling or (alone and self._measure() + weight <= self._limit)
 
-    def _evict_one(self) -> bool:
+    def _wait(self, give_up: float) -> bool:
+        """Wait for a model that is no longer in use; False: there is none to wait for, or no time left."""
+        left = give_up - self._clock()
+        if left <= 0 or not (self._order or self._coming or self._leaving):
+            return False
+        self.shortage.short += 1
+        try:
+            self._changed.wait(min(left, _WAIT_S))
+        finally:
+            self.shortage.short -= 1
+        return True
+
+    def _evict_one(self) -> Unload | None:
+        """Take away the model that was not used for longest; None: all are in use."""
         for _ in range(len(self._order)):
-            key, weight = self._order.popitem(last=False)
-            if self._evict(key):
-                self._total -= weight
-                self.evictions += 1
-                return True
+            # At once: uses are noted without the lock.
+            unload = self._take_away(*self._order.popitem(last=False))
+            if unload is not None:
+                return unload
+        return None
+
+    def _take_away(self, key: K, weight: int) -> Unload | None:
+        """Take away a model that was taken out of the order; back it goes when it is in use."""
+        unload = self._evict(key)
+        if unload is None:
             # In use, so it was used last.
             self._order[key] = weight
-        return False
+            return None
+        self.evictions += 1
+        self._leaving += weight
+        return partial(self._let_go, unload, weight)
 
-    def _shrink(self, over: int) -> None:
-        # What is freed may stay with the C library for a while, so the measure lags: a small step at a time.
-        target = self._total - max(1, min(over, self._total // 20))
-        while self._total > target and self._evict_one():
-            pass
-        self._ceiling = max(self._total + self._coming, 1)
+    def _let_go(self, unload: Unload, weight: int) -> None:
+        try:
+            unload()
+        finally:
+            with self._changed:
+                self._leaving -= weight
+                self._total -= weight
+                self._changed.notify_all()
+
+    def _shrink(self, target: int) -> None:
+        while True:
+            with self._changed:
+                unload = self._evict_one() if self._staying > target else None
+                if unload is None:
+                    self._ceiling = max(self._staying + self._coming, 1)
+                    break
+            unload()
         self._trim()

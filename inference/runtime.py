@@ -58,6 +58,8 @@ class Source:
     trust: Trust = field(default_factory=Trust)
     behind: Runtime | Link | None = None
     """For a transformer: the model that it stands around, or the way to the predictor that it stands before."""
+    gpu: int = 0
+    """Number of the GPU to take where the settings name none, of those that the process sees."""
 
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -124,6 +126,8 @@ class Runtime(ABC):
     what is no UTF-8 is refused. An instance may know better than its class."""
     device_bytes: int = 0
     """Bytes of a GPU's memory that the loaded model holds, as far as its library tells; set by `load`."""
+    devices: tuple[str, ...] = ()
+    """The GPUs that it holds them of, such as `cuda:1`; empty: it does not tell."""
     computes: bool = False
     """Whether a prediction only computes, on its own thread: while it proves short, an event loop may run it."""
     warm_s: float = math.inf

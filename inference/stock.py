@@ -6,13 +6,12 @@ make room for those that requests wait for. Thread-safe. Used by `inference/repo
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import threading
 import time
-from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -22,33 +21,15 @@ from inference.errors import DeviceExhausted, InferenceError, ModelLoadFailed, M
 from inference.folders import Fingerprint, Loaded
 from inference.lease import Done, Lease
 from inference.loading import Loads
-from inference.residency import Residents, resident_bytes
+from inference.residency import Residents, Unload
 from inference.settings import RepositorySettings
 from inference.statistics import Record
+from inference.weighing import Counts, Scales, estimate
 
 log = logging.getLogger(__name__)
 
-_WEIGHT_FACTOR: Final = 2
-_WEIGHT_EACH: Final = 16 * 1024
-"""What a model weighs before anything is known of it: its files twice, and what an empty one holds."""
-_NOTICEABLE: Final = 4 * 1024 * 1024
-"""Growth of the process by one load that is taken for the model's own weight."""
-
-
-LOAD_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the repository did so far."""
-
-    loads: int = 0
-    failures: int = 0
-    evictions: int = 0
-    seconds: float = 0.0
-    """Spent on the loads that succeeded, together."""
-    buckets: list[int] = field(default_factory=lambda: [0] * (len(LOAD_SECONDS) + 1))
-    """Those loads by how long they took."""
+_SWEPT_EVERY: Final = 64
+"""Models that went to make room. For those that came, a thousand objects or two were made: half a millisecond."""
 
 
 class Stock:
@@ -61,12 +42,14 @@ class Stock:
         """Notified when a version is no longer busy."""
         self._slots = threading.BoundedSemaphore(settings.loads)
         self._loads = Loads(settings.loads)
-        self._begun = self._ended = 0
-        self._kinds: set[type] = set()
+        self._swept = 0
         self.draw = random.Random().random  # noqa: S311 - spreads retries and chooses canaries, no secret
         self.residents: Residents[Copy] = Residents(settings.max_memory, self._evict)
-        self.devices: OnDevice[Copy] = OnDevice(settings.max_gpu_memory, self._evict, self.residents.shortage)
+        self.devices: OnDevice[Copy] = OnDevice(
+            settings.max_gpu_memory, self._evict, lambda copy: copy.devices, self.residents.shortage
+        )
         self.counts = Counts()
+        self._scales = Scales(self.counts)
 
     def lease(self, copy: Copy) -> Lease | None:
         """Hold a loaded version; None when it must be loaded first. Never waits.
@@ -165,7 +148,7 @@ class Stock:
         try:
             with self._slots:
                 fingerprint = copy.model.source.fingerprint(copy.version)
-                weight = weight or _WEIGHT_EACH + _WEIGHT_FACTOR * sum(size for _, size, _, _ in fingerprint)
+                weight = weight or estimate(fingerprint)
                 loaded = self._load_within(copy, fingerprint, weight, on_device)
         except Exception as exc:  # noqa: BLE001 - whatever a model's file does; it is remembered and told
             return self._failed(copy, exc)
@@ -187,6 +170,7 @@ class Stock:
         if old is not None:
             old.retire()
         self.residents.steer()
+        self._sweep()
         log.log(
             logging.DEBUG if self.residents.bounded else logging.INFO,
             "model %s version %s is ready",
@@ -195,10 +179,21 @@ class Stock:
         )
         return lease
 
+    def _sweep(self) -> None:
+        """Search what is young for cycles, now and then where models come and go.
+
+        Python does so by what was made less what went: where as much goes as comes, it would be put off until all that
+        was loaded meanwhile is to be looked through at once, while every call waits.
+        """
+        gone = self.residents.evictions + self.devices.evictions
+        if gone - self._swept >= _SWEPT_EVERY:
+            self._swept = gone
+            gc.collect(0)
+
     def _load_within(self, copy: Copy, seen: Fingerprint, weight: int, on_device: int) -> Loaded:
         self._reserve(weight, on_device)
         try:
-            loaded = self._measured_once_there_is_room(copy, seen)
+            loaded = self._loaded_once_there_is_room(copy, seen)
             self._check_device(copy, loaded)
         except BaseException:
             self.residents.cancel(weight)
@@ -206,13 +201,13 @@ class Stock:
             raise
         return loaded
 
-    def _measured_once_there_is_room(self, copy: Copy, seen: Fingerprint) -> Loaded:
+    def _loaded_once_there_is_room(self, copy: Copy, seen: Fingerprint) -> Loaded:
         while True:
             try:
-                return self._measured(copy, seen)
-            except DeviceExhausted:
+                return self._scales.load(copy, seen)
+            except DeviceExhausted as exc:
                 # Only where requests load models, as they would load those again that go.
-                if not (self._settings.on_demand and self.devices.evict_idle()):
+                if not (self._settings.on_demand and self.devices.evict_idle(exc.device)):
                     raise
 
     def _reserve(self, weight: int, on_device: int) -> None:
@@ -237,29 +232,7 @@ class Stock:
                 f"holds {held >> 20} MiB of GPU memory, more than --max_gpu_memory "
                 f"{self._settings.max_gpu_memory >> 20} MiB allows"
             )
-        copy.device = held
-
-    def _measured(self, copy: Copy, seen: Fingerprint) -> Loaded:
-        start, before = time.monotonic(), resident_bytes()
-        with self._lock:
-            self._begun += 1
-            number, alone = self._begun, self._ended == self._begun - 1
-        try:
-            loaded = copy.model.source.load(copy.version, seen)
-        finally:
-            with self._lock:
-                self._ended += 1
-                alone = alone and self._begun == number
-        taken = time.monotonic() - start
-        with self._lock:
-            self.counts.seconds += taken
-            self.counts.buckets[bisect_left(LOAD_SECONDS, taken)] += 1
-        kind, grown = type(loaded.runtime), resident_bytes() - before
-        # Small ones are lost in the noise, and the first of a kind brings its library along.
-        if alone and kind in self._kinds and grown > _NOTICEABLE:
-            copy.measured = grown
-        self._kinds.add(kind)
-        return loaded
+        copy.device, copy.devices = held, tuple(loaded.runtime.devices)
 
     def _failed(self, copy: Copy, error: Exception) -> Exception:
         """Remember a failure, and when to try again: later each time, and not all models at one moment."""
@@ -281,20 +254,23 @@ class Stock:
             done(ModelNotReady(copy.model.name, reason, pause))
         return error
 
-    def _evict(self, copy: Copy) -> bool:
+    def _evict(self, copy: Copy) -> Unload | None:
         with self._lock:
             # First out of sight: who comes now waits for this lock instead of trying again and again.
             lease, copy.lease = copy.lease, None
             if lease is None:
-                return True
+                return _nothing
             if not lease.retire_if_idle():
                 copy.lease = lease
-                return False
+                return None
         # Out of the other memory, too.
         self._gone(copy)
-        lease.unload()
-        return True
+        return lease.unload
 
     def _gone(self, copy: Copy) -> None:
         self.residents.gone(copy)
         self.devices.gone(copy)
+
+
+def _nothing() -> None:
+    """Let go of a model that went meanwhile."""

@@ -96,7 +96,7 @@ class Transformer(Runtime):
         self._behind: Behind = _Remote(behind) if isinstance(behind, Link) else _Local(behind, self._inner_turn)
         self.platform = self._inner.platform if self._inner else "python_transformer"  # type: ignore[misc] # one class, two places
         self.forwards = self._link is not None
-        self.device_bytes = self._inner.device_bytes if self._inner else 0
+        self.device_bytes, self.devices = (self._inner.device_bytes, self._inner.devices) if self._inner else (0, ())
         self._object = UserObject(code, spec.arguments, "transformer")
         self._output_name = source.settings.output_name
         found = map(self._object.step, ("preprocess", "predict", "postprocess"))

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from deploy import environment, siblings
+from deploy import environment, gpus, siblings
 from deploy.errors import UserError
 from deploy.listening import listening
 from deploy.models import add_model_arguments, add_repository_arguments, open_repository
@@ -148,7 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace, settings: ServerSettings, others: Siblings | None = None) -> int:
     shadows = open_shadow_log(arguments)
     link = open_link(arguments)
-    repository = open_repository(arguments, link)
+    repository = open_repository(arguments, link, 0 if others is None else _gpu(others.index))
     try:
         server = PredictorServer(repository, settings, others)
     except (MissingExtra, BadCredentials) as exc:
@@ -164,6 +164,15 @@ def _serve(arguments: argparse.Namespace, settings: ServerSettings, others: Sibl
         link.close()
     log.info("stopped")
     return 1 if server.lost else 0
+
+
+def _gpu(process: int) -> int:
+    """Give the number of the GPU that one of several processes takes for models that name none."""
+    count = gpus.visible(environment.inherited().get("CUDA_VISIBLE_DEVICES"), gpus.present())
+    number = gpus.share(process, count)
+    if count > 1:
+        log.info("process %d takes GPU %d of %d for models that name none", process, number, count)
+    return number
 
 
 def _settings(arguments: argparse.Namespace) -> ServerSettings:

@@ -7,6 +7,7 @@ that are recorded: `inference/pytorch/graphs.py`.
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 Tensors = Mapping[str, torch.Tensor]
 
+_FULL: Final = re.compile(r"\bGPU (\d+) has a total capacity")
 _PREPARING: Final = threading.Lock()
 """CUDA allows one recording in a process at a time, and ends one when somebody waits for the whole device, as a
 compiler does that measures, or gives all free memory back."""
@@ -110,20 +112,36 @@ def weigh(module: torch.nn.Module) -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in weights}.values())
 
 
+def used(module: torch.nn.Module) -> set[str]:
+    """Name the GPUs that hold a model's weights."""
+    return {str(each.device) for each in (*module.parameters(), *module.buffers()) if each.is_cuda}
+
+
+def full(problem: str, usual: torch.device) -> str:
+    """Name the device that an error of PyTorch's says to be full: a model over several may fail on any of them."""
+    found = _FULL.search(problem)
+    return f"cuda:{found[1]}" if found else str(usual)
+
+
 def let_go(module: torch.nn.Module) -> None:
     """Free a model's weights now: an exported program is full of cycles, and hardly any are looked for in a server."""
     for each in (*module.parameters(), *module.buffers()):
         each.data = each.data.new_empty(0)
 
 
-def find(name: str) -> torch.device:
-    """Give the device of a name: `auto`, `cpu`, `cuda` or `cuda:N`.
+def automatic(gpu: int, count: int) -> torch.device:
+    """Give the device for models that name none: the GPU of a number, of so many; the CPU where there are none."""
+    return torch.device("cuda", gpu % count) if count else torch.device("cpu")
+
+
+def find(name: str, gpu: int = 0) -> torch.device:
+    """Give the device of a name: `auto`, `cpu`, `cuda` or `cuda:N`; `auto` is the GPU of that number, if there is one.
 
     Raises:
         ValueError: no such name, or no such device on this machine.
     """
     if name == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        return automatic(gpu, torch.cuda.device_count() if torch.cuda.is_available() else 0)
     kind, _, number = name.partition(":")
     if name != "cpu" and (kind != "cuda" or not (number or "0").isdecimal()):
         raise ValueError(f"expected auto, cpu or cuda:N, got {name!r}")

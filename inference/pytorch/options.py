@@ -20,7 +20,7 @@ class Options:
     """How a model is run."""
 
     device: str = "auto"
-    """`cpu`, `cuda:N`, or `auto`: the first GPU that PyTorch can use, else the CPU."""
+    """`cpu`, `cuda:N`, or `auto`: a GPU that PyTorch can use, else the CPU. Processes share the GPUs out."""
     dtype: str = ""
     """FP16 or BF16 compute in that type; inputs and outputs keep theirs, so that clients need not know.
 

@@ -42,8 +42,8 @@ class Calls:
         self._plane = plane
         self._settings = settings
         self._bodies = Bodies(limit=settings.max_body, timeout_s=settings.body_timeout_s)
-        self._manage_pool, self._relayed_pool, self._gather_pool = (
-            ComputePool(threads=1, queue=_MANAGE_QUEUE, timeout_s=_MANAGE_TIMEOUT_S) for _ in range(3)
+        self._manage_pool, self._relayed_pool, self._gather_pool, self._gathered_pool = self._pools = tuple(
+            ComputePool(threads=1, queue=_MANAGE_QUEUE, timeout_s=_MANAGE_TIMEOUT_S) for _ in range(4)
         )
         # Were what another process asks to wait for what this one is doing, two could wait for each other.
 
@@ -79,13 +79,14 @@ class Calls:
 
     def close(self) -> None:
         """Give what is being loaded a moment."""
-        for pool in (self._manage_pool, self._relayed_pool, self._gather_pool):
+        for pool in self._pools:
             pool.close()
 
     async def gather(self, request: Request, work: Callable[[Request], Response]) -> Response:
-        """Ask the other processes, on a thread; loads of models are not waited for."""
+        """Run what looks at everything, here or in the other processes, too; loads of models are not waited for."""
+        pool = self._gathered_pool if is_relayed(request) else self._gather_pool
         try:
-            answer = await self._gather_pool.run(partial(work, request))
+            answer = await pool.run(partial(work, request))
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
             answer = self._refused(request, exc)
         return _tagged(dict(request.scope["headers"]), answer)

@@ -49,10 +49,14 @@ class Management:
 
     async def metrics(self, request: Request) -> Response:
         """Give the metrics in Prometheus' text format, of all processes."""
-        siblings = self._plane.siblings
-        if siblings is None or is_relayed(request):
-            return self._calls.look(request, lambda _: _page(self._plane.metrics.page()))
-        return await self._calls.gather(request, lambda _: _page(siblings.pages(self._plane.metrics.page())))
+        siblings = None if is_relayed(request) else self._plane.siblings
+
+        def written(_request: Request) -> Response:
+            own = self._plane.metrics.page()
+            return _page(own if siblings is None else siblings.pages(own))
+
+        # On a thread: with hundreds of models it takes longer than a call may.
+        return await self._calls.gather(request, written)
 
     def _listed(self, _request: Request, body: bytes) -> Response:
         only_ready = _fields(body).get("ready", False)

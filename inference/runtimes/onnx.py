@@ -37,7 +37,7 @@ class Options:
     """How a model is run."""
 
     device: str = "auto"
-    """`cpu`, `cuda:N`, or `auto`: the first GPU when ONNX Runtime can use one."""
+    """`cpu`, `cuda:N`, or `auto`: a GPU when ONNX Runtime can use one. Processes share them out."""
     threads: int = 1
     """Threads inside one prediction. The server already runs several predictions at once."""
 
@@ -73,9 +73,10 @@ class ONNX(Runtime):
         session_options.intra_op_num_threads = chosen_options.threads
         session_options.inter_op_num_threads = 1
         session_options.log_severity_level = _ERRORS_ONLY
-        providers = _providers(chosen_options.device, onnxruntime.get_available_providers(), source.path)
+        available = onnxruntime.get_available_providers()
+        chosen_providers = providers(chosen_options.device, available, source.path, source.gpu)
         try:
-            session = onnxruntime.InferenceSession(str(source.path), session_options, providers=providers)
+            session = onnxruntime.InferenceSession(str(source.path), session_options, providers=chosen_providers)
         except Exception as exc:  # the library's errors have no common base
             raise ModelLoadFailed(f"{source.path}: no ONNX model: {exc}") from exc
         return cls(session, source)
@@ -119,9 +120,14 @@ class ONNX(Runtime):
         return {"x": rows.astype(np.float32)}
 
 
-def _providers(device: str, available: Sequence[str], path: Path) -> list[Any]:
+def providers(device: str, available: Sequence[str], path: Path, gpu: int) -> list[Any]:
+    """Give the providers for a device, in ONNX Runtime's form; `auto` is the GPU of a number, if GPUs can be used.
+
+    Raises:
+        ModelLoadFailed: no such name, or no GPU can be used.
+    """
     if device == "auto":
-        return [provider for provider in (_CUDA, _CPU) if provider in available]
+        return [(_CUDA, {"device_id": gpu}), _CPU] if _CUDA in available else [_CPU]
     kind, _, number = device.partition(":")
     if kind == "cpu" and not number:
         return [_CPU]

@@ -82,7 +82,7 @@ class TensorFlow(Runtime):
                 f"{source.path}: a SavedModel is a program that can read and write files; if you trust it: --trusted"
             )
         tensorflow = library("tensorflow", "tensorflow")
-        _set_up(tensorflow)
+        _set_up(tensorflow, source.gpu)
         try:
             model = tensorflow.saved_model.load(str(source.path.parent))
         except Exception as exc:  # the library's errors have no common base
@@ -125,12 +125,17 @@ class TensorFlow(Runtime):
         return {"measurements": rows.astype(np.float32)}
 
 
-def _set_up(tensorflow: Any) -> None:  # noqa: ANN401 - the library is imported late
-    """Take one thread per prediction, and no more of a GPU than is needed. Before the first model, or never."""
+def _set_up(tensorflow: Any, gpu: int) -> None:  # noqa: ANN401 - the library is imported late
+    """Take one thread per prediction, the GPU of a number, and no more of it than needed. Before the first model."""
     with contextlib.suppress(RuntimeError):
         tensorflow.config.threading.set_intra_op_parallelism_threads(1)
         tensorflow.config.threading.set_inter_op_parallelism_threads(1)
-        for device in tensorflow.config.list_physical_devices("GPU"):
+        found = tensorflow.config.list_physical_devices("GPU")
+        if gpu and found:
+            # Whatever does not say where it is to be computed goes to the first that is left.
+            found = [found[gpu % len(found)]]
+            tensorflow.config.set_visible_devices(found, "GPU")
+        for device in found:
             tensorflow.config.experimental.set_memory_growth(device, enable=True)
 
 

@@ -79,7 +79,7 @@ class Torch(Runtime):
         given = options.read(Options, source)
         check(given, source.path)
         try:
-            place = devices.Place(devices.find(given.device))
+            place = devices.Place(devices.find(given.device, source.gpu))
         except ValueError as exc:
             raise ModelLoadFailed(f"{source.path}: options: device: {exc}") from exc
         declared = options.specs(given.inputs, f"{source.path}: options: inputs")
@@ -96,7 +96,7 @@ class Torch(Runtime):
             return runtime
         # Not before the error is gone: it holds whatever was half loaded.
         place.clear()
-        raise DeviceExhausted(f"{source.path}: {problem}")
+        raise DeviceExhausted(f"{source.path}: {problem}", devices.full(problem, place.device))
 
     def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run the model without gradients."""
@@ -123,7 +123,7 @@ class Torch(Runtime):
             self._lost = f"{self._place.device} failed: {_brief(exc)}"
             raise DeviceLost(self._lost) from exc
         # Not before the error is gone: it holds what the prediction had allocated.
-        raise DeviceExhausted(problem)
+        raise DeviceExhausted(problem, str(self._place.device))
 
     def lost(self) -> str:
         """Say how the device failed, if it did: one kernel that fails ends them all."""
@@ -209,9 +209,10 @@ class Torch(Runtime):
         self._try()
         if self._options.cuda_graphs:
             self._record()
-        from inference.pytorch.devices import weigh  # noqa: PLC0415 - it imports torch
+        from inference.pytorch.devices import used, weigh  # noqa: PLC0415 - it imports torch
 
         self.device_bytes = weigh(module) + (0 if self._graphs is None else self._graphs.bytes())
+        self.devices = tuple(sorted(used(module) | ({str(self._place.device)} if self._graphs else set())))
 
     def _try(self) -> None:
         """Predict on zeros of two sizes: the warm-up, and how the outputs' sizes follow the inputs' is seen."""

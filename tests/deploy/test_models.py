@@ -17,7 +17,7 @@ from detectors.settings import monitor_from_mapping
 from inference.residency import container_limit
 from inference.rollout import Routes, parse
 from tests.inference.serving import ROOT
-from tests.inference.shelves import ANSWERING, answer, write
+from tests.inference.shelves import ANSWERING, Answering, answer, write
 
 _COUNTED = """
 from deploy import environment
@@ -100,3 +100,15 @@ def test_what_the_documentation_shows_can_be_read() -> None:
 
     assert routes.wanted == ("2", "3", "4")
     assert monitor_from_mapping(yaml.safe_load(monitor), ROOT).version == "3"
+
+
+def test_every_model_is_told_the_processs_gpu(tmp_path: Path) -> None:
+    """One of the command line, and one of the repository."""
+    write(tmp_path / "named", 1)
+    write(tmp_path / "shelf" / "shelved", 2)
+    words = ("--model_dir", str(tmp_path / "named"), "--model_repository", str(tmp_path / "shelf"))
+    repository = open_repository(parsed(*words), gpu=3)
+    for name in ("model", "shelved"):
+        with repository.using(name) as loaded:
+            assert isinstance(loaded.runtime, Answering)
+            assert loaded.runtime.gpu == 3

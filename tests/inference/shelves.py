@@ -2,8 +2,8 @@
 
 The file `model.answer` holds a number, which is the prediction for every row; `bad` cannot be loaded. A file `ballast`
 is held in memory; one named `device` says how many bytes of a GPU's memory are held, one named `card` how many the GPU
-has at most; with one named `stubborn` the model does not let go of what it holds. While a file `<folder>.shut` stands
-beside the folder, loading waits.
+has at most, and one named `slot` which GPU it is; with one named `stubborn` the model does not let go of what it holds.
+While a file `<folder>.shut` stands beside the folder, loading waits.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Answering(Runtime):
     platform: ClassVar[str] = "test_answering"
     loads: ClassVar[Counter[str]] = Counter()
     """Folder → attempts to load it."""
-    on_card: ClassVar[int] = 0
-    """Bytes that all that are loaded say they hold of a GPU's memory."""
+    on_card: ClassVar[Counter[str]] = Counter()
+    """GPU → bytes that all that are loaded say they hold of its memory."""
     together: ClassVar[int] = 0
     most_together: ClassVar[int] = 0
     lock: ClassVar[threading.Lock] = threading.Lock()
@@ -65,6 +65,8 @@ class Answering(Runtime):
         self.number, self.ballast = number, ballast
         self.unloaded = 0
         self.stubborn = False
+        self.slot = ""
+        self.gpu = 0
 
     @classmethod
     def load(cls, source: Source) -> Self:
@@ -90,12 +92,17 @@ class Answering(Runtime):
         model = cls(float(text), ballast.read_bytes() if ballast.exists() else b"")
         device = folder / "device"
         model.device_bytes = int(device.read_text()) if device.exists() else 0
+        model.gpu = source.gpu
         model.stubborn = (folder / "stubborn").exists()
-        card = folder / "card"
+        card, slot = folder / "card", folder / "slot"
+        if slot.exists():
+            model.slot = slot.read_text()
+            model.devices = (model.slot,)
         with cls.lock:
-            if card.exists() and cls.on_card + model.device_bytes > int(card.read_text()):
-                raise DeviceExhausted(f"{source.path}: {cls.on_card} bytes are taken")
-            cls.on_card += model.device_bytes
+            taken = cls.on_card[model.slot]
+            if card.exists() and taken + model.device_bytes > int(card.read_text()):
+                raise DeviceExhausted(f"{source.path}: {taken} bytes are taken", model.slot)
+            cls.on_card[model.slot] += model.device_bytes
         return model
 
     def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -108,7 +115,7 @@ class Answering(Runtime):
         """Count it."""
         self.unloaded += 1
         with self.lock:
-            Answering.on_card -= self.device_bytes
+            self.on_card[self.slot] -= self.device_bytes
         if self.stubborn:
             raise RuntimeError("does not let go")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.samples import Sample
 
+from inference.devices import in_the_way
 from inference.errors import ModelNotReady
 from inference.inventory import Inventory
 from inference.repository import Repository, State
@@ -163,6 +165,34 @@ def test_without_a_bound_the_gpu_itself_says_when_others_go(tmp_path: Path, open
     assert repository.counts.evictions == 3
 
 
+def test_of_several_gpus_models_go_from_the_full_one_the_least_recently_used_first(
+    tmp_path: Path, open_shelf: Open
+) -> None:
+    """Without a bound, too, it is known which model was used when; those on another device would make no room."""
+    for name, slot in (("other", 1), ("a", 0), ("b", 0)):
+        on_full_gpu(tmp_path / name, 1, 40)
+        (tmp_path / name / "slot").write_text(f"cuda:{slot}")
+    on_full_gpu(tmp_path / "c", 2, 40)
+    (tmp_path / "c" / "slot").write_text("cuda:0")
+    repository = open_shelf(max_gpu_memory=0)
+    for name in ("other", "a", "b", "a", "c"):
+        answer(repository, name)
+
+    assert loaded(repository) == {"other", "a", "c"}
+    assert repository.counts.evictions == 1
+
+
+def test_what_is_in_the_way_on_a_full_device() -> None:
+    """Those on that device, in order, and those that do not say where they are; all, where none is named."""
+    held: list[tuple[str, tuple[str, ...]]] = [
+        ("far", ("cuda:1",)), ("near", ("cuda:0",)), ("both", ("cuda:0", "cuda:1")), ("silent", ()),
+    ]  # fmt: skip
+
+    assert in_the_way(held, "cuda:0") == ["near", "both", "silent"]
+    assert in_the_way(held, "cuda:7") == ["silent"]
+    assert in_the_way(held, "") == [name for name, _ in held]
+
+
 def test_a_full_gpu_without_idle_models_is_a_failed_load(tmp_path: Path, open_shelf: Open) -> None:
     """Models in use stay; who is asked for meanwhile is refused with the reason, and loaded later."""
     on_full_gpu(tmp_path / "a", 1, 60)
@@ -191,3 +221,27 @@ def test_a_model_that_does_not_let_go_costs_no_other(tmp_path: Path, open_shelf:
     assert repository.on_device == (1, 60 * MIB, 100 * MIB)
     repository.unload("b")
     assert repository.on_device == (0, 0, 100 * MIB)
+
+
+def test_what_is_young_is_searched_a_little_at_a_time(tmp_path: Path, open_shelf: Open) -> None:
+    """Where as many models go as come, Python's own search for cycles would wait until thousands of them are young."""
+    searched: list[int] = []
+
+    def note(phase: str, told: dict[str, int]) -> None:
+        if phase == "stop":
+            searched.append(told["generation"])
+
+    for name in "ab":
+        on_gpu(tmp_path / name, 1, 60)
+    repository = open_shelf()
+    gc.disable()
+    gc.callbacks.append(note)
+    try:
+        for name in "ab" * 100:
+            answer(repository, name)
+    finally:
+        gc.callbacks.remove(note)
+        gc.enable()
+
+    assert repository.counts.evictions == 199
+    assert searched == [0, 0, 0]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from inference.residency import Residents, resident_bytes
+from inference.residency import Residents, Unload, resident_bytes
+from tests.inference.serving import eventually
 
 LIMIT = 10_000
 KEPT = int(LIMIT * 0.97)
@@ -20,6 +23,8 @@ class Process:
         self.in_use: set[str] = set()
         self.now = 0.0
         self.most = 0
+        self.unloading: Callable[[str], None] = lambda _name: None
+        """Called while a model unloads, when its memory is free."""
         self.residents: Residents[str] = Residents(
             LIMIT, self._evict, measure=self.measure, trim=lambda: None, clock=lambda: self.now
         )
@@ -39,11 +44,12 @@ class Process:
         self.residents.steer()
         return True
 
-    def _evict(self, name: str) -> bool:
-        if name in self.in_use:
-            return False
+    def _evict(self, name: str) -> Unload | None:
+        return None if name in self.in_use else partial(self._unload, name)
+
+    def _unload(self, name: str) -> None:
         del self.held[name]
-        return True
+        self.unloading(name)
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -93,6 +99,35 @@ def test_a_waiting_load_gets_the_room_of_the_next_idle_model() -> None:
     assert set(process.held) == {"a", "b", "d", "e"}
 
 
+def test_a_slow_unload_holds_up_nobody_but_who_needs_the_room() -> None:
+    """While a model unloads, uses end, models are known and others are loaded; no second one goes for the same room."""
+    process = Process()
+    for name in "abcd":
+        process.load(name, 2000)
+    going, leave = threading.Event(), threading.Event()
+
+    def unloading(_name: str) -> None:
+        going.set()
+        assert leave.wait(30)
+
+    process.unloading = unloading
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(process.load, "e", 1900, 1e9)
+        assert going.wait(30)
+        process.residents.shortage.idle()
+        process.residents.used("b")
+        small = threads.submit(process.load, "f", 100, 1e9)
+        eventually(lambda: process.residents.shortage.short == 1 or small.done(), "the other load waits, or has room")
+        others = set(process.held) - {"f"}
+        leave.set()
+
+        assert first.result(30)
+        assert small.result(30)
+    assert others == {"b", "c", "d"}
+    assert set(process.held) == {"b", "c", "d", "e", "f"}
+    assert process.residents.evictions == 1
+
+
 def test_estimates_that_are_too_low_are_corrected() -> None:
     """Models that really hold four times their estimate: the process settles below the bound, and goes on loading."""
     process = Process(factor=4.0)
@@ -129,7 +164,7 @@ def test_a_model_beyond_the_bound_is_refused() -> None:
 def test_without_a_bound_everything_stays() -> None:
     """No bound: nothing is measured, nothing goes."""
 
-    def evict(name: str) -> bool:
+    def evict(name: str) -> None:
         raise AssertionError(f"{name} went")
 
     residents: Residents[str] = Residents(0, evict, measure=lambda: 1 << 60)

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays, floating_dtypes, intege
 from hypothesis.strategies import just
 from numpy.typing import NDArray
 
-from inference.pytorch.devices import Place, find
+from inference.pytorch.devices import Place, automatic, find, full, used
 
 _DTYPES = integer_dtypes(endianness="<") | floating_dtypes(endianness="<", sizes=(16, 32, 64)) | just(np.dtype("?"))
 
@@ -43,6 +43,27 @@ def test_no_gradients_are_kept() -> None:
     weight = torch.ones(2, requires_grad=True)
     with Place(torch.device("cpu")).turn():
         assert not (weight * 2).requires_grad
+
+
+def test_the_full_device_is_the_one_that_the_error_names() -> None:
+    """A model over several devices may find any of them full; an error that names none is of the model's own."""
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 3 has a total capacity of 139.72 GiB."
+
+    assert full(said, torch.device("cuda", 0)) == "cuda:3"
+    assert full("CUDA error: out of memory", torch.device("cuda", 1)) == "cuda:1"
+
+
+def test_a_model_on_the_cpu_uses_no_gpu() -> None:
+    """Its weights are the process's."""
+    assert used(torch.nn.Linear(2, 2)) == set()
+
+
+def test_a_process_takes_the_gpu_of_its_number() -> None:
+    """Counted among those that there are, however many; the CPU where there are none."""
+    assert automatic(1, 4) == torch.device("cuda", 1)
+    assert automatic(5, 4) == torch.device("cuda", 1)
+    assert automatic(1, 0) == torch.device("cpu")
+    assert find("cpu", 3) == torch.device("cpu")
 
 
 def test_device_names() -> None:

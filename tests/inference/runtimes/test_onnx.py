@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from inference.directory import open_model
 from inference.errors import InvalidInput, ModelLoadFailed
 from inference.runtime import ANY, RUNTIMES, TensorSpec
+from inference.runtimes.onnx import providers
 from inference.settings import SETTINGS_FILE, Trust
 from tests.inference.serving import predictor
 
@@ -176,6 +177,17 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path, device: str, says
 
     with pytest.raises(ModelLoadFailed, match=says):
         open_model(tmp_path, Trust())
+
+
+def test_a_process_takes_the_gpu_of_its_number() -> None:
+    """Only where the settings name none; and the CPU where ONNX Runtime can use no GPU."""
+    gpus, none = ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]
+    path = Path("model.onnx")
+
+    assert providers("auto", gpus, path, 2) == [("CUDAExecutionProvider", {"device_id": 2}), "CPUExecutionProvider"]
+    assert providers("auto", none, path, 2) == none
+    assert providers("cuda:1", gpus, path, 2) == [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
+    assert providers("cpu", gpus, path, 2) == none
 
 
 def test_threads_act(tmp_path: Path) -> None:
