@@ -17,7 +17,7 @@ _LOOK_S: Final = 0.25
 _LOOKS: Final = 120
 """For half a minute: then TLS has ended it."""
 _PIECE: Final = 256 * 1024
-"""The socket's own transport takes whole pieces, and nobody can ask it for them: the others wait before it, and count."""
+"""The socket's own transport takes whole pieces, and nobody can ask it for them: others wait before it, and count."""
 _COUNT: Final = struct.Struct("i")
 
 
