@@ -1,10 +1,12 @@
 """Predictions over real Kafka against the bare model's forward rate, at the same batch size, on the CPU.
 
-The requests lie in the topic before `sidelight stream` starts; what is measured is from 15 % to 85 % of the answers.
+The requests lie in the topic before `sidelight stream` starts. Measured is from 15 % to 85 % of the answers, but not
+before every process answers.
 The bare model is the same runtime in this process, on one thread, called with whole batches and nothing around it.
 
     python benchmarks/bench_stream_inference.py
     python benchmarks/bench_stream_inference.py --seconds 30 --partitions 4 --threads 2
+    python benchmarks/bench_stream_inference.py --seconds 20 --partitions 4 --processes 2
 """
 
 from __future__ import annotations
@@ -83,6 +85,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement, about (default: %(default)s)")
     parser.add_argument("--partitions", type=int, default=2, help="of the topics (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="that the model computes on (default: %(default)s)")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="of the stream, which share the partitions (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of each line; the median counts (default: %(default)s)")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS), help="default: all")
     arguments = parser.parse_args()
@@ -153,28 +158,36 @@ def through_kafka(
     names = (topics.requests, topics.responses, topics.deadletter)
     ensure_topics(kafka, request_topics(names, arguments.partitions))
     fill(topics, body, rows, requests, model.width, kafka)
-    port = free_port()
+    ports = [free_port() for _ in range(arguments.processes)]
     command = [
         sys.executable, "-m", "deploy.cli", "stream", "--model_name", "m", "--model_dir", str(model.folder),
         "--trusted", "--kafka", kafka, "--prefix", topics.prefix, "--max_threads", str(arguments.threads),
-        "--max_batch_rows", str(BATCH),
-        "--metrics-port", str(port),
+        "--max_batch_rows", str(BATCH), "--metrics-port",
     ]  # fmt: skip
     found = running(folder / "kafka")
     if found is None:
         raise SystemExit("the broker has gone")
     with (folder / "stream.log").open("ab") as output:
-        process = subprocess.Popen(command, cwd=rig.ROOT, stdout=output, stderr=output)
+        processes = [
+            subprocess.Popen([*command, str(port)], cwd=rig.ROOT, stdout=output, stderr=output) for port in ports
+        ]
+    pids = [process.pid for process in processes]
     try:
         answers = Answers(kafka, topics, arguments.partitions)
-        answers.reach(int(requests * BEGIN), process)
-        marks = [mark(answers, process.pid, found.pid)]
-        answers.reach(int(requests * END), process)
-        marks.append(mark(answers, process.pid, found.pid))
-        counted = stage_counters(port)
+        answers.reach(int(requests * BEGIN), processes)
+        await_all(ports)
+        marks = [mark(answers, pids, found.pid)]
+        if marks[0][1] > requests / 2:
+            raise SystemExit("the processes joined too late; see --seconds")
+        answers.reach(int(requests * END), processes)
+        marks.append(mark(answers, pids, found.pid))
+        pages = [stage_counters(port) for port in ports]
+        counted = {name: sum(page.get(name, 0.0) for page in pages) for name in ("rows", "calls")}
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait(60)
     took, count, own, broker = (after - before for before, after in zip(*marks, strict=True))
     return Measured(count * rows / took, own / took, broker / took, counted["rows"] / max(1.0, counted["calls"]))
 
@@ -217,21 +230,39 @@ class Answers:
         """Give how many there are."""
         return sum(self._consumer.get_watermark_offsets(place, timeout=10)[1] for place in self._places)
 
-    def reach(self, wanted: int, process: subprocess.Popen[bytes]) -> None:
+    def reach(self, wanted: int, processes: Sequence[subprocess.Popen[bytes]]) -> None:
         """Wait for so many."""
         deadline = time.monotonic() + START_S
         last = 0
         while (now := self.count()) < wanted:
             if now > last:
                 last, deadline = now, time.monotonic() + START_S
-            if process.poll() is not None or time.monotonic() > deadline:
+            ended = any(process.poll() is not None for process in processes)
+            if ended or time.monotonic() > deadline:
                 raise SystemExit(f"{now} of {wanted} answers, and no more; see the stream's log")
             time.sleep(0.05)
 
 
-def mark(answers: Answers, stream: int, broker: int) -> tuple[float, float, float, float]:
-    """Give the time, the number of answers, and the CPU seconds of both processes."""
-    return time.perf_counter(), answers.count(), rig.cpu_seconds([stream]), rig.cpu_seconds([broker])
+def await_all(ports: Sequence[int]) -> None:
+    """Wait until every process answers requests."""
+    deadline = time.monotonic() + START_S
+    while not all(map(answers_any, ports)):
+        if time.monotonic() > deadline:
+            raise SystemExit("a process answers nothing; see the stream's log")
+        time.sleep(0.05)
+
+
+def answers_any(port: int) -> bool:
+    """Tell whether a process has answered any."""
+    try:
+        return bool(stage_counters(port))
+    except OSError:
+        return False
+
+
+def mark(answers: Answers, streams: Sequence[int], broker: int) -> tuple[float, float, float, float]:
+    """Give the time, the number of answers, and the CPU seconds of the streams and of the broker."""
+    return time.perf_counter(), answers.count(), rig.cpu_seconds(streams), rig.cpu_seconds([broker])
 
 
 def stage_counters(port: int) -> dict[str, float]:
