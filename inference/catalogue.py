@@ -7,20 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from typing import Any, Final
 
-from inference import configuration
+from inference import adjustments, configuration
+from inference.adjustments import NONE
 from inference.batching.terms import USUAL, Terms
-from inference.errors import InferenceError
+from inference.errors import InferenceError, ModelNotFound, NothingToLoad
 from inference.protocol.generate import OUTPUT, PROMPT
 from inference.repository import IndexEntry, Lease, Repository
 from inference.runtime import Runtime, TensorSpec
+from inference.settings import Dialect
 from inference.siblings import Siblings
 from inference.tally import Tally
 
 _PROMPT: Final = (TensorSpec(PROMPT, "BYTES", (1,)),)
 _TEXT: Final = (TensorSpec(OUTPUT, "BYTES", (1,)),)
 """What a model that makes text takes and gives, if it says nothing else."""
+
+
+def server_name(dialect: Dialect) -> str:
+    """Say what the server calls itself."""
+    return "triton" if dialect is Dialect.TRITON else "sidelight"
 
 
 class Catalogue:
@@ -129,11 +137,15 @@ class Catalogue:
         """Tell what models did in all processes; see `Tally.told`."""
         return await self._tally.told(model, version, everywhere=everywhere)
 
-    def load(self, model: str, *, everywhere: bool = True) -> None:
-        """Load a model, or load it anew, in all processes; see `Repository.load`."""
-        self._repository.load(model)
+    def load(self, model: str, parameters: Mapping[str, Any] = NONE, *, everywhere: bool = True) -> None:
+        """Load a model, or load it anew, in all processes; see `Repository.load`, and `adjustments.read`."""
+        changes = adjustments.read(model, parameters)
+        try:
+            self._repository.load(model, changes)
+        except ModelNotFound as exc:
+            raise NothingToLoad(model) from exc
         if everywhere and self.siblings is not None:
-            self.siblings.tell(model, "load")
+            self.siblings.tell(model, "load", parameters)
 
     def unload(self, model: str, *, everywhere: bool = True) -> None:
         """Unload a model in all processes; see `Repository.unload`."""

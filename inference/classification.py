@@ -1,12 +1,13 @@
 """Triton's classification extension: instead of a tensor of scores, the highest of each row as texts. Pure.
 
 An output that is asked for with the parameter `classification` comes as BYTES, `"score:index"` for each of so many
-classes, the highest first. Used by `inference/work.py`.
+classes, the highest first, and `"score:index:label"` where the model's settings have labels. Used by
+`inference/work.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -29,8 +30,10 @@ def asked(name: str, parameters: Mapping[str, Any]) -> int:
     return count
 
 
-def classified(name: str, scores: NDArray[Any], count: int) -> NDArray[Any]:
+def classified(name: str, scores: NDArray[Any], count: int, labels: Sequence[str] = ()) -> NDArray[Any]:
     """Give each row's highest scores with their indices, the lower index first where they are equal.
+
+    An index that has a label comes with it.
 
     Raises:
         InvalidInput: the output holds no numbers.
@@ -43,5 +46,6 @@ def classified(name: str, scores: NDArray[Any], count: int) -> NDArray[Any]:
     order = np.argsort(ranked, axis=1, kind="stable")[:, :count]
     texts = np.empty(order.shape, object)
     for at, index in np.ndenumerate(order):
-        texts[at] = f"{float(rows[at[0], index]):f}:{index}"
+        label = f":{labels[index]}" if index < len(labels) else ""
+        texts[at] = f"{float(rows[at[0], index]):f}:{index}{label}"
     return texts

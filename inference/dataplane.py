@@ -54,6 +54,7 @@ class DataPlane(Catalogue):
             siblings: the other processes that serve the same models on the same ports.
         """
         super().__init__(repository, siblings, depends=settings.depends, patience_s=settings.timeout_s)
+        self.dialect = settings.dialect
         self.tracing: Tracing | None = None
         """Where calls are recorded, if anywhere."""
         self.metrics = metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from inference.adjustments import NONE
 from inference.folders import Fingerprint, Loaded
 from inference.lease import Done, Lease
 from inference.rollout import UNNUMBERED, Rollout, Routes
@@ -55,8 +56,8 @@ class Model:
     """One model. What lies in its folder is looked up on its first use: thousands are known by name only."""
 
     __slots__ = (
-        "awaited", "copies", "failures", "name", "reason", "retry_at", "routes", "seen", "source", "stopped",
-        "unsettled",
+        "adjustments", "awaited", "copies", "failures", "name", "reason", "retry_at", "routes", "seen", "source",
+        "stopped", "unsettled",
     )  # fmt: skip
 
     def __init__(self, name: str, source: Source, *, stopped: bool) -> None:
@@ -71,6 +72,8 @@ class Model:
         """How the folder looked when it was read."""
         self.unsettled: Fingerprint | None = None
         """How a changed folder looked at the last look."""
+        self.adjustments = NONE
+        """What the call that had it loaded said of its settings."""
         self.failures, self.retry_at, self.reason = 0, 0.0, ""
         """Of reading the rollout, or of changing to what the folder holds now."""
 

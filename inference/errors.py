@@ -2,6 +2,7 @@
 
 InferenceError
 ├── ModelNotFound       no model, or no version of it, of this name
+│   └── NothingToLoad   none that could be loaded
 ├── ModelNotReady       known, but not loaded now: retry later
 ├── InvalidInput        tensors that do not fit the model
 ├── Unsupported         a call that this server or this model does not offer
@@ -42,6 +43,21 @@ class ModelNotFound(InferenceError):
         which = f"Model with name {name}" + (f" and version {version}" if version is not None else "")
         super().__init__(f"{which} does not exist.")
         self.name, self.version = name, version
+
+    @property
+    def in_v2(self) -> str:
+        """Say it as Triton does, whose clients look for these words; KServe's V2 clients look for none."""
+        which = f"'{self.name}'" + (f" version {self.version}" if self.version is not None else "")
+        return f"Request for unknown model: {which} is not found"
+
+
+class NothingToLoad(ModelNotFound):
+    """A model that is to be loaded, and that nobody knows."""
+
+    @property
+    def in_v2(self) -> str:
+        """Say it as Triton does."""
+        return f"failed to load '{self.name}', the repository has no such model"
 
 
 class ModelNotReady(InferenceError):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
+from inference.adjustments import NONE, Adjustments
 from inference.entries import Model, Single, Source
 from inference.errors import InferenceError, ModelNotFound, ModelNotReady
 from inference.folders import Loaded, ModelFolder, Shelf
@@ -166,10 +167,11 @@ class Repository(Holdings):
         finally:
             lease.release()
 
-    def load(self, name: str) -> None:
+    def load(self, name: str, adjustments: Adjustments = NONE) -> None:
         """Load a model, or load it anew: every version that its rollout sends requests to, then switch to them.
 
         When that fails, what was ready goes on serving. A name that is not known yet is looked for on the shelf.
+        The adjustments hold for each load of it until the next call.
 
         Raises:
             ModelNotFound: no model of this name.
@@ -178,7 +180,12 @@ class Repository(Holdings):
         model = self._models.get(name) or self._stocktaking.take(name)
         if model is None:
             raise ModelNotFound(name)
-        self._upkeep.refresh(model, anew=True)
+        before, model.adjustments = model.adjustments, adjustments
+        try:
+            self._upkeep.refresh(model, anew=True)
+        except BaseException:
+            model.adjustments = before
+            raise
 
     def unload(self, name: str) -> None:
         """Unload a model; it stays in the index, and is not loaded again before a call asks for it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -51,6 +52,8 @@ class ModelSettings:
     """
     features: tuple[str, ...] = ()
     """The model's columns in its order, for callers that send them by name. Empty: as the model file says."""
+    labels: tuple[str, ...] = ()
+    """What the columns of a score stand for, for callers that ask for a `classification`. Empty: nothing is said."""
     output: str = "predict"
     """Which of the model's outputs to serve: `predict`, `predict_proba` or `raw`, where the runtime has it."""
     output_name: str = "output-0"
@@ -128,6 +131,13 @@ class CertificateFiles:
     """The private key, without a pass phrase. None: it lies in the certificate's file."""
 
 
+class Dialect(StrEnum):
+    """Whose way is followed where KServe's and Triton's servers answer the same V2 call differently."""
+
+    KSERVE = "kserve"
+    TRITON = "triton"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """How the server behaves. All limits are per process."""
@@ -166,6 +176,8 @@ class ServerSettings:
     """How long to keep accepting, not ready, after SIGTERM: until load balancers have noticed."""
     depends: bool = False
     """Whether the process is ready only while what its models depend on is: the predictor behind a transformer."""
+    dialect: Dialect = Dialect.KSERVE
+    """Triton's says `triton` for the server's name, and gives gRPC's outputs raw whatever the request's form."""
     docs: bool = False
     """Serve the interactive API documentation under /docs."""
     events: EventSettings = field(default_factory=EventSettings)
@@ -251,7 +263,8 @@ def _whole(value: object, least: int = 1) -> int:
     return value
 
 
-def _milliseconds(value: object) -> float:
+def milliseconds(value: object) -> float:
+    """Check how long a call may wait for company."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= _LONGEST_WAIT_MS:
         raise ValueError(f"expected milliseconds from 0 to {_LONGEST_WAIT_MS}")
     return float(value)
@@ -290,8 +303,9 @@ def _transformer(value: object) -> TransformerSettings:
 _READERS: Final[dict[str, Callable[[object], Any]]] = {
     "datatype": _datatype,
     "features": _names,
+    "labels": _names,
     "max_batch": _whole,
-    "max_latency_ms": _milliseconds,
+    "max_latency_ms": milliseconds,
     "options": _object,
     "pad_to": _sizes,
     "parallel": _whole,

@@ -12,7 +12,8 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 from urllib.parse import quote
 
 import orjson
@@ -21,6 +22,7 @@ from inference.errors import ModelLoadFailed
 
 RELAYED: Final = "x-sidelight-relayed"
 """On what one process asks another: it asks nobody else."""
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _LOAD_S: Final = 600.0
 _PAGE_S: Final = 5.0
 _UP: Final = (
@@ -56,17 +58,17 @@ class Siblings:
         """Where this process answers the others."""
         return self._socket(self.index)
 
-    def tell(self, model: str, verb: str) -> None:
-        """Have all others load or unload a model. Blocks.
+    def tell(self, model: str, verb: str, parameters: Mapping[str, Any] = _NOTHING) -> None:
+        """Have all others load or unload a model, with what the caller said of it. Blocks.
 
         Raises:
             ModelLoadFailed: one of them could not, or does not answer; says which.
         """
-        failures = []
+        failures, body = [], orjson.dumps({"parameters": dict(parameters)}) if parameters else None
         for index in self._others():
             try:
                 status, body = self._ask(
-                    index, "POST", f"/v2/repository/models/{quote(model, safe='')}/{verb}", _LOAD_S
+                    index, "POST", f"/v2/repository/models/{quote(model, safe='')}/{verb}", _LOAD_S, body
                 )
             except (OSError, http.client.HTTPException) as exc:
                 # It is being started again, and loads what is to be loaded then.
@@ -102,10 +104,12 @@ class Siblings:
             if status == http.HTTPStatus.OK:
                 yield index, answer
 
-    def _ask(self, index: int, method: str, path: str, timeout_s: float) -> tuple[int, bytes]:
+    def _ask(
+        self, index: int, method: str, path: str, timeout_s: float, body: bytes | None = None
+    ) -> tuple[int, bytes]:
         connection = _Local(self._socket(index), timeout_s)
         try:
-            connection.request(method, path, headers={RELAYED: str(self.index)})
+            connection.request(method, path, body, headers={RELAYED: str(self.index)})
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:

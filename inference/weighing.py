@@ -11,6 +11,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Final
 
+from inference.adjustments import adjusted
 from inference.entries import Copy
 from inference.folders import Fingerprint, Loaded
 from inference.residency import resident_bytes
@@ -59,7 +60,7 @@ class Scales:
             self._begun += 1
             number, alone = self._begun, self._ended == self._begun - 1
         try:
-            loaded = copy.model.source.load(copy.version, seen)
+            loaded = adjusted(copy.model.source.load(copy.version, seen), copy.model.adjustments)
         finally:
             with self._lock:
                 self._ended += 1

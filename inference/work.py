@@ -5,7 +5,7 @@ One class per protocol. Used by `inference/dataplane.py`; between reading and wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,8 @@ class V2Work:
     def finish(self, answer: Answer, loaded: Loaded) -> Any:  # noqa: ANN401 - whatever encode gives
         """Write the response."""
         return self._encode(
-            _response(self._model, answer.version or loaded.version, self._request, answer), self._request
+            _response(self._model, answer.version or loaded.version, self._request, answer, loaded.settings.labels),
+            self._request,
         )
 
     def explained(self, loaded: Loaded) -> Any:  # noqa: ANN401 - whatever encode gives
@@ -113,12 +114,12 @@ def _tensor(name: str, value: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever t
         raise PredictionFailed(f"the model's explanation: {name!r}: {exc}") from exc
 
 
-def _response(model: str, version: str, request: InferRequest, answer: Answer) -> InferResponse:
+def _response(model: str, version: str, request: InferRequest, answer: Answer, labels: Sequence[str]) -> InferResponse:
     chosen = _chosen(answer.outputs, tuple(output.name for output in request.outputs))
     classes = {output.name: count for output in request.outputs if (count := classification.asked(*_words(output)))}
     if classes:
         chosen = {
-            name: classification.classified(name, array, classes[name]) if name in classes else array
+            name: classification.classified(name, array, classes[name], labels) if name in classes else array
             for name, array in chosen.items()
         }
     return InferResponse(

@@ -20,7 +20,7 @@ from deploy.upstream import THREADS, add_upstream_arguments, open_link, upstream
 from inference.certificate import Certificate
 from inference.protocol.cloudevents import EventSettings
 from inference.server import PredictorServer
-from inference.settings import CertificateFiles, ServerSettings
+from inference.settings import CertificateFiles, Dialect, ServerSettings
 from inference.siblings import Siblings
 from streams.addresses import bare
 from streams.errors import BadCredentials, MissingExtra
@@ -73,6 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--max_threads", type=_at_least(1), metavar="N",
         help=f"predictions at once (default: {_DEFAULTS.threads}, a transformer's: {THREADS})",
+    )  # fmt: skip
+    server.add_argument(
+        "--dialect", type=Dialect, choices=list(Dialect), default=_DEFAULTS.dialect,
+        help="whose way is followed where KServe's and Triton's servers answer differently (default: %(default)s)",
     )  # fmt: skip
     server.add_argument("--enable_docs_url", type=_boolean, default=_DEFAULTS.docs, metavar="BOOL", help="serve /docs")
     server.add_argument(
@@ -192,6 +196,7 @@ def _settings(arguments: argparse.Namespace) -> ServerSettings:
         drain_s=arguments.drain_timeout,
         drain_delay_s=arguments.drain_delay,
         depends=behind is not None and behind.check_health,
+        dialect=arguments.dialect,
         docs=arguments.enable_docs_url,
         traces=environment.traces(),
         events=_events(),

@@ -22,6 +22,7 @@ from inference.protocol.grpc_codec import Received, encode_response
 from inference.protocol.grpc_streams import STRICT, encode_only
 from inference.protocol.v2 import InferRequest, InferResponse
 from inference.rest import answers
+from inference.settings import Dialect
 from inference.timeouts import heeded
 
 _AHEAD: Final = 16
@@ -34,6 +35,7 @@ class Predictions:
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
+        self._always_raw = plane.dialect is Dialect.TRITON
 
     async def unary(self, data: bytes, asked: Asked) -> bytes:
         """Answer ModelInfer. Cancelled, as it is when the client has gone, the call leaves the queue."""
@@ -116,7 +118,7 @@ class Predictions:
         return encode_only(answer)
 
     async def _predicted(self, received: Received, terms: Terms) -> bytes:
-        raw = received.raw
+        raw = received.raw or self._always_raw
 
         def encode(response: InferResponse, _request: InferRequest) -> bytes:
             return encode_response(response, raw=raw)

@@ -11,15 +11,19 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
+from inference.catalogue import server_name
 from inference.dataplane import DataPlane
 from inference.errors import Unsupported
 from inference.grpc.callers import terms_of
 from inference.grpc.methods import Asked, Method, Unary, of_service
 from inference.grpc.predictions import Predictions
+from inference.grpc.statuses import Refused
+from inference.http2.status import Code
 from inference.pool import ComputePool
 from inference.protocol.grpc_messages import MESSAGES, SERVICE
 from inference.protocol.grpc_schema import parsed
 from inference.repository import State
+from inference.settings import Dialect
 
 Look = Callable[[Any], Mapping[str, Any]]
 """A message in, the fields of the answer out."""
@@ -37,7 +41,7 @@ class Service:
         self._plane = plane
         self._manage = manage
         self._predictions = Predictions(plane)
-        self._server = {"name": "sidelight", "version": version("sidelight"), "extensions": _EXTENSIONS}
+        self._server = {"name": server_name(plane.dialect), "version": version("sidelight"), "extensions": _EXTENSIONS}
 
     def methods(self) -> dict[bytes, Method]:
         """Give the methods."""
@@ -84,10 +88,18 @@ class Service:
         return answer
 
     def _load(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
-        if message.parameters:
-            raise Unsupported("load: parameters (a configuration or files in the request) are not offered")
         model = _named(message)
-        self._plane.load(model)
+        parameters = {
+            name: getattr(each, each.WhichOneof("parameter_choice") or "string_param")
+            for name, each in message.parameters.items()
+        }
+        try:
+            self._plane.load(model, parameters)
+        except Unsupported as exc:
+            if self._plane.dialect is Dialect.TRITON:
+                # Its status for whatever is wrong with a load.
+                raise Refused(Code.INTERNAL, str(exc)) from exc
+            raise
         return {"model_name": model, "isLoaded": True}
 
     def _unload(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time

@@ -93,6 +93,8 @@ def status_of(error: Exception) -> Code | None:
 def text_of(error: Exception) -> str:
     """Give the text for an error: the domain's own message, or type and text of what nobody expected."""
     text = str(error) if status_of(error) is not None else f"{type(error).__name__} : {error}"
+    if isinstance(error, errors.ModelNotFound):
+        text = error.in_v2
     # A model's error may hold half of a surrogate pair, which no protocol can carry.
     text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

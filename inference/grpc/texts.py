@@ -14,6 +14,7 @@ from inference.protocol import grpc_texts
 from inference.protocol.grpc_codec import Received, encode_response
 from inference.protocol.grpc_streams import encode_error, encode_streamed
 from inference.protocol.v2 import InferResponse
+from inference.settings import Dialect
 
 Count = Callable[[Exception | None], None]
 
@@ -23,6 +24,7 @@ class Text:
 
     def __init__(self, plane: DataPlane, received: Received, terms: Terms, count: Count, *, strict: bool) -> None:
         self._plane, self._received, self._terms, self._count, self._strict = plane, received, terms, count, strict
+        self._raw = received.raw or plane.dialect is Dialect.TRITON
         self._version = ""
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
@@ -30,7 +32,7 @@ class Text:
         try:
             async with aclosing(self._made()) as answers:
                 async for answer in answers:
-                    yield encode_streamed(encode_response(answer, raw=self._received.raw))
+                    yield encode_streamed(encode_response(answer, raw=self._raw))
         except (asyncio.CancelledError, GeneratorExit):
             self._count(ClientGone())
             raise

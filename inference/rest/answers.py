@@ -80,16 +80,18 @@ def versioned(answer: Response, version: str) -> Response:
     return answer
 
 
-def text_of(error: Exception) -> str:
+def text_of(error: Exception, *, v2: bool = True) -> str:
     """Give the text for an error: the domain's own message, or type and text of what nobody expected."""
     text = str(error) if status_of(error) is not None else f"{type(error).__name__} : {error}"
+    if v2 and isinstance(error, errors.ModelNotFound):
+        text = error.in_v2
     # A model's error may hold half of a surrogate pair, which JSON cannot carry.
     return text.encode(errors="backslashreplace").decode()
 
 
-def refusal(error: Exception) -> Response:
+def refusal(error: Exception, *, v2: bool = True) -> Response:
     """Answer with an error."""
-    answer = json({"error": text_of(error)}, status_of(error) or 500)
+    answer = json({"error": text_of(error, v2=v2)}, status_of(error) or 500)
     if isinstance(error, _RETRY_LATER) or (isinstance(error, errors.PredictorRefused) and error.retry_after_s):
         answer.headers["retry-after"] = str(getattr(error, "retry_after_s", 1))
     if isinstance(error, _CLOSE):

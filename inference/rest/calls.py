@@ -110,7 +110,7 @@ class Calls:
     def _refused(self, request: Request, error: Exception) -> Response:
         if answers.status_of(error) is None and not isinstance(error, ClientDisconnect):
             log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return answers.refusal(error)
+        return answers.refusal(error, v2=not request.url.path.startswith("/v1/"))
 
 
 def is_relayed(request: Request) -> bool:

@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from inference.dataplane import DataPlane
-from inference.errors import Unsupported
 from inference.protocol.errors import MalformedBody
 from inference.repository import State
 from inference.rest import answers
@@ -66,10 +65,11 @@ class Management:
         return answers.json(entries)
 
     def _loaded(self, request: Request, body: bytes) -> Response:
-        if _fields(body).get("parameters"):
-            raise Unsupported("load: parameters (a configuration or files in the request) are not offered")
+        parameters = _fields(body).get("parameters", {})
+        if not isinstance(parameters, dict):
+            raise MalformedBody("parameters", f"expected an object, got {type(parameters).__name__}")
         model = request.path_params["model"]
-        self._plane.load(model, everywhere=not is_relayed(request))
+        self._plane.load(model, parameters, everywhere=not is_relayed(request))
         return answers.json({"name": model, "load": True})
 
     def _unloaded(self, request: Request, _body: bytes) -> Response:

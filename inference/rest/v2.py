@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from inference.batching.terms import Terms
 from inference.batching.waiting import Gone
+from inference.catalogue import server_name
 from inference.dataplane import DataPlane
 from inference.errors import InvalidInput, ModelNotReady
 from inference.protocol import v2
@@ -39,7 +40,7 @@ class V2:
         self._plane = plane
         self._calls = calls
         self._server = {
-            "name": "sidelight",
+            "name": server_name(plane.dialect),
             "version": version("sidelight"),
             "extensions": [
                 "model_repository_extension",

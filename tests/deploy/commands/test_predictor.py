@@ -186,7 +186,7 @@ def test_a_rollout_splits_requests(tmp_path: Path) -> None:
     assert 15 <= sum(version == "2" for version, _, _ in first) <= 45
     assert pinned == [("3", "3", 3.0), ("2", "2", 2.0), ("1", "1", 1.0)]
     assert (missing.status_code, missing.json()) == (
-        404, {"error": "Model with name m and version 9 does not exist."}
+        404, {"error": "Request for unknown model: 'm' version 9 is not found"}
     )  # fmt: skip
 
 

@@ -187,7 +187,7 @@ def test_streams_answer_in_order(gate: Path) -> None:
 
     assert [answer.infer_response.id for answer in answers] == [str(i) if i != 41 else "" for i in range(100)]
     assert [answers[40].error_message, answers[41].error_message[:30]] == [
-        "Model with name nobody does not exist.", "message: no ModelInferRequest:",
+        "Request for unknown model: 'nobody' is not found", "message: no ModelInferRequest:",
     ]  # fmt: skip
     assert found == [[index + 1.0] for index in range(100) if index not in {40, 41}]
 

@@ -104,8 +104,12 @@ def test_asked_outputs_and_parameters(stub: Client) -> None:
 @pytest.mark.parametrize(
     ("fields", "code", "says"),
     [
-        ({"model_name": "nobody"}, "NOT_FOUND", "Model with name nobody does not exist."),
-        ({"model_name": "m", "model_version": "7"}, "NOT_FOUND", "Model with name m and version 7 does not exist."),
+        ({"model_name": "nobody"}, "NOT_FOUND", "Request for unknown model: 'nobody' is not found"),
+        (
+            {"model_name": "m", "model_version": "7"},
+            "NOT_FOUND",
+            "Request for unknown model: 'm' version 7 is not found",
+        ),
         ({"model_name": "m", "raw_input_contents": [b"x"]}, "INVALID_ARGUMENT", "raw_input_contents: expected one for"),
         ({"model_name": "m"}, "INVALID_ARGUMENT", "expected"),
     ],

@@ -60,8 +60,8 @@ def test_failed_reload_keeps_the_old_model(served: tuple[httpx.Client, Path]) ->
 @pytest.mark.parametrize(
     ("path", "content", "status", "says"),
     [
-        ("/v2/repository/models/other/load", b"", 404, "Model with name other does not exist."),
-        ("/v2/repository/models/other/unload", b"", 404, "Model with name other does not exist."),
+        ("/v2/repository/models/other/load", b"", 404, "failed to load 'other', the repository has no such model"),
+        ("/v2/repository/models/other/unload", b"", 404, "Request for unknown model: 'other' is not found"),
         ("/v2/repository/models/m/load", b'{"parameters": {"config": "{}"}}', 501, "not offered"),
         ("/v2/repository/models/m/load", b"[]", 400, "expected a JSON object, got list"),
         ("/v2/repository/index", b"{", 400, "no JSON"),

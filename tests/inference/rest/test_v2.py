@@ -247,10 +247,10 @@ def test_binary_body_without_length(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("/v2/models/other", "Model with name other does not exist."),
-        ("/v2/models/other/ready", "Model with name other does not exist."),
-        ("/v2/models/m/versions/7", "Model with name m and version 7 does not exist."),
-        ("/v2/models/m/versions/7/ready", "Model with name m and version 7 does not exist."),
+        ("/v2/models/other", "Request for unknown model: 'other' is not found"),
+        ("/v2/models/other/ready", "Request for unknown model: 'other' is not found"),
+        ("/v2/models/m/versions/7", "Request for unknown model: 'm' version 7 is not found"),
+        ("/v2/models/m/versions/7/ready", "Request for unknown model: 'm' version 7 is not found"),
     ],
 )
 def test_unknown_models_and_versions(client: httpx.Client, path: str, says: str) -> None:
@@ -266,7 +266,7 @@ def test_inference_on_unknown_models(client: httpx.Client, path: str) -> None:
     answer = client.post(path, json={"inputs": [_tensor()]})
 
     assert answer.status_code == 404
-    assert "does not exist" in answer.json()["error"]
+    assert "unknown model" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("limit", ["x", "9" * 400, "9" * 5_000])
