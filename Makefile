@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FEAST := $(VENV)/feast
+TRITON := $(VENV)/triton
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
@@ -15,7 +16,7 @@ help: ## list the commands
 
 setup: $(STAMP) ## install everything that the other commands need into .venv
 
-$(STAMP): requirements/dev.lock requirements/feast.lock pyproject.toml
+$(STAMP): requirements/dev.lock requirements/feast.lock requirements/triton.lock pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	    { echo "$(PYTHON) or its venv module is missing: apt-get install python3.11 python3.11-venv" >&2; exit 1; }
 	@echo "installing into $(VENV), once: about 3.6 GB to download, 7.5 GB on disk"
@@ -26,6 +27,9 @@ $(STAMP): requirements/dev.lock requirements/feast.lock pyproject.toml
 	@# Feast needs NumPy 2, which the rest refuses: its server has an environment of its own, for one example and its test.
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(FEAST)
 	$(BIN)/uv pip install --quiet --python $(FEAST)/bin/python --require-hashes -r requirements/feast.lock
+	@# Triton's client holds protobuf back: the tests that call it run it from here.
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(TRITON)
+	$(BIN)/uv pip install --quiet --python $(TRITON)/bin/python --require-hashes -r requirements/triton.lock
 	@touch $(STAMP)
 
 demo: $(STAMP) ## serve a real model, replay three years of real data, watch the alerts
@@ -54,6 +58,8 @@ lock: ## resolve what is in requirements/ anew, from pyproject.toml
 	    --no-annotate --no-header --no-emit-index-url pyproject.toml --output-file requirements/dev.lock
 	$(BIN)/uv pip compile --quiet --group feast --python-version 3.11 --generate-hashes \
 	    --no-annotate --no-header --no-emit-index-url --output-file requirements/feast.lock
+	$(BIN)/uv pip compile --quiet --group triton --python-version 3.11 --generate-hashes \
+	    --no-annotate --no-header --no-emit-index-url --output-file requirements/triton.lock
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -37,9 +37,12 @@ def read(model: str, parameters: Mapping[str, Any]) -> Adjustments:
         raise Unsupported(f"{_failed(model)}: failed to poll from model repository: {unknown[0][:80]!r} is not offered")
     if _CONFIG not in parameters:
         return NONE
+    given = parameters[_CONFIG]
+    if not isinstance(given, str):
+        raise InvalidInput(f"{_failed(model)}: config: expected JSON in a text, got {type(given).__name__}")
     try:
-        config = orjson.loads(parameters[_CONFIG])
-    except (orjson.JSONDecodeError, TypeError) as exc:
+        config = orjson.loads(given)
+    except orjson.JSONDecodeError as exc:
         raise InvalidInput(f"{_failed(model)}: config: no JSON: {exc}") from None
     if not isinstance(config, dict):
         raise InvalidInput(f"{_failed(model)}: config: expected an object, got {type(config).__name__}")

@@ -46,6 +46,6 @@ def classified(name: str, scores: NDArray[Any], count: int, labels: Sequence[str
     order = np.argsort(ranked, axis=1, kind="stable")[:, :count]
     texts = np.empty(order.shape, object)
     for at, index in np.ndenumerate(order):
-        label = f":{labels[index]}" if index < len(labels) else ""
+        label = f":{labels[int(index)]}" if index < len(labels) else ""
         texts[at] = f"{float(rows[at[0], index]):f}:{index}{label}"
     return texts

@@ -65,7 +65,7 @@ class Management:
         return answers.json(entries)
 
     def _loaded(self, request: Request, body: bytes) -> Response:
-        parameters = _fields(body).get("parameters", {})
+        parameters = _fields(body).get("parameters") or {}
         if not isinstance(parameters, dict):
             raise MalformedBody("parameters", f"expected an object, got {type(parameters).__name__}")
         model = request.path_params["model"]

@@ -18,6 +18,13 @@ def test_the_highest_come_first_with_their_places() -> None:
     assert classified("y", scores, 9)[1].tolist() == ["3.000000:2", "-1.000000:1", "nan:0"]
 
 
+def test_labels_come_along() -> None:
+    """Where there are some; an index beyond them has none."""
+    assert classified("y", np.array([[0.25, 0.5, 0.125]]), 3, ("cat", "dog")).tolist() == [
+        ["0.500000:1:dog", "0.250000:0:cat", "0.125000:2"]
+    ]
+
+
 @pytest.mark.parametrize(
     ("scores", "expected"),
     [

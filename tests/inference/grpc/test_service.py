@@ -186,7 +186,7 @@ def test_loads_that_cannot_be(stub: Client) -> None:
     codes = []
     for fields in (
         {"model_name": "nobody"},
-        {"name_in_repository": "m", "parameters": {"config": {"string_param": "{}"}}},
+        {"name_in_repository": "m", "parameters": {"file:1/m": {"bytes_param": b"x"}}},
     ):
         with pytest.raises(grpc.RpcError) as caught:
             stub.call("RepositoryModelLoad", **fields)

@@ -62,7 +62,14 @@ def test_failed_reload_keeps_the_old_model(served: tuple[httpx.Client, Path]) ->
     [
         ("/v2/repository/models/other/load", b"", 404, "failed to load 'other', the repository has no such model"),
         ("/v2/repository/models/other/unload", b"", 404, "Request for unknown model: 'other' is not found"),
-        ("/v2/repository/models/m/load", b'{"parameters": {"config": "{}"}}', 501, "not offered"),
+        ("/v2/repository/models/m/load", b'{"parameters": {"file:1/m": "eA=="}}', 501, "not offered"),
+        (
+            "/v2/repository/models/m/load",
+            b'{"parameters": {"config": "x"}}',
+            400,
+            "failed to load 'm': config: no JSON",
+        ),
+        ("/v2/repository/models/m/load", b'{"parameters": "x"}', 400, "parameters: expected an object, got str"),
         ("/v2/repository/models/m/load", b"[]", 400, "expected a JSON object, got list"),
         ("/v2/repository/index", b"{", 400, "no JSON"),
         ("/v2/repository/index", b'{"ready": 1}', 400, "ready: expected true or false, got 1"),
