@@ -58,7 +58,7 @@ def read(model: str, parameters: Mapping[str, Any]) -> Adjustments:
 
 
 def adjusted(loaded: Loaded, adjustments: Adjustments) -> Loaded:
-    """Give a loaded model with its settings adjusted.
+    """Give a loaded model with its settings adjusted; it is unloaded where that cannot be.
 
     Raises:
         ModelLoadFailed: what is left of its own settings does not go with them.
@@ -67,6 +67,7 @@ def adjusted(loaded: Loaded, adjustments: Adjustments) -> Loaded:
         return loaded
     settings = replace(loaded.settings, **adjustments)
     if settings.pad_to and (settings.max_batch or 0) > settings.pad_to[-1]:
+        loaded.runtime.unload()
         raise ModelLoadFailed(f"max_batch_size: expected at most {settings.pad_to[-1]}, the last of the model's pad_to")
     return replace(loaded, settings=settings)
 

@@ -97,6 +97,18 @@ def test_configurations(http: httpx.Client, grpc: Client, path: str) -> None:
     assert message.HasField("dynamic_batching")
 
 
+def test_classes_have_their_labels(http: httpx.Client) -> None:
+    """Where the model's settings have them: `"score:index:label"`."""
+    body = {
+        "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 8, 6, 3], "data": [1.0] * 144}],
+        "outputs": [{"name": "scores", "parameters": {"classification": 1}}],
+    }
+    (found,) = http.post("/v2/models/image/infer", json=body).raise_for_status().json()["outputs"]
+    _, index, label = found["data"][0].split(":")
+
+    assert label == f"kind {index}"
+
+
 def test_what_is_offered_is_said(http: httpx.Client, grpc: Client) -> None:
     """The server's metadata name the extensions."""
     offered = {"statistics", "model_configuration"}
