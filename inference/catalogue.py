@@ -107,6 +107,14 @@ class Catalogue:
             return False
         return await runtime.generates_behind(model, terms) if runtime.forwards else runtime.generates()
 
+    async def streams(self, model: str, version: str | None = None) -> bool:
+        """Say whether a model gives several answers to a call; it is loaded first, as by `generates`."""
+        await self.awaken(model, version)
+        try:
+            return self._repository.loaded(model, version).runtime.streams()
+        except InferenceError:
+            return False
+
     async def described(self, model: str, version: str | None = None, terms: Terms = USUAL) -> dict[str, Any]:
         """Describe a model, loaded first if a request may; whether it makes text, the server behind it may know."""
         text = await self.generates(model, version, terms)

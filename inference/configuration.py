@@ -57,7 +57,7 @@ def of(
             "preferred_batch_size": list(loaded.settings.pad_to),
             "max_queue_delay_microseconds": round(loaded.settings.max_latency_ms * 1_000),
         }
-    if text:
+    if text or loaded.runtime.streams():
         found["model_transaction_policy"] = {"decoupled": True}
     return found
 

@@ -186,6 +186,27 @@ class DataPlane(Catalogue):
             return text
 
         stream = Stream(begin, self.batcher.timeout_s)
+        async with contextlib.aclosing(self._streamed(stream, model, version, terms)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def stream_async(
+        self, model: str, decode: Callable[[], InferRequest], version: str | None = None, terms: Terms = USUAL
+    ) -> AsyncGenerator[InferResponse, None]:
+        """Have a model that gives several answers to a call give them; see `generate_async`.
+
+        Raises:
+            Unsupported: the model gives one.
+        """
+        work = V2Work(model, decode, lambda response, _request: response)
+        stream: Stream[InferResponse] = Stream(work.streamed, self.batcher.timeout_s)
+        async with contextlib.aclosing(self._streamed(stream, model, version, terms)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _streamed(
+        self, stream: Stream[T], model: str, version: str | None, terms: Terms
+    ) -> AsyncGenerator[T, None]:
         call = self._call(model, terms, alone=stream.produce)
         wanted = self._version(model, version, terms)
         async with contextlib.aclosing(stream.pieces(self._awaited(call, wanted, None))) as pieces:

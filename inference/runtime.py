@@ -189,6 +189,20 @@ class Runtime(ABC):
         """Say whether it has an own `generate`; an instance may know better than its class."""
         return type(self).generate is not Runtime.generate
 
+    def stream(self, inputs: Arrays, asked: Asked) -> Iterator[Answer]:
+        """Give one call several answers, as they are made. Only a model that does so has its own; as `generate`.
+
+        Raises:
+            Unsupported: it gives one.
+            InvalidInput: inputs that the model does not take.
+        """
+        del inputs, asked
+        raise Unsupported("this model gives one answer to a call")
+
+    def streams(self) -> bool:
+        """Say whether it has an own `stream`; an instance may know better than its class."""
+        return type(self).stream is not Runtime.stream
+
     async def generates_behind(self, model: str, terms: Terms) -> bool:
         """Say whether the server that it asks makes text, in a caller's name. Asked only where `forwards` is."""
         del model, terms

@@ -5,7 +5,7 @@ One class per protocol. Used by `inference/dataplane.py`; between reading and wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,12 @@ class V2Work:
             _response(self._model, answer.version or loaded.version, self._request, answer, loaded.settings.labels),
             self._request,
         )
+
+    def streamed(self, loaded: Loaded) -> Iterator[Any]:
+        """Have the model give its answers one by one; write each."""
+        inputs, asked = self.given()
+        for answer in loaded.runtime.stream(fitted(inputs, as_bytes=loaded.runtime.takes_bytes), asked):
+            yield self.finish(answer, loaded)
 
     def explained(self, loaded: Loaded) -> Any:  # noqa: ANN401 - whatever encode gives
         """Have the model explain; write what it gives as tensors."""

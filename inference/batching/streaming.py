@@ -1,4 +1,4 @@
-"""Brings a text that a model makes piece by piece from the worker thread to the event loop that sends it on."""
+"""Brings what a model makes piece by piece, such as a text, from a worker thread to the event loop that sends it on."""
 
 from __future__ import annotations
 
@@ -6,33 +6,35 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from inference.errors import DeadlineExceeded
 from inference.repository import Loaded
+
+T = TypeVar("T")
 
 _AHEAD: Final = 64
 """Pieces that the model may be ahead of its reader. It waits then, and its thread with it."""
 
 
-class Stream:
-    """One text. `produce` runs on the worker thread, `pieces` on the event loop."""
+class Stream(Generic[T]):
+    """One text, or what else comes in pieces. `produce` runs on the worker thread, `pieces` on the event loop."""
 
-    def __init__(self, generate: Callable[[Loaded], Iterator[str]], most_s: float) -> None:
+    def __init__(self, generate: Callable[[Loaded], Iterator[T]], most_s: float) -> None:
         """Begin; to be called on the event loop.
 
         Args:
-            generate: makes the text.
+            generate: makes the pieces.
             most_s: how long the model waits for a reader who takes nothing: its thread is others', too.
         """
         self._generate, self._most_s = generate, most_s
         self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[str] = asyncio.Queue()
+        self._pieces: asyncio.Queue[T] = asyncio.Queue()
         self._places = threading.Semaphore(_AHEAD)
         self._left = threading.Event()
 
     def produce(self, loaded: Loaded) -> None:
-        """Make the text, until its end or until nobody reads any more."""
+        """Make them, until its end or until nobody reads any more."""
         made = self._generate(loaded)
         try:
             for piece in made:
@@ -48,7 +50,7 @@ class Stream:
             if close is not None:
                 close()
 
-    async def pieces(self, production: Awaitable[Any]) -> AsyncGenerator[str, None]:
+    async def pieces(self, production: Awaitable[Any]) -> AsyncGenerator[T, None]:
         """Give the pieces as they come; raises what the model raised after those that it made."""
         producing = asyncio.ensure_future(production)
         try:

@@ -16,7 +16,7 @@ from inference.dataplane import DataPlane
 from inference.errors import ClientGone
 from inference.grpc.callers import synthetic, terms_of
 from inference.grpc.methods import Asked
-from inference.grpc.texts import Text, refused
+from inference.grpc.texts import Pieces, Several, Text, refused
 from inference.protocol.generate import PROMPT
 from inference.protocol.grpc_codec import Received, encode_response
 from inference.protocol.grpc_streams import STRICT, encode_only
@@ -58,11 +58,11 @@ class Predictions:
 
         A client that asked for it gets the status for it instead, which ends the stream.
         """
-        head = asked.head
-        waiting: asyncio.Queue[asyncio.Task[bytes | Text] | None] = asyncio.Queue(_AHEAD)
+        head, several = asked.head, dict[tuple[str, str | None], bool]()
+        waiting: asyncio.Queue[asyncio.Task[bytes | Pieces] | None] = asyncio.Queue(_AHEAD)
         tasks: set[asyncio.Task[Any]] = set()
 
-        def done(task: asyncio.Task[bytes | Text]) -> None:
+        def done(task: asyncio.Task[bytes | Pieces]) -> None:
             tasks.discard(task)
             if not task.cancelled():
                 # Of a stream that has ended nobody else asks; it was counted.
@@ -71,7 +71,7 @@ class Predictions:
         async def read() -> None:
             try:
                 async for data in messages:
-                    task = asyncio.ensure_future(self._streamed(data, head, terms_of(asked, len(data))))
+                    task = asyncio.ensure_future(self._streamed(data, head, terms_of(asked, len(data)), several))
                     tasks.add(task)
                     task.add_done_callback(done)
                     await waiting.put(task)
@@ -96,13 +96,21 @@ class Predictions:
             for each in (reader, *tasks):
                 each.cancel()
 
-    async def _streamed(self, data: bytes, head: Mapping[str, str], terms: Terms) -> bytes | Text:
+    async def _streamed(
+        self, data: bytes, head: Mapping[str, str], terms: Terms, several: dict[tuple[str, str | None], bool]
+    ) -> bytes | Pieces:
         model = identity = ""
         strict = head.get(STRICT) == "true"
         try:
             received = Received(data)
             model, identity = received.model, received.id
             terms = heeded(terms, received.parameters)
+            which = model, received.version
+            if which not in several:
+                # Once for a stream: who asks for a model again and again is not to be asked what it is.
+                several[which] = await self._plane.streams(*which)
+            if several[which]:
+                return Several(self._plane, received, terms, partial(self._count, model, head), strict=strict)
             if received.names(PROMPT) and await self._plane.generates(model, received.version, terms):
                 return Text(self._plane, received, terms, partial(self._count, model, head), strict=strict)
             answer = await self._predicted(received, terms)

@@ -1,10 +1,12 @@
-"""A message of a stream that asks for a text: an answer for each piece as it is made, when the message has its turn."""
+"""A message of a stream that gets several answers, such as the pieces of a text: as they are made, at its turn."""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 from inference.batching.terms import Terms
 from inference.dataplane import DataPlane
@@ -12,20 +14,19 @@ from inference.errors import ClientGone
 from inference.grpc.statuses import note, text_of
 from inference.protocol import grpc_texts
 from inference.protocol.grpc_codec import Received, encode_response
-from inference.protocol.grpc_streams import encode_error, encode_streamed
+from inference.protocol.grpc_streams import FINAL, encode_error, encode_streamed
 from inference.protocol.v2 import InferResponse
 from inference.settings import Dialect
 
 Count = Callable[[Exception | None], None]
 
 
-class Text:
-    """One text. `count` is told once of its end, and of the error that was it; strict, that is raised, too."""
+class Pieces(ABC):
+    """Several answers. `count` is told once of their end, and of the error that was it; strict, that is raised, too."""
 
     def __init__(self, plane: DataPlane, received: Received, terms: Terms, count: Count, *, strict: bool) -> None:
         self._plane, self._received, self._terms, self._count, self._strict = plane, received, terms, count, strict
         self._raw = received.raw or plane.dialect is Dialect.TRITON
-        self._version = ""
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Have it made, and give the answers; closed, the model stops. What goes wrong is the last answer."""
@@ -44,6 +45,16 @@ class Text:
             return
         self._count(None)
 
+    @abstractmethod
+    def _made(self) -> AsyncGenerator[InferResponse, None]:
+        """Give the answers."""
+
+
+class Text(Pieces):
+    """One text."""
+
+    _version = ""
+
     async def _made(self) -> AsyncGenerator[InferResponse, None]:
         model, request = self._received.model, self._received.request()
         asked, label = grpc_texts.decode(request), self._plane.label(model)
@@ -54,11 +65,27 @@ class Text:
             async for piece in text:
                 self._plane.metrics.generated(label)
                 yield grpc_texts.piece_of(asked, model, self._version, piece)
-        if grpc_texts.wants_final(request):
+        if grpc_texts.wants_final(request.parameters):
             yield grpc_texts.final_of(asked, model, self._version)
 
     def _chosen(self, version: str) -> None:
         self._version = version
+
+
+class Several(Pieces):
+    """What a model gives that has several answers to a call."""
+
+    async def _made(self) -> AsyncGenerator[InferResponse, None]:
+        received, version = self._received, self._received.version or ""
+        answers = self._plane.stream_async(received.model, received.request, received.version, self._terms)
+        async with aclosing(answers):
+            async for answer in answers:
+                version = answer.model_version or version
+                yield replace(answer, parameters={**answer.parameters, FINAL: False})
+        if grpc_texts.wants_final(received.parameters):
+            yield InferResponse(
+                model_name=received.model, model_version=version, id=received.id, outputs=(), parameters={FINAL: True}
+            )
 
 
 def refused(error: Exception, model: str, identity: str) -> bytes:

@@ -26,9 +26,9 @@ _TAKEN: Final[dict[str, Any]] = {"b": bool, "i": int, "u": int, "f": int | float
 """By NumPy's letters for kinds of numbers."""
 
 
-def wants_final(request: InferRequest) -> bool:
-    """Say whether the client wants to be told that the last answer was the last."""
-    return request.parameters.get(_ASKS_FINAL) is True
+def wants_final(parameters: Mapping[str, Any]) -> bool:
+    """Say whether a request's client wants to be told that the last answer was the last."""
+    return parameters.get(_ASKS_FINAL) is True
 
 
 def decode(request: InferRequest) -> GenerateRequest:

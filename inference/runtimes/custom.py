@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference import options
-from inference.errors import ModelLoadFailed
+from inference.errors import ModelLoadFailed, Unsupported
 from inference.modelcode import ModelCode
 from inference.runtime import Answer, Arrays, Asked, Runtime, Source, iris
-from inference.steps import Step, arrays, checked
+from inference.steps import Step, arrays, checked, takes
 from inference.userobject import UserObject
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -82,7 +82,11 @@ class Custom(Runtime):
         self._prepares = sum(each.name == "preprocess" for each in self._steps)
         self._explain = self._object.step("explain")
         self._generate = self._object.attribute("generate")
-        if not self._generate and not any(each.name == "predict" for each in self._steps):
+        self._stream = self._object.attribute("stream")
+        where = f"{code.where}.stream"
+        self._stream_asks = self._stream is not None and takes(self._stream, 1, "parameters", where)
+        self._predicts = any(each.name == "predict" for each in self._steps)
+        if not (self._generate or self._stream or self._predicts):
             raise ModelLoadFailed(f"{code.where}: expected a method predict(self, inputs), got none")
         self.inputs, self.outputs, self._signature = self._object.described(source)
         self.features = () if self._signature is None else self._signature.features()
@@ -122,6 +126,18 @@ class Custom(Runtime):
         """Say whether the class has a `generate`."""
         return self._generate is not None
 
+    def stream(self, inputs: Arrays, asked: Asked) -> Iterator[Answer]:
+        """Give the class's answers one by one."""
+        if self._stream is None:
+            return super().stream(inputs, asked)
+        keywords = {"parameters": asked.parameters} if self._stream_asks else {}
+        made = self._object.pieces(self._stream(self._fitted(inputs), **keywords))
+        return (Answer(outputs=arrays(each, self._output_name)) for each in made)
+
+    def streams(self) -> bool:
+        """Say whether the class has a `stream`."""
+        return self._stream is not None
+
     def explain(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """Have the class explain what `preprocess` gives; `postprocess` is for predictions."""
         if self._explain is None:
@@ -148,10 +164,15 @@ class Custom(Runtime):
         return {"measurements": rows}
 
     def _predicted(self, inputs: Arrays, parameters: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        if self._stream is not None and not self._predicts:
+            raise Unsupported("this model gives several answers to a call: send it over a gRPC stream")
         return arrays(self._gone_through(self._steps, inputs, parameters), self._output_name)
 
+    def _fitted(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        return checked(inputs) if self._signature is None else self._signature.fit(inputs)
+
     def _gone_through(self, steps: Sequence[Step], inputs: Arrays, parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever the class gives
-        value: Any = checked(inputs) if self._signature is None else self._signature.fit(inputs)
+        value: Any = self._fitted(inputs)
         for each in steps:
             value = self._object.run(each, value, parameters)
         return value

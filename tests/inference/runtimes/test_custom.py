@@ -224,6 +224,22 @@ def test_text_comes_piece_by_piece(tmp_path: Path, asynchronous: bool) -> None: 
         _model(tmp_path, "def predict(self, inputs):\n    return [1]").generate("a", {})
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_answers_come_one_by_one(tmp_path: Path, asynchronous: bool) -> None:  # noqa: FBT001 - a parameter
+    """A class with `stream` gives several, plain or asynchronous; it gets parameters if it takes them."""
+    body = (
+        "def stream(self, inputs, parameters):\n"
+        "    for at in range(parameters['n']):\n"
+        "        yield {'y': inputs['x'] + at}"
+    )
+    runtime = _model(tmp_path, f"{'async ' if asynchronous else ''}{body}")
+    answers = runtime.stream(_ROWS, Asked(parameters={"n": 2}))
+
+    assert [answer.outputs["y"][0].tolist() for answer in answers] == [[1.0, 2.0], [2.0, 3.0]]
+    with pytest.raises(Unsupported, match="several answers"):
+        runtime.predict(_ROWS)
+
+
 def test_unload_lets_the_class_clean_up(tmp_path: Path) -> None:
     """`unload` runs once, plain or not, and the model's thread ends."""
     runtime = _model(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,22 @@ class Files:
         """Give how often each value modulo four is there."""
         files = [np.frombuffer(file, np.uint8) for file in inputs["INPUT"][:, 0]]
         return {"OUTPUT": np.array([np.bincount(file % 4, minlength=4) / file.size for file in files], np.float32)}
+
+
+class Repeat:
+    """Answers once for each number that it gets."""
+
+    def __init__(self) -> None:
+        self.inputs = _tensors(("IN",), "INT32", [-1])
+        self.inputs += _tensors(("DELAY",), "UINT32", [-1]) + _tensors(("WAIT",), "UINT32", [1])
+        self.outputs = _tensors(("OUT",), "INT32", [1])
+
+    def stream(self, inputs: Arrays) -> Iterator[Arrays]:
+        """Give them one by one, and fail at what is below zero."""
+        for number in inputs["IN"]:
+            if number < 0:
+                raise ValueError("below zero")
+            yield {"OUT": np.array([number], np.int32)}
 
 
 class Sequence:

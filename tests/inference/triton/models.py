@@ -19,6 +19,7 @@ _CLASSES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "simple_identity": ("Identity", {"datatype": "BYTES"}),
     "custom_identity_int32": ("Identity", {"datatype": "INT32"}),
     "preprocess_inception_ensemble": ("Files", {}),
+    "repeat_int32": ("Repeat", {}),
     "simple_sequence": ("Sequence", {"kind": "plain"}),
     "simple_dyna_sequence": ("Sequence", {"kind": "dynamic"}),
     "simple_string_dyna_sequence": ("Sequence", {"kind": "named"}),
