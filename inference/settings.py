@@ -52,8 +52,6 @@ class ModelSettings:
     """
     features: tuple[str, ...] = ()
     """The model's columns in its order, for callers that send them by name. Empty: as the model file says."""
-    labels: tuple[str, ...] = ()
-    """What the columns of a score stand for, for callers that ask for a `classification`. Empty: nothing is said."""
     output: str = "predict"
     """Which of the model's outputs to serve: `predict`, `predict_proba` or `raw`, where the runtime has it."""
     output_name: str = "output-0"
@@ -62,6 +60,8 @@ class ModelSettings:
     """What numeric columns are cast to (FP32 or FP64), so that every protocol gives the same prediction."""
     version: str = "1"
     """The version that answers under `/versions/<version>`."""
+    labels: tuple[str, ...] = ()
+    """What the columns of a score stand for, for callers that ask for a `classification`. Empty: nothing is said."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The runtime's own settings, such as `device`; docs/runtimes.md lists each runtime's."""
     max_batch: int | None = None
