@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from streams.errors import Refused, Unavailable
-from streams.stage import Output, SharedPublisher
+from streams.stage import Output, Publisher
 
 _SLICE_S: Final = 0.01
 """How long it waits before it looks whether a record failed."""
 _TURN_S: Final = 0.1
 """How long it waits for its turn: another's records may be for a broker that is away."""
+
+
+class SharedPublisher(Publisher, Protocol):
+    """A publisher of all partitions of a host, each of which sends many records and waits for their answers."""
+
+    @property
+    def turn(self) -> threading.Lock:
+        """Give what is held by the one that does; it calls back for all others, too."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ recognisable.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -127,13 +126,4 @@ class Publisher(Protocol):
 
     def flush(self, timeout_s: float) -> int:
         """Wait until everything queued has its answer; give how many records still have none."""
-        ...
-
-
-class SharedPublisher(Publisher, Protocol):
-    """A publisher of all partitions of a host, each of which sends many records and waits for their answers."""
-
-    @property
-    def turn(self) -> threading.Lock:
-        """Give what is held by the one that does; it calls back for all others, too."""
         ...

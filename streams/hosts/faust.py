@@ -25,8 +25,9 @@ except ModuleNotFoundError as missing:
 from streams.errors import StreamError, Unavailable
 from streams.hosts.runner import Abandoned, Runner, RunnerSettings
 from streams.hosts.settings import HostSettings
+from streams.publishing import SharedPublisher
 from streams.reading import Reader
-from streams.stage import Record, SharedPublisher, StageFactory, StateStore
+from streams.stage import Record, StageFactory, StateStore
 
 log = logging.getLogger(__name__)
 

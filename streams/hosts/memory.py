@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from streams.hosts.runner import Runner, RunnerSettings
 from streams.publishers.memory import MemoryLog
-from streams.stage import SharedPublisher, StageFactory, StateStore
+from streams.publishing import SharedPublisher
+from streams.stage import StageFactory, StateStore
 
 
 class MemoryHost:

@@ -21,8 +21,9 @@ from streams.hosts.pace import Pace
 from streams.hosts.runner import Abandoned, Runner, RunnerSettings
 from streams.hosts.settings import HostSettings
 from streams.hosts.watchdog import State, Watchdog
+from streams.publishing import SharedPublisher
 from streams.reading import as_record
-from streams.stage import Record, SharedPublisher, StageFactory, StateStore
+from streams.stage import Record, StageFactory, StateStore
 
 log = logging.getLogger(__name__)
 
