@@ -69,6 +69,16 @@ def _ask(stub: Client, package: str, *questions: dict[str, Any]) -> Iterator[Any
     return map(answered.FromString, call(iter([asked(**each).SerializeToString() for each in questions]), timeout=30))
 
 
+@pytest.mark.parametrize(
+    "symbol", ["GRPCInferenceService.ModelStatistics", "GRPCInferenceService.ModelConfig", "ModelConfig"]
+)
+def test_reflection_of_triton_s_extensions(iris: Client, symbol: str) -> None:
+    """Their methods and messages are found as the protocol's own are."""
+    (found,) = _ask(iris, "grpc.reflection.v1", {"file_containing_symbol": f"inference.{symbol}"})
+
+    assert len(found.file_descriptor_response.file_descriptor_proto) == 1
+
+
 @pytest.mark.parametrize("package", ["grpc.reflection.v1", "grpc.reflection.v1alpha"])
 def test_reflection(iris: Client, package: str) -> None:
     """A client that knows no message finds service, methods and messages, and predicts with what it found."""
