@@ -37,9 +37,6 @@ from streams.topics import Topics, state_topic
 log = logging.getLogger(__name__)
 
 _MESSAGE_MAX: Final = 64 << 20
-_LINGER_MS: Final = 100
-"""Long: a host says when it has sent all. What librdkafka has kept for longer, while others for its partition are on
-their way, makes its thread turn in circles until those have arrived (2.16)."""
 _HOSTS: Final = ("native", "faust")
 _LOOK_S: Final = 1.0
 """How often the credentials' files, and whatever else may end a host, are looked at."""
@@ -104,6 +101,7 @@ class Tuning:
     batch_s: float = 0.0
     poll_ms: int = 50
     ahead: int = 0
+    linger_ms: int = 5
     compression: str = "lz4"
     collectors: tuple[Collector, ...] = ()
     """Further families of the metrics page."""
@@ -142,7 +140,7 @@ def run_stage(
                 message_max_bytes=_MESSAGE_MAX,
                 security=security,
                 delivery_timeout_ms=0,
-                linger_ms=_LINGER_MS,
+                linger_ms=tuning.linger_ms,
                 compression=tuning.compression,
             )
         )

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from streams.errors import Refused, Unavailable
 from streams.stage import Output, Publisher
 
-_SLICE_S: Final = 0.01
-"""How long it waits before it looks whether a record failed."""
-_TURN_S: Final = 0.1
-"""How long it waits for its turn: another's records may be for a broker that is away."""
-
-
-class SharedPublisher(Publisher, Protocol):
-    """A publisher of all partitions of a host, each of which sends many records and waits for their answers."""
-
-    @property
-    def turn(self) -> threading.Lock:
-        """Give what is held by the one that does; it calls back for all others, too."""
-        ...
+_SLICE_S: Final = 0.002
+"""Short, because a host's other thread polls, too: what it has taken in wakes nobody who waits for it here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +31,7 @@ class Sending:
     is sent once more by itself: a broker that refuses one record refuses all that came in the same request.
     """
 
-    def __init__(self, publisher: SharedPublisher, outputs: Sequence[Output]) -> None:
+    def __init__(self, publisher: Publisher, outputs: Sequence[Output]) -> None:
         self._publisher, self._outputs = publisher, tuple(outputs)
         self._begin()
 
@@ -57,11 +44,10 @@ class Sending:
         if any(map(_passes, self._answers)):
             self._begin()
         deadline = time.monotonic() + timeout_s
-        with _turn(self._publisher):
-            while self._sent < len(self._outputs):
-                self._send(deadline)
-            while len(self._answers) < len(self._outputs):
-                self._look(deadline)
+        while self._sent < len(self._outputs):
+            self._send(deadline)
+        while len(self._answers) < len(self._outputs):
+            self._look(deadline)
         self._raise_failure()
         refused = [(index, error) for index, error in self._answers if isinstance(error, Refused)]
         if len(self._outputs) == 1:
@@ -88,8 +74,7 @@ class Sending:
 
     def _look(self, deadline: float) -> None:
         self._raise_failure()
-        # Not poll: what has been sent is all there is, and need not wait for company.
-        self._publisher.flush(_SLICE_S)
+        self._publisher.poll(_SLICE_S)
         missing = len(self._outputs) - len(self._answers)
         if missing and time.monotonic() > deadline:
             raise Unavailable(f"{missing} of {len(self._outputs)} records are not acknowledged yet")
@@ -107,7 +92,7 @@ class Sending:
         return tuple(found)
 
 
-def publish_all(publisher: SharedPublisher, outputs: Sequence[Output], timeout_s: float) -> None:
+def publish_all(publisher: Publisher, outputs: Sequence[Output], timeout_s: float) -> None:
     """Send records in order and return when the broker has acknowledged all of them.
 
     Raises:
@@ -116,17 +101,6 @@ def publish_all(publisher: SharedPublisher, outputs: Sequence[Output], timeout_s
     refused = Sending(publisher, outputs).wait(timeout_s)
     if refused:
         raise refused[0].error
-
-
-@contextmanager
-def _turn(publisher: SharedPublisher) -> Iterator[None]:
-    """Send one after the other: while one's records are on their way, another's to the same partitions could not go."""
-    taken = publisher.turn.acquire(timeout=_TURN_S)
-    try:
-        yield
-    finally:
-        if taken:
-            publisher.turn.release()
 
 
 def _note(answers: list[tuple[int, Exception | None]], index: int, error: Exception | None) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from streams.errors import StreamError
-from streams.publishing import SharedPublisher, publish_all
+from streams.publishing import publish_all
 from streams.reading import Reader
-from streams.stage import Checkpoint, Output
+from streams.stage import Checkpoint, Output, Publisher
 
 _MAGIC: Final = b"SLC1"
 _HEAD: Final = struct.Struct("<4sqI")
@@ -64,7 +64,7 @@ class KafkaStateStore:
         self,
         bootstrap: str,
         topic: str,
-        publisher: SharedPublisher,
+        publisher: Publisher,
         *,
         timeout_s: float = 30.0,
         extra: Mapping[str, str] = {},

@@ -25,9 +25,8 @@ except ModuleNotFoundError as missing:
 from streams.errors import StreamError, Unavailable
 from streams.hosts.runner import Abandoned, Runner, RunnerSettings
 from streams.hosts.settings import HostSettings
-from streams.publishing import SharedPublisher
 from streams.reading import Reader
-from streams.stage import Record, StageFactory, StateStore
+from streams.stage import Publisher, Record, StageFactory, StateStore
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class FaustHost:
         settings: HostSettings,
         runner: RunnerSettings,
         factory: StageFactory,
-        publisher: SharedPublisher,
+        publisher: Publisher,
         store: StateStore,
     ) -> None:
         if settings.extra or settings.instance:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from streams.hosts.runner import Runner, RunnerSettings
 from streams.publishers.memory import MemoryLog
-from streams.publishing import SharedPublisher
-from streams.stage import StageFactory, StateStore
+from streams.stage import Publisher, StageFactory, StateStore
 
 
 class MemoryHost:
@@ -16,7 +15,7 @@ class MemoryHost:
         log: MemoryLog,
         topic: str,
         factory: StageFactory,
-        publisher: SharedPublisher,
+        publisher: Publisher,
         store: StateStore,
         settings: RunnerSettings,
         *,

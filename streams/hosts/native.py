@@ -21,16 +21,14 @@ from streams.hosts.pace import Pace
 from streams.hosts.runner import Abandoned, Runner, RunnerSettings
 from streams.hosts.settings import HostSettings
 from streams.hosts.watchdog import State, Watchdog
-from streams.publishing import SharedPublisher
 from streams.reading import as_record
-from streams.stage import Record, StageFactory, StateStore
+from streams.stage import Publisher, Record, StageFactory, StateStore
 
 log = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.05
 _STEP_S: Final = 0.005
 """How often it looks whether queues that were full have room again."""
-_PUMP_S: Final = 0.1
 _LOOK_S: Final = 0.5
 """How often the ends of the partitions are noted, for the lag that the metrics page shows."""
 _STUCK_S: Final = 120.0
@@ -46,7 +44,7 @@ class NativeHost:
         settings: HostSettings,
         runner: RunnerSettings,
         factory: StageFactory,
-        publisher: SharedPublisher,
+        publisher: Publisher,
         store: StateStore,
     ) -> None:
         self._settings, self._runner_settings, self._factory = settings, runner, factory
@@ -299,8 +297,4 @@ class NativeHost:
     def _pump(self, ended: threading.Event) -> None:
         # Acknowledgements also come while every lane computes; without this they would wait for the next publish.
         while not ended.is_set():
-            if self._publisher.turn.locked():
-                # Who holds it takes them in; two would fight for Python's lock over each.
-                ended.wait(_PUMP_S)
-            else:
-                self._publisher.poll(_PUMP_S)
+            self._publisher.poll(0.1)

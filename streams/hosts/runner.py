@@ -15,9 +15,9 @@ from typing import Final, TypeVar
 
 from streams.deadletter import dead_letter
 from streams.errors import NotNow, PublishError, Refused, StreamError
-from streams.publishing import Refusal, Sending, SharedPublisher
+from streams.publishing import Refusal, Sending
 from streams.refusals import bare_letter, refused_letter
-from streams.stage import Batch, Checkpoint, Output, Record, Stage, StageFactory, StateStore
+from streams.stage import Batch, Checkpoint, Output, Publisher, Record, Stage, StageFactory, StateStore
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Runner:
         self,
         partition: int,
         factory: StageFactory,
-        publisher: SharedPublisher,
+        publisher: Publisher,
         store: StateStore,
         settings: RunnerSettings,
         wait: Callable[[float], bool],

@@ -88,7 +88,6 @@ class ConfluentPublisher:
 
     def __init__(self, settings: PublisherSettings) -> None:
         self._settings = settings
-        self.turn = threading.Lock()
         self._lock = threading.Lock()
         self._fatal: KafkaError | None = None
         self._stamp = settings.security.stamp()
@@ -121,7 +120,6 @@ class ConfluentPublisher:
 
     def flush(self, timeout_s: float) -> int:
         """Wait for every answer; give how many are still missing."""
-        self._look()
         deadline = time.monotonic() + timeout_s
         while self._next is not None and time.monotonic() < deadline:
             self.poll(min(_SLICE_S, timeout_s))

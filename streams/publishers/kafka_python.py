@@ -56,7 +56,6 @@ class KafkaPythonPublisher:
         self._bytes = 0
         self._asked: dict[str, float] = {}
         """When a topic that the client has not heard of was first asked for, in milliseconds of the monotonic clock."""
-        self.turn = threading.Lock()
         self._lock = threading.Lock()
         if settings.security:
             # Ignoring them would send payloads in the clear.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Mapping
 
@@ -60,7 +59,6 @@ class MemoryPublisher:
     """A `Publisher` into a `MemoryLog`. `fail` makes the next answers failures, as a broker in trouble would."""
 
     def __init__(self, log: MemoryLog, capacity: int = 100_000) -> None:
-        self.turn = threading.Lock()
         self._log = log
         self._capacity = capacity
         self._queue: deque[tuple[Output, Done]] = deque()

@@ -98,25 +98,3 @@ def test_publish_all_raises_what_is_refused_after_the_rest_arrived() -> None:
         publish_all(MemoryPublisher(log), [*outputs(b"a"), *outputs(b"x", topic="other"), *outputs(b"b")], 5.0)
 
     assert values(log) == [b"a", b"b"]
-
-
-def test_another_who_waits_for_long_holds_nobody_up() -> None:
-    """Whoever has the turn may wait for a broker that is away: records for others go out all the same."""
-    log = MemoryLog({"t": 1})
-    publisher = MemoryPublisher(log)
-    with publisher.turn:
-        refused = Sending(publisher, outputs(b"a")).wait(5.0)
-
-        assert refused == ()
-        assert publisher.turn.locked()
-    assert values(log) == [b"a"]
-
-
-def test_a_wait_that_fails_gives_its_turn_back() -> None:
-    """What is not acknowledged keeps the turn from nobody: the next one has it."""
-    publisher = MemoryPublisher(MemoryLog({"t": 1}))
-    publisher.held = True
-    with pytest.raises(Unavailable):
-        Sending(publisher, outputs(b"a")).wait(0.0)
-
-    assert not publisher.turn.locked()
