@@ -29,7 +29,13 @@ class Script:
     connections: set[Any] = field(default_factory=set)
     over: threading.Event = field(default_factory=threading.Event)
     meeting: threading.Barrier | None = None
-    """Where calls wait for each other before they are answered."""
+    """Where predictions wait for each other before they are answered; nobody waits for a question about the model."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # The kernel drops connections beyond it, which are tried again after a second.
+    request_queue_size = 128
 
 
 @contextmanager
@@ -50,7 +56,7 @@ def scripted(*answers: Scripted, tls: ssl.SSLContext | None = None) -> Iterator[
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             script.connections.add(self.client_address)
             script.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
-            if script.meeting is not None:
+            if script.meeting is not None and self.command == "POST":
                 script.meeting.wait(60)
             status, head, content = script.answers.pop(0) if len(script.answers) > 1 else script.answers[0]
             if status <= 0:
@@ -67,8 +73,7 @@ def scripted(*answers: Scripted, tls: ssl.SSLContext | None = None) -> Iterator[
         def log_message(self, *_: Any) -> None:  # noqa: ANN401 - the library's
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     script.port = server.server_address[1]
