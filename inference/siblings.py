@@ -64,18 +64,18 @@ class Siblings:
         Raises:
             ModelLoadFailed: one of them could not, or does not answer; says which.
         """
-        failures, body = [], orjson.dumps({"parameters": dict(parameters)}) if parameters else None
+        failures, told = [], orjson.dumps({"parameters": dict(parameters)}) if parameters else None
         for index in self._others():
             try:
-                status, body = self._ask(
-                    index, "POST", f"/v2/repository/models/{quote(model, safe='')}/{verb}", _LOAD_S, body
+                status, answer = self._ask(
+                    index, "POST", f"/v2/repository/models/{quote(model, safe='')}/{verb}", _LOAD_S, told
                 )
             except (OSError, http.client.HTTPException) as exc:
                 # It is being started again, and loads what is to be loaded then.
                 failures.append(f"process {index} does not answer: {exc}")
                 continue
             if status != http.HTTPStatus.OK:
-                failures.append(f"process {index}: {_text(body)}")
+                failures.append(f"process {index}: {_text(answer)}")
         if failures:
             raise ModelLoadFailed("; ".join(failures))
 

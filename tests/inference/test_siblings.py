@@ -14,6 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from inference.runtime import RUNTIMES
 from inference.siblings import merged
 from tests.inference.serving import GATED, Server, eventually, predictor
 
@@ -126,6 +127,20 @@ def test_models_are_loaded_and_unloaded_everywhere(server: Server) -> None:
     assert (unloaded.status_code, loaded.status_code) == (200, 200)
     assert refused == {503}
     assert answered == {200}
+
+
+def test_settings_of_a_load_reach_every_process(tmp_path: Path) -> None:
+    """Whoever is asked says the same of the model afterwards."""
+    model = tmp_path / "model"
+    model.mkdir()
+    RUNTIMES.find("lightgbm").example(model)
+    with predictor(model, tmp_path, "--workers", str(PROCESSES), "--enable_grpc", "false") as server:
+        eventually(lambda: _up(server) == PROCESSES, "all processes answer")
+        body = {"parameters": {"config": '{"max_batch_size": 16}'}}
+        _post(server, "/v2/repository/models/m/load", body).raise_for_status()
+        configs = [_get(server, "/v2/models/m/config").raise_for_status().json() for _ in range(40)]
+
+    assert {config["max_batch_size"] for config in configs} == {16}
 
 
 def test_killed_processes_are_started_again(server: Server) -> None:
