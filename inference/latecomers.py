@@ -27,6 +27,8 @@ _PROBE_S: Final = 10.0
 """How long a probe may take, from its asking to its end. Kubelets wait for a second, if they are not told otherwise."""
 _LINE: Final = 2_048
 """Bytes that a request's first line may have here."""
+_HEAD: Final = 32 * 1024
+"""Bytes that a probe may have. Nobody else bounds its head, which could go on for as long as it may take."""
 _PROBES: Final = re.compile(
     rb"(?:GET|HEAD) /(?:v2/health/(?:live|ready)|v1/models/[^/?: ]+|v2/models/[^/?: ]+(?:/versions/[^/?: ]+)?/ready)?"
     rb" HTTP/1\.[01]\r\n"
@@ -72,7 +74,7 @@ class Late(asyncio.Protocol):
     def __init__(self, here: dict[Late, None], transport: asyncio.Transport, probe: Callable[[], Probe]) -> None:
         self._here, self._transport, self._make = here, transport, probe
         self._loop = asyncio.get_running_loop()
-        self._begun = b""
+        self._begun, self._given = b"", 0
         self._told = False
         self._probe: Probe | None = None
         self._timer = self._loop.call_later(_SILENT_S, self._tell)
@@ -80,7 +82,7 @@ class Late(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio's contract
         if self._probe is not None:
-            self._probe.data_received(data)
+            self._give(self._probe, data)
         elif not self._told:
             self._begun += data
             if _PROBES.match(self._begun):
@@ -114,9 +116,17 @@ class Late(asyncio.Protocol):
     def _answer(self) -> None:
         self._timer.cancel()
         self._timer = self._loop.call_later(_PROBE_S, self._transport.abort)
-        self._probe = self._make()
-        self._probe.connection_made(self._transport)
-        self._probe.data_received(self._begun)
+        self._probe = probe = self._make()
+        probe.connection_made(self._transport)
+        begun, self._begun = self._begun, b""
+        self._give(probe, begun)
+
+    def _give(self, probe: Probe, data: bytes) -> None:
+        self._given += len(data)
+        if self._given > _HEAD:
+            self._transport.abort()
+        else:
+            probe.data_received(data)
 
     def _tell(self) -> None:
         if self._probe is not None or self._told or self._transport.is_closing():

@@ -98,6 +98,19 @@ def test_behind_a_probe_nothing_gets_in(full: Server) -> None:
         assert _answered(connection) == HTTPStatus.OK
 
 
+def test_a_probe_s_head_is_bounded(full: Server) -> None:
+    """However it begins: who sends one without an end must not fill the memory."""
+    with _connection(full) as connection:
+        try:
+            connection.sendall(_head("/v2/health/live")[:-2] + b"x: %s\r\n\r\n" % (b"x" * 100_000))
+            answer = connection.recv(1)
+        except ConnectionError:
+            answer = b""
+
+    assert answer == b""
+    assert _asked(full, "/v2/health/live") == HTTPStatus.OK
+
+
 def test_a_probe_finds_its_way_through_a_crowd(full: Server) -> None:
     """Of those who came and do not ask, the first goes for it."""
     with ExitStack() as stack:
