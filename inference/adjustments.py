@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from reprlib import Repr
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -23,6 +24,9 @@ Adjustments: TypeAlias = Mapping[str, Any]
 NONE: Final[Adjustments] = MappingProxyType({})
 _CONFIG: Final = "config"
 _DELAY: Final = "max_queue_delay_microseconds"
+_SHORT: Final = Repr()
+_SHORT.maxstring = 80
+"""What is wrong may be as long as a body, and the answer is written on the event loop."""
 
 
 def read(model: str, parameters: Mapping[str, Any]) -> Adjustments:
@@ -34,7 +38,9 @@ def read(model: str, parameters: Mapping[str, Any]) -> Adjustments:
     """
     unknown = [name for name in parameters if name != _CONFIG]
     if unknown:
-        raise Unsupported(f"{_failed(model)}: failed to poll from model repository: {unknown[0][:80]!r} is not offered")
+        raise Unsupported(
+            f"{_failed(model)}: failed to poll from model repository: {_SHORT.repr(unknown[0])} is not offered"
+        )
     if _CONFIG not in parameters:
         return NONE
     given = parameters[_CONFIG]
@@ -49,7 +55,9 @@ def read(model: str, parameters: Mapping[str, Any]) -> Adjustments:
     found: dict[str, Any] = {}
     for name, value in config.items():
         if name not in _READERS:
-            raise Unsupported(f"{_failed(model)}: config: {name!r} is not offered; offered: {', '.join(_READERS)}")
+            raise Unsupported(
+                f"{_failed(model)}: config: {_SHORT.repr(name)} is not offered; offered: {', '.join(_READERS)}"
+            )
         try:
             found |= _READERS[name](model, value)
         except (TypeError, ValueError) as exc:
@@ -69,6 +77,10 @@ def adjusted(loaded: Loaded, adjustments: Adjustments) -> Loaded:
     if settings.pad_to and (settings.max_batch or 0) > settings.pad_to[-1]:
         loaded.runtime.unload()
         raise ModelLoadFailed(f"max_batch_size: expected at most {settings.pad_to[-1]}, the last of the model's pad_to")
+    if (settings.max_batch or 0) > 1 >= (loaded.settings.max_batch or loaded.runtime.max_batch):
+        # Where rows depend on each other, one caller's would change another's answer: that is the operator's to say.
+        loaded.runtime.unload()
+        raise ModelLoadFailed("max_batch_size: calls of this model are never joined, and only its folder may say else")
     return replace(loaded, settings=settings)
 
 
@@ -78,7 +90,7 @@ def _failed(model: str) -> str:
 
 def _name(model: str, value: Any) -> Adjustments:  # noqa: ANN401 - JSON
     if value != model:
-        raise ValueError(f"expected {model!r}, got {value!r}")
+        raise ValueError(f"expected {model!r}, got {_SHORT.repr(value)}")
     return NONE
 
 
@@ -89,7 +101,7 @@ def _rows(_model: str, value: Any) -> Adjustments:  # noqa: ANN401 - JSON
 
 def _batching(_model: str, value: Any) -> Adjustments:  # noqa: ANN401 - JSON
     if not isinstance(value, dict) or value.keys() - {_DELAY}:
-        raise ValueError(f"expected an object of {_DELAY}, got {value!r}")
+        raise ValueError(f"expected an object of {_DELAY}, got {_SHORT.repr(value)}")
     if not value:
         return NONE
     return {"max_latency_ms": milliseconds(_whole(value[_DELAY]) / 1_000)}
@@ -98,10 +110,10 @@ def _batching(_model: str, value: Any) -> Adjustments:  # noqa: ANN401 - JSON
 def _whole(value: Any) -> int:  # noqa: ANN401 - JSON
     # Protocol Buffers' JSON has long numbers as texts, and takes any so.
     if isinstance(value, (bool, float)) or not str(value).isascii() or not str(value).isdecimal():
-        raise ValueError(f"expected a whole number from 0 up, got {value!r}")
+        raise ValueError(f"expected a whole number from 0 up, got {_SHORT.repr(value)}")
     number = int(value)
     if number > _MOST:
-        raise ValueError(f"expected at most {_MOST}, got {value!r}")
+        raise ValueError(f"expected at most {_MOST}, got {_SHORT.repr(value)}")
     return number
 
 

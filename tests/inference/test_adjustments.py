@@ -12,6 +12,8 @@ from inference.folders import Loaded
 from inference.settings import ModelSettings
 from tests.inference.halves import Halves
 
+LONG = "x" * 100_000
+
 
 @pytest.mark.parametrize(
     ("config", "expected"),
@@ -49,6 +51,24 @@ def test_what_padding_forbids_is_refused() -> None:
     """As it is in the folder's own settings."""
     with pytest.raises(ModelLoadFailed, match="expected at most 8, the last of the model's pad_to"):
         adjusted(Loaded(Halves(), "1", ModelSettings(pad_to=(2, 8))), {"max_batch": 9})
+
+
+@pytest.mark.parametrize("own", [ModelSettings(), ModelSettings(max_batch=1)])
+def test_calls_that_are_never_joined_stay_so(own: ModelSettings) -> None:
+    """Whoever may load a model must not mix rows that depend on each other: other callers' answers would be wrong."""
+    with pytest.raises(ModelLoadFailed, match="calls of this model are never joined"):
+        adjusted(Loaded(Halves(), "1", own), {"max_batch": 2})
+
+    assert adjusted(Loaded(Halves(), "1", own), {"max_batch": 1}).settings.max_batch == 1
+
+
+def test_what_is_refused_is_not_given_back_whole() -> None:
+    """It may be as long as a body."""
+    for config in (f'{{"name": "{LONG}"}}', f'{{"max_batch_size": "{LONG}"}}', f'{{"{LONG}": 1}}'):
+        with pytest.raises((InvalidInput, Unsupported)) as caught:
+            read("m", {"config": config})
+
+        assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(
