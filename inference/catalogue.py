@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
 
 from inference import adjustments, configuration
 from inference.adjustments import NONE
@@ -19,7 +19,10 @@ from inference.repository import IndexEntry, Lease, Repository
 from inference.runtime import Runtime, TensorSpec
 from inference.settings import Dialect
 from inference.siblings import Siblings
+from inference.statistics import Said
 from inference.tally import Tally
+
+T = TypeVar("T")
 
 _PROMPT: Final = (TensorSpec(PROMPT, "BYTES", (1,)),)
 _TEXT: Final = (TensorSpec(OUTPUT, "BYTES", (1,)),)
@@ -107,13 +110,16 @@ class Catalogue:
             return False
         return await runtime.generates_behind(model, terms) if runtime.forwards else runtime.generates()
 
-    async def streams(self, model: str, version: str | None = None) -> bool:
-        """Say whether a model gives several answers to a call; it is loaded first, as by `generates`."""
+    async def streams(self, model: str, version: str | None = None) -> bool | None:
+        """Say whether a model gives several answers to a call; it is loaded first, as by `generates`.
+
+        None: that cannot be said, for it is not loaded all the same.
+        """
         await self.awaken(model, version)
         try:
             return self._repository.loaded(model, version).runtime.streams()
         except InferenceError:
-            return False
+            return None
 
     async def described(self, model: str, version: str | None = None, terms: Terms = USUAL) -> dict[str, Any]:
         """Describe a model, loaded first if a request may; whether it makes text, the server behind it may know."""
@@ -140,10 +146,15 @@ class Catalogue:
         return configuration.of(model, loaded, *_tensors(loaded.runtime, text=text), numbered=numbered, text=text)
 
     async def statistics(
-        self, model: str | None = None, version: str | None = None, *, everywhere: bool = True
-    ) -> list[dict[str, Any]]:
-        """Tell what models did in all processes; see `Tally.told`."""
-        return await self._tally.told(model, version, everywhere=everywhere)
+        self,
+        write: Callable[[Iterable[Said]], T],
+        model: str | None = None,
+        version: str | None = None,
+        *,
+        everywhere: bool = True,
+    ) -> T:
+        """Write what models did in all processes; see `Tally.told`."""
+        return await self._tally.told(write, model, version, everywhere=everywhere)
 
     def load(self, model: str, parameters: Mapping[str, Any] = NONE, *, everywhere: bool = True) -> None:
         """Load a model, or load it anew, in all processes; see `Repository.load`, and `adjustments.read`."""

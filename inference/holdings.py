@@ -52,7 +52,8 @@ class Holdings:
         """
         if name is not None and version is not None:
             copy, number = self._copy(name, version)
-            if number is not None and number != copy.known:
+            # What was never loaded here has done nothing here, whichever version it is.
+            if number is not None and copy.record is not None and number != copy.known:
                 raise ModelNotFound(name, number)
             copies = [copy]
         else:

@@ -6,9 +6,8 @@ On threads of its own, for there may be thousands of models, and other processes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 import orjson
@@ -17,6 +16,8 @@ from inference.pool import ComputePool
 from inference.repository import Repository
 from inference.siblings import Siblings
 from inference.statistics import Said, merged
+
+T = TypeVar("T")
 
 _QUEUE: Final = 16
 _PATIENCE_S: Final = 30.0
@@ -30,24 +31,30 @@ class Tally:
         # Were what another process asks to wait for what this one is asking, two could wait for each other.
         self._asking, self._asked = (ComputePool(threads=1, queue=_QUEUE, timeout_s=_PATIENCE_S) for _ in range(2))
 
-    async def told(self, model: str | None, version: str | None, *, everywhere: bool) -> list[Said]:
+    async def told(
+        self, write: Callable[[Iterable[Said]], T], model: str | None, version: str | None, *, everywhere: bool
+    ) -> T:
         """Tell of a version of a model, of all of them that were ever loaded, or of all models'.
+
+        `write` runs on the thread, too. It takes them one by one: all at once, a library's function would hold the
+        event loop up as if it ran there.
 
         Raises:
             ModelNotFound: no such model, or no such version.
             Overloaded, DeadlineExceeded: too many ask.
         """
         if not everywhere or self._siblings is None:
-            return await self._asked.run(partial(self._own, model, version))
-        return await self._asking.run(partial(self._all, self._siblings, model, version))
+            return await self._asked.run(lambda: write(self._own(model, version)))
+        siblings = self._siblings
+        return await self._asking.run(lambda: write(self._all(siblings, model, version)))
 
     def close(self) -> None:
         """Tell nobody any more."""
         for pool in (self._asking, self._asked):
             pool.close()
 
-    def _own(self, model: str | None, version: str | None) -> list[Said]:
-        return [record.said(name, number) for name, number, record in self._repository.records(model, version)]
+    def _own(self, model: str | None, version: str | None) -> Iterator[Said]:
+        return (record.said(name, number) for name, number, record in self._repository.records(model, version))
 
     def _all(self, siblings: Siblings, model: str | None, version: str | None) -> list[Said]:
         return merged([self._own(model, version), *_theirs(siblings, model, version)])

@@ -6,7 +6,7 @@ not the server's. Next: `inference/grpc/predictions.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
@@ -24,6 +24,7 @@ from inference.protocol.grpc_messages import MESSAGES, SERVICE
 from inference.protocol.grpc_schema import parsed
 from inference.repository import State
 from inference.settings import Dialect
+from inference.statistics import Said
 
 Look = Callable[[Any], Mapping[str, Any]]
 """A message in, the fields of the answer out."""
@@ -83,9 +84,7 @@ class Service:
 
     async def _statistics(self, data: bytes, _asked: Asked) -> bytes:
         message = parsed(MESSAGES.of("ModelStatisticsRequest"), data)
-        told = await self._plane.statistics(message.name or None, message.version or None)
-        answer: bytes = MESSAGES.of("ModelStatisticsResponse")(model_stats=told).SerializeToString()
-        return answer
+        return await self._plane.statistics(_written, message.name or None, message.version or None)
 
     def _load(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
         model = _named(message)
@@ -115,6 +114,12 @@ class Service:
                 for each in entries
             ]
         }
+
+
+def _written(told: Iterable[Said]) -> bytes:
+    # Messages behind each other are one, with the elements of all.
+    answered = MESSAGES.of("ModelStatisticsResponse")
+    return b"".join(answered(model_stats=[each]).SerializeToString() for each in told)
 
 
 def _named(message: Any) -> str:  # noqa: ANN401 - messages are made at run time
