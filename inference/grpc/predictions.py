@@ -106,10 +106,12 @@ class Predictions:
             model, identity = received.model, received.id
             terms = heeded(terms, received.parameters)
             which = model, received.version
-            if which not in several:
-                # Once for a stream: who asks for a model again and again is not to be asked what it is.
-                several[which] = await self._plane.streams(*which)
-            if several[which]:
+            found = several.get(which)
+            if found is None and (found := await self._plane.streams(*which)) is not None:
+                # Once for a stream: who asks for a model again and again is not to be asked what it is. Only what is
+                # known: a client may send any number of names, and what cannot be loaded now may be loaded later.
+                several[which] = found
+            if found:
                 return Several(self._plane, received, terms, partial(self._count, model, head), strict=strict)
             if received.names(PROMPT) and await self._plane.generates(model, received.version, terms):
                 return Text(self._plane, received, terms, partial(self._count, model, head), strict=strict)

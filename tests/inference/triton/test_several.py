@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,6 +61,23 @@ def test_what_goes_wrong_is_the_last_answer(stub: Client) -> None:
 
     assert [(identity, final) for identity, _, final in found] == [("1", False), ("1", True), ("3", False)]
     assert "ValueError : below zero" in str(found[1][1])
+
+
+def test_a_model_that_is_loaded_later(examples: Server, stub: Client) -> None:
+    """A stream that has asked for it in vain gets its answers as soon as it is there."""
+    messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    path = "/v2/repository/models/repeat_int32"
+    with examples.client() as http:
+        http.post(f"{path}/unload").raise_for_status()
+        stream = stub.stream(iter(messages.get, b"end"))
+        messages.put(_message(1))
+        refused = _told([next(stream)])
+        http.post(f"{path}/load").raise_for_status()
+    messages.put(_message(7, 8))
+    messages.put(b"end")
+
+    assert "not ready" in str(refused[0][1])
+    assert _told(stream) == [("7", 7, False), ("7", 8, False)]
 
 
 def test_one_answer_is_not_to_be_had(examples: Server, stub: Client) -> None:
