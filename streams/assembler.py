@@ -34,13 +34,11 @@ from streams.events import (
 from streams.pairing import Exchange, Pairing, Rejected, Undecodable
 from streams.settings import AssemblerSettings
 from streams.stage import Batch, Effects, Output, Record
-from streams.tracecontext import recorded
+from streams.tracecontext import MOST_NAMED, recorded
 
 ARROW: Final = "application/vnd.apache.arrow.stream"
 _STAGE: Final = "assembler"
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
-_MOST_TRACES: Final = 16
-"""Of one record; each is 56 bytes of a header."""
 COUNTED: Final = (
     "in", "paired", "expired", "evicted", "deadlettered", "duplicates",
     "exchanges", "observed", "failed", "synthetic", "truncated", "aborted", "rowless", "undecodable", "oversized",
@@ -233,7 +231,8 @@ class Assembler:
 def _traces(run: Sequence[Any]) -> Mapping[str, str]:
     """Give the extension that names the recorded traces of these rows' calls, if there are any."""
     named = dict.fromkeys(item.exchange.request.event.text(TRACEPARENT) for item in run)
-    found = list(islice((each for each in named if recorded(each) is not None), _MOST_TRACES))
+    # Spelt anew: what a client wrote behind the flags may be as long as a head, and have spaces.
+    found = [str(place) for place in islice(filter(None, map(recorded, named)), MOST_NAMED)]
     if not found:
         return _NOTHING
     return {TRACEPARENT: found[0]} if len(found) == 1 else {TRACEPARENTS: " ".join(found)}

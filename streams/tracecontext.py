@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 # Version ff, and ids of zeros alone, are none; what a later version has behind the flags is not for us.
 _FORM: Final = re.compile(r"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-((?!0{16})[0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _RECORDED: Final = 1
+MOST_NAMED: Final = 16
+"""Traces that a record of several calls names, each in 55 characters."""
 
 
 class Place(NamedTuple):

@@ -11,10 +11,11 @@ from typing import Final
 
 from streams.events import TRACEPARENT, TRACEPARENTS
 from streams.stage import Batch, Effects, Record, Stage
-from streams.tracecontext import below, recorded
+from streams.tracecontext import MOST_NAMED, below, recorded
 from streams.traces import Traces
 
-_NAMES: Final = frozenset({f"ce_{TRACEPARENT}", f"ce_{TRACEPARENTS}"})
+_MOST: Final = {f"ce_{TRACEPARENT}": 1, f"ce_{TRACEPARENTS}": MOST_NAMED}
+"""How many traces such a header names; whoever wrote more shall not have a span for each."""
 
 
 class TracedStage:
@@ -66,6 +67,6 @@ def _named(record: Record) -> list[str]:
     return [
         traceparent
         for name, value in record.headers
-        if value and name in _NAMES
-        for traceparent in value.decode("ascii", "replace").split()
+        if value and name in _MOST
+        for traceparent in value.decode("ascii", "replace").split()[: _MOST[name]]
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -95,6 +95,22 @@ def test_a_record_names_so_many_traces_and_no_more(receiver: Receiver) -> None:
 
     assert named == {"ce_traceparents": " ".join(map(_traced, range(1, 17))).encode()}
     assert len(receiver.spans) == 40
+
+
+def test_what_a_client_wrote_behind_its_trace_goes_nowhere(receiver: Receiver) -> None:
+    """A later version's `traceparent` may have more: it makes no record longer, and names no further trace."""
+    later = f"01-{1:032x}-{SPAN}-01-{'x' * 60_000} {_traced(2)} {_traced(3)}"
+    with _stage() as stage:
+        (named,) = _named(stage.process(Batch(0, _records(later, _traced(4)))).outputs)
+        stage.process(Batch(0, (Record("p", 0, 9, None, None, (("ce_traceparents", _many(range(1, 41))),)),)))
+
+    assert named == {"ce_traceparents": f"{_traced(1)} {_traced(4)}".encode()}
+    assert len([span for span in receiver.spans if span.trace_id.hex() in {f"{2:032x}", f"{3:032x}"}]) == 2
+    assert len(receiver.spans) == 18
+
+
+def _many(numbers: Iterable[int]) -> bytes:
+    return " ".join(map(_traced, numbers)).encode()
 
 
 def test_state_passes_through(receiver: Receiver) -> None:
