@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from deploy import environment
 from streams.errors import MissingExtra
@@ -26,13 +28,27 @@ def wanted() -> bool:
     return True
 
 
-def traced(factory: StageFactory, name: str) -> StageFactory:
-    """Have the stages of a factory record spans, if that is wanted."""
-    if not wanted():
-        return factory
-    traces = Traces(f"sidelight-{name}")
+def begun(service: str) -> Traces | None:
+    """Begin to record; None, which the log says, where OpenTelemetry cannot work with its variables."""
+    try:
+        return Traces(service)
+    except Exception as exc:  # noqa: BLE001 - whatever the SDK makes of them: no reason to lose payloads
+        log.error("no spans are recorded: %s", exc)  # noqa: TRY400 - a mistake of the user, not ours
+        return None
+
+
+@contextmanager
+def traced(factory: StageFactory, name: str) -> Iterator[StageFactory]:
+    """Have the stages of a factory record spans in the block, if that is wanted."""
+    traces = begun(f"sidelight-{name}") if wanted() else None
+    if traces is None:
+        yield factory
+        return
 
     def made(partition: int) -> Stage:
         return TracedStage(factory(partition), name, traces)
 
-    return made
+    try:
+        yield made
+    finally:
+        traces.close()

@@ -15,6 +15,7 @@ from streams.errors import MissingExtra
 from streams.tracecontext import Place
 
 _UNNAMED: Final = "unknown_service"
+_CLOSING_S: Final = 5.0
 
 
 def available() -> None:
@@ -64,12 +65,14 @@ class Traces:
 
     Args:
         service: what the process is called where OpenTelemetry's variables do not name it.
+        closing_s: how long `close` waits for what is left to be sent.
 
     Raises:
         MissingExtra: OpenTelemetry's SDK is not installed.
     """
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, closing_s: float = _CLOSING_S) -> None:
+        self._closing_s = closing_s
         self._api, self._context = library("trace"), library("context").Context
         self._ids = _Ids(library("sdk.trace.id_generator").RandomIdGenerator())
         self._provider = provider(service, self._ids)
@@ -104,8 +107,11 @@ class Traces:
         span.end(ended_us * 1_000)
 
     def close(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
+        """Send what is left, or give it up after a while."""
+        # The SDK would wait for half a minute for a receiver that is away: longer than a process may take to end.
+        closing = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        closing.start()
+        closing.join(self._closing_s)
 
     def _spanned(self, place: Place) -> Any:  # noqa: ANN401 - the SDK is imported when it is wanted
         flags = self._api.TraceFlags(int(place.flags, 16))

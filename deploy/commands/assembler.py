@@ -74,10 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
     def stage(partition: int) -> Stage:
         return Assembler(partition, settings, ArrowCodec(keys, claims))
 
-    return run_stage(
-        arguments, name="assembler", topic=topics.payloads, partitions=settings.payload_partitions,
-        factory=traced(stage, "assembler"),
-    )  # fmt: skip
+    with traced(stage, "assembler") as factory:
+        return run_stage(
+            arguments, name="assembler", topic=topics.payloads, partitions=settings.payload_partitions, factory=factory
+        )
 
 
 def _seconds(text: str) -> float:

@@ -45,10 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     access = kafka_security(arguments).properties()
     partitions = partitions_of(arguments.kafka, topics.observations, extra=access)
-    return run_stage(
-        arguments, name="detectors", topic=topics.observations, partitions=partitions,
-        factory=traced(stage, "detectors"),
-    )  # fmt: skip
+    with traced(stage, "detectors") as factory:
+        return run_stage(arguments, name="detectors", topic=topics.observations, partitions=partitions, factory=factory)
 
 
 def watch(monitor: MonitorSettings) -> Watch:
