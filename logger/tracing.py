@@ -33,8 +33,9 @@ def carried(fields: Fields, seen: Seen) -> Fields:
     found = span_of(seen)
     if found is None:
         return fields
-    own = str(found[0]).encode()
-    return [(name, own if name == _FIELD else value) for name, value in fields]
+    own = (_FIELD, str(found[0]).encode())
+    # The others as they are: gRPC's fields may be marked as secrets.
+    return [own if item[0] == _FIELD else item for item in fields]
 
 
 class TracedTap(Tap):

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from hpack.struct import NeverIndexedHeaderTuple
 
+from inference.http2.fields import Reader, block_of
 from logger.record import decode, encode
 from logger.settings import TapSettings
 from logger.tap import Seen, Tap
@@ -54,6 +56,14 @@ def test_model_events_and_collector_hear_of_one_span(receiver: Receiver) -> None
     assert (first.trace_id.hex(), first.parent_span_id.hex(), first.name) == (TRACE, SPAN, "POST /v1/models/m:predict")
     assert (first.start_time_unix_nano, first.end_time_unix_nano) == (1_000_000_000, 1_001_500_000)
     assert (first.status.code, second.status.code) == (0, _ERROR)
+
+
+def test_secrets_stay_marked_as_such() -> None:
+    """RFC 7541 section 6.2.3: what its sender wants never to be indexed is written so again, beside a new trace."""
+    fields = [NeverIndexedHeaderTuple(b"authorization", b"secret"), (b"traceparent", _GIVEN), (b"x", b"y")]
+    block = block_of(carried(fields, _seen()))
+
+    assert [field.indexable for field in Reader().decode(block)] == [False, True, True]
 
 
 @pytest.mark.parametrize("given", [b"", b"nonsense", _GIVEN[:-1] + b"0", b"00-\xff"])
