@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ssl
 
 from deploy.errors import UserError
 from logger.connector import Connector
@@ -28,11 +29,18 @@ def component_tls(arguments: argparse.Namespace) -> ModelTls | None:
     """Give what the arguments say; None: in the clear.
 
     Raises:
-        UserError: the authorities cannot be used as they are now.
+        UserError: the authorities cannot be used as they are now, or the name is none.
     """
     ca_file, name = arguments.component_ca_file, arguments.component_server_name
     if not (arguments.component_tls or ca_file or name):
         return None
+    try:
+        # As every connection does it: there, nobody could say what is wrong.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(
+            ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name or "localhost"
+        )
+    except ValueError as exc:
+        raise UserError(f"--component-server-name {name}: {exc}") from exc
     tls = ModelTls(ca_file=ca_file, server_name=name)
     try:
         Connector(ProxySettings(upstream_tls=tls))

@@ -29,7 +29,8 @@ Ctrl-C drains everything: running requests, then the topics, then Kafka."""
 # What `up` says itself, as it knows where everything is.
 _OURS: Final = frozenset({
     "--log-url", "--host", "--port", "--component-port", "--metrics-port", "--metrics-host", "--inference-service",
-    "--namespace", "--component", "--privacy", "--claims",
+    "--namespace", "--component", "--privacy", "--claims", "--component-tls", "--component-ca-file",
+    "--component-server-name",
 })  # fmt: skip
 
 

@@ -141,6 +141,13 @@ def test_files_that_cannot_be_used_end_the_start(tmp_path: Path) -> None:
             component_tls(_arguments(component_ca_file=str(file)))
 
 
+@pytest.mark.parametrize("name", [".model", "a..b", "x" * 64])
+def test_what_no_certificate_can_have_is_no_name(name: str) -> None:
+    """Said at the start: no connection could be opened, and no answer would say why."""
+    with pytest.raises(UserError, match=f"--component-server-name {name}: "):
+        component_tls(_arguments(component_server_name=name))
+
+
 @pytest.mark.parametrize(
     ("given", "found"),
     [

@@ -106,6 +106,7 @@ def _paired(sidelight: Sidelight) -> int:
         (("--logger-flags=--outbx spool",), "--logger-flags: unrecognized arguments: --outbx spool"),
         (("--logger-flags=--outbox disk",), "--logger-flags: argument --outbox: invalid choice: 'disk'"),
         (("--logger-flags=--port 80",), "--logger-flags: --port is not yours to set: `up` does"),
+        (("--logger-flags=--component-tls",), "--logger-flags: --component-tls is not yours to set: `up` does"),
         (("--logger-flags=--outbox 'spool",), "--logger-flags: No closing quotation"),
         (("--kafka-config", "x"), "--kafka-config: the embedded broker needs none; name yours with --kafka"),
         (("--kafka", "a:1", "--host", "faust", "--kafka-config", "x"), "--host faust: takes no TLS"),
