@@ -43,9 +43,9 @@ def bound(host: str, port: int, *, shared: bool) -> socket.socket:
         OSError: the address is taken, or none of this machine's.
     """
     host = bare(host)
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # Of a name that has addresses of both kinds, the one that every client can reach.
+    family, kind, protocol, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
     made = socket.socket(family, kind, protocol)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
