@@ -173,6 +173,14 @@ class Residents(Generic[K]):
             self._total -= self._order.pop(key, 0)
             self._changed.notify_all()
 
+    def leaving(self, key: K, unload: Unload) -> Unload:
+        """Take out a model that goes for another memory's sake; what it weighs here counts until it is unloaded.
+
+        Called with our lock held, by `evict`; gives what unloads it.
+        """
+        weight = self._order.pop(key, 0)
+        return self._until_gone(unload, weight) if weight else unload
+
     def steer(self) -> None:
         """Compare the estimates with what the process really holds. Called after loads; acts a few times a second."""
         now = self._clock()
@@ -186,6 +194,10 @@ class Residents(Generic[K]):
             if over <= 0:
                 if self._ceiling is not None and -over > self._limit * MARGIN:
                     self._ceiling = int(self._ceiling * _GROWTH) + 1
+                return
+            # What is on its way out is measured yet.
+            over -= self._leaving
+            if over <= 0:
                 return
             # What is freed may stay with the C library for a while, so the measure lags: a small step at a time.
             target = self._staying - max(1, min(over, self._staying // 20))
@@ -234,6 +246,9 @@ class Residents(Generic[K]):
             self._order[key] = weight
             return None
         self.evictions += 1
+        return self._until_gone(unload, weight)
+
+    def _until_gone(self, unload: Unload, weight: int) -> Unload:
         self._leaving += weight
         return partial(self._let_go, unload, weight)
 

@@ -264,8 +264,7 @@ class Stock:
                 copy.lease = lease
                 return None
         # Out of the other memory, too.
-        self._gone(copy)
-        return lease.unload
+        return self.residents.leaving(copy, self.devices.leaving(copy, lease.unload))
 
     def _gone(self, copy: Copy) -> None:
         self.residents.gone(copy)

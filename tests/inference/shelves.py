@@ -3,7 +3,7 @@
 The file `model.answer` holds a number, which is the prediction for every row; `bad` cannot be loaded. A file `ballast`
 is held in memory; one named `device` says how many bytes of a GPU's memory are held, one named `card` how many the GPU
 has at most, and one named `slot` which GPU it is; with one named `stubborn` the model does not let go of what it holds.
-While a file `<folder>.shut` stands beside the folder, loading waits.
+While a file `<folder>.shut` stands beside the folder, loading waits; while one `<folder>.kept` does, unloading.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from inference.errors import DeviceExhausted, ModelLoadFailed
 from inference.folders import Shelf
 from inference.repository import Repository
+from inference.residency import MARGIN, resident_bytes
 from inference.runtime import Arrays, Runtime, Source
 from inference.settings import RepositorySettings, Trust
 
@@ -67,6 +68,7 @@ class Answering(Runtime):
         self.stubborn = False
         self.slot = ""
         self.gpu = 0
+        self.kept = Path()
 
     @classmethod
     def load(cls, source: Source) -> Self:
@@ -78,11 +80,7 @@ class Answering(Runtime):
             cls.most_together = max(cls.most_together, cls.together)
         try:
             text = source.path.read_text()
-            paused = threading.Event()
-            for _ in range(int(DEADLINE_S / 0.002)):
-                if not shut(folder).exists():
-                    break
-                paused.wait(0.002)
+            _wait_while(shut(folder))
         finally:
             with cls.lock:
                 cls.together -= 1
@@ -93,6 +91,7 @@ class Answering(Runtime):
         device = folder / "device"
         model.device_bytes = int(device.read_text()) if device.exists() else 0
         model.gpu = source.gpu
+        model.kept = kept(folder)
         model.stubborn = (folder / "stubborn").exists()
         card, slot = folder / "card", folder / "slot"
         if slot.exists():
@@ -114,6 +113,7 @@ class Answering(Runtime):
     def unload(self) -> None:
         """Count it."""
         self.unloaded += 1
+        _wait_while(self.kept)
         with self.lock:
             self.on_card[self.slot] -= self.device_bytes
         if self.stubborn:
@@ -136,6 +136,24 @@ def write(folder: Path, answer: object) -> Path:
 def shut(folder: Path) -> Path:
     """Name the file that keeps a folder's model from being loaded."""
     return folder.parent / f"{folder.name}.shut"
+
+
+def above(mib: int) -> int:
+    """Give a bound that leaves so much room above what this process holds, which may be much."""
+    return int((resident_bytes() + mib * 1024 * 1024) / (1 - MARGIN))
+
+
+def kept(folder: Path) -> Path:
+    """Name the file that keeps a folder's model from letting go of what it holds."""
+    return folder.parent / f"{folder.name}.kept"
+
+
+def _wait_while(file: Path) -> None:
+    paused = threading.Event()
+    for _ in range(int(DEADLINE_S / 0.002)):
+        if not file.is_file():
+            break
+        paused.wait(0.002)
 
 
 def answer(repository: Repository, name: str, version: str | None = None) -> tuple[float, str]:

@@ -16,7 +16,7 @@ from inference.errors import ModelNotReady
 from inference.inventory import Inventory
 from inference.repository import Repository, State
 from tests.inference.serving import eventually
-from tests.inference.shelves import Answering, Open, answer, opening, write
+from tests.inference.shelves import Answering, Open, above, answer, kept, opening, write
 
 MIB = 1 << 20
 
@@ -98,6 +98,26 @@ def test_one_in_use_stays_and_a_known_one_waits(tmp_path: Path, open_shelf: Open
 def loading(repository: Repository) -> set[str]:
     """Give the models whose load was asked for."""
     return {entry.name for entry in repository.index() if entry.state is State.LOADING}
+
+
+def test_what_goes_for_other_memory_is_counted_until_it_has_gone(tmp_path: Path, open_shelf: Open) -> None:
+    """What makes room in the process's memory still holds a GPU's while it unloads: nobody is given that yet."""
+    for name in "ab":
+        write(tmp_path / name, 1)
+        (tmp_path / name / "ballast").write_bytes(bytes(16 * MIB))
+    on_gpu(tmp_path / "a", 1, 60)
+    kept(tmp_path / "a").touch()
+    repository = open_shelf(max_memory=above(40))
+    answer(repository, "a")
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(answer, repository, "b")
+        eventually(lambda: repository.counts.evictions == 1, "the first is on its way out")
+        held = repository.on_device
+        kept(tmp_path / "a").unlink()
+
+        assert other.result(60) == (1.0, "1")
+    assert held == (0, 60 * MIB, 100 * MIB)
+    assert repository.on_device == (0, 0, 100 * MIB)
 
 
 def test_unloading_gives_the_room_back(tmp_path: Path, open_shelf: Open) -> None:

@@ -128,6 +128,32 @@ def test_a_slow_unload_holds_up_nobody_but_who_needs_the_room() -> None:
     assert process.residents.evictions == 1
 
 
+def test_what_is_on_its_way_out_is_not_made_up_for_by_others() -> None:
+    """The process is above its bound until a model has unloaded; who looks meanwhile sends no second one away."""
+    process = Process()
+    for name in "abcd":
+        process.load(name, 2000)
+    process.base += 3000
+    process.now += 1.0
+    going, leave = threading.Event(), threading.Event()
+
+    def unloading(_name: str) -> None:
+        going.set()
+        assert leave.wait(30)
+
+    process.unloading = unloading
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(process.residents.steer)
+        assert going.wait(30)
+        process.now += 1.0
+        process.residents.steer()
+        leave.set()
+        first.result(30)
+
+    assert process.residents.evictions == 1
+    assert set(process.held) == {"b", "c", "d"}
+
+
 def test_estimates_that_are_too_low_are_corrected() -> None:
     """Models that really hold four times their estimate: the process settles below the bound, and goes on loading."""
     process = Process(factor=4.0)

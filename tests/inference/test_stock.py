@@ -10,9 +10,8 @@ import pytest
 
 from inference.errors import ModelLoadFailed, ModelNotReady
 from inference.repository import IndexEntry, Lease, Repository, State
-from inference.residency import MARGIN, resident_bytes
 from tests.inference.serving import eventually
-from tests.inference.shelves import Answering, Open, answer, opening, shut, write
+from tests.inference.shelves import Answering, Open, above, answer, opening, shut, write
 
 
 @pytest.fixture(name="open_shelf")
@@ -171,11 +170,6 @@ def test_who_gives_up_leaks_nothing(tmp_path: Path, open_shelf: Open) -> None:
     repository.unload("m")
 
     assert runtime.unloaded == 1  # type: ignore[attr-defined]
-
-
-def above(mib: int) -> int:
-    """Give a bound that leaves so much room above what this process holds, which may be much."""
-    return int((resident_bytes() + mib * 1024 * 1024) / (1 - MARGIN))
 
 
 def test_idle_models_make_room(tmp_path: Path, open_shelf: Open) -> None:
