@@ -11,7 +11,7 @@ import time
 from typing import Any, Final
 
 from inference.batching.call import Call
-from streams.traces import library, provider
+from streams.traces import end, library, provider
 
 _SERVICE: Final = "sidelight-predictor"
 _TOPIC: Final = "kafka"
@@ -79,8 +79,8 @@ class Tracing:
         span.end(at)
 
     def close(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
+        """Send what is left, or give it up after a while."""
+        end(self._provider)
 
 
 def _at(moment: float, offset: int) -> int:

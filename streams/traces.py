@@ -48,6 +48,14 @@ def provider(service: str, ids: Any = None) -> Any:  # noqa: ANN401 - the SDK is
     return made
 
 
+def end(provider: Any, within_s: float = _CLOSING_S) -> None:  # noqa: ANN401 - as above
+    """Send what is left, or give it up."""
+    # The SDK would wait for half a minute for a receiver that is away: longer than a process may take to end.
+    closing = threading.Thread(target=provider.shutdown, name="last spans", daemon=True)
+    closing.start()
+    closing.join(within_s)
+
+
 def library(module: str) -> Any:  # noqa: ANN401 - a module has no narrower type
     """Import a part of OpenTelemetry's.
 
@@ -108,10 +116,7 @@ class Traces:
 
     def close(self) -> None:
         """Send what is left, or give it up after a while."""
-        # The SDK would wait for half a minute for a receiver that is away: longer than a process may take to end.
-        closing = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
-        closing.start()
-        closing.join(self._closing_s)
+        end(self._provider, self._closing_s)
 
     def _spanned(self, place: Place) -> Any:  # noqa: ANN401 - the SDK is imported when it is wanted
         flags = self._api.TraceFlags(int(place.flags, 16))
