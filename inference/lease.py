@@ -79,7 +79,7 @@ class Lease:
         """Have the model let go of what it holds. Never raises: whoever comes here works for other models."""
         try:
             self.loaded.runtime.unload()
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("a model of the runtime %s did not let go of all it holds", self.loaded.runtime.platform)
 
 

@@ -53,7 +53,7 @@ class ModelCode:
         """
         try:
             return self.kind(**arguments)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             raise ModelLoadFailed(f"{self.where}(): {type(exc).__name__}: {exc}") from exc
 
     def forget(self) -> None:

@@ -150,8 +150,8 @@ class Stock:
                 fingerprint = copy.model.source.fingerprint(copy.version)
                 weight = weight or estimate(fingerprint)
                 loaded = self._load_within(copy, fingerprint, weight, on_device)
-        except Exception as exc:  # noqa: BLE001 - whatever a model's file does; it is remembered and told
-            return self._failed(copy, exc)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a model's file does; it is remembered and told
+            return self._failed(copy, exc if isinstance(exc, Exception) else ModelLoadFailed(f"SystemExit: {exc}"))
         record = copy.record = copy.record or Record()
         lease = Lease(loaded, self.residents.shortage, record)
         with self._free:

@@ -62,7 +62,7 @@ class UserObject:
             if load is not None:
                 keywords = {"directory": self.code.directory} if takes(load, 0, "directory", where) else {}
                 self._result(load(**keywords))
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             self._loop.close()
             if isinstance(exc, ModelLoadFailed):
                 raise

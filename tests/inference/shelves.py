@@ -1,8 +1,9 @@
 """Folders of models for tests, and a runtime whose model file says how it behaves.
 
-The file `model.answer` holds a number, which is the prediction for every row; `bad` cannot be loaded. A file `ballast`
-is held in memory; one named `device` says how many bytes of a GPU's memory are held, one named `card` how many the GPU
-has at most, and one named `slot` which GPU it is; with one named `stubborn` the model does not let go of what it holds.
+The file `model.answer` holds a number, which is the prediction for every row; `bad` cannot be loaded, and `exit` ends
+the thread that loads it. A file `ballast` is held in memory; one named `device` says how many bytes of a GPU's memory
+are held, one named `card` how many the GPU has at most, and one named `slot` which GPU it is; with one named `stubborn`
+the model does not let go of what it holds.
 While a file `<folder>.shut` stands beside the folder, loading waits; while one `<folder>.kept` does, unloading.
 """
 
@@ -86,6 +87,8 @@ class Answering(Runtime):
                 cls.together -= 1
         if text == "bad":
             raise ModelLoadFailed(f"{source.path}: no number")
+        if text == "exit":
+            raise SystemExit(3)
         ballast = folder / "ballast"
         model = cls(float(text), ballast.read_bytes() if ballast.exists() else b"")
         device = folder / "device"

@@ -249,6 +249,19 @@ def test_errors_of_a_load_call_are_its_own(tmp_path: Path, open_shelf: Open) -> 
         repository.load("m")
 
 
+def test_a_model_that_exits_is_one_that_fails(tmp_path: Path, open_shelf: Open) -> None:
+    """Code that ends its thread while it is loaded leaves nobody waiting, and loads of other models go on."""
+    write(tmp_path / "m", "exit")
+    write(tmp_path / "other", 1)
+    repository = open_shelf(loads=1)
+
+    with pytest.raises(ModelNotReady, match="SystemExit: 3"):
+        answer(repository, "m")
+    with pytest.raises(ModelLoadFailed, match="SystemExit: 3"):
+        repository.load("m")
+    assert answer(repository, "other") == (1.0, "1")
+
+
 def test_threads_start_with_the_first_load(tmp_path: Path, open_shelf: Open) -> None:
     """A repository without loads on demand has no threads; they end with it."""
     write(tmp_path / "m", 1)
