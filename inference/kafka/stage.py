@@ -115,12 +115,15 @@ class _Turn:
         self._open: dict[Hashable, Group] = {}
         self._flying: deque[tuple[Group, Pending]] = deque()
         self._fetched = 0
+        self._ahead: deque[Envelope] = deque()
+        """Of the next records, where they were read already."""
         self._foreseen: tuple[int, Ask] | None = None
 
     def foresee(self, records: Sequence[Record]) -> None:
         """Fetch the first body that no record holds: while its store is away, no call is to be computed in vain."""
         for place, record in enumerate(records):
             around = self._envelope(record)
+            self._ahead.append(around)
             if around.problem is None and not around.head.plain and around.event.text(DATA_REF):
                 # What is wrong with it is told in its turn.
                 with contextlib.suppress(ProtocolError, ClaimFailed, InferenceError):
@@ -130,7 +133,7 @@ class _Turn:
     def take(self, place: int, record: Record) -> None:
         """Read a record and put it to those that it goes with."""
         self.counts["in"] += 1
-        around = self._envelope(record)
+        around = self._ahead.popleft() if self._ahead else self._envelope(record)
         if around.problem is not None:
             self._unreadable(place, around, around.problem)
             return

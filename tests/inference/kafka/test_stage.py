@@ -543,9 +543,9 @@ def test_a_body_that_cannot_be_fetched_is_answered_and_kept(summing: Noted, tmp_
 
 
 def test_nothing_is_computed_while_bodies_are_away(summing: Noted, tmp_path: Path) -> None:
-    """A store that is away costs no call of what comes before in the batch; once it is back all is answered."""
+    """A store that is away costs no call of what comes before in the batch; once it is back all is answered, in order."""
     claims = FolderClaims(tmp_path / "bodies")
-    asked = [asking.request("requests", "v1", [[float(n)]], f"c{n}", b"k") for n in range(70)]
+    asked = [asking.request("requests", "v1", [[float(n)]], f"c{n}", b"k") for n in range(80)]
     asked[69] = claimed(asked[69], claims)
     (tmp_path / "bodies").rename(tmp_path / "away")
     summing.calls.clear()
@@ -557,7 +557,7 @@ def test_nothing_is_computed_while_bodies_are_away(summing: Noted, tmp_path: Pat
     assert summing.calls == []
     (tmp_path / "away").rename(tmp_path / "bodies")
     outputs = stage.process(Batch(0, laid(asked))).outputs
-    assert [asking.told(output).sums for output in outputs] == [[float(n)] for n in range(70)]
+    assert [asking.told(output).sums for output in outputs] == [[float(n)] for n in range(80)]
 
 
 def test_a_copy_for_a_shadow_says_what_it_holds(tmp_path: Path) -> None:
