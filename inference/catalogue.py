@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -76,7 +77,7 @@ class Catalogue:
         """Describe the models' states."""
         return self._repository.index()
 
-    async def awaken(self, model: str, version: str | None = None) -> None:
+    async def awaken(self, model: str, version: str | None = None, terms: Terms = USUAL) -> None:
         """Have a model loaded that is about to be described, if a request may. Errors are left to the look."""
         loop = asyncio.get_running_loop()
         settled = asyncio.Event()
@@ -96,26 +97,26 @@ class Catalogue:
             return
         self._repository.lease_later(model, version, done)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(settled.wait(), self._patience_s)
+            await asyncio.wait_for(settled.wait(), self._left_s(terms))
 
     async def generates(self, model: str, version: str | None = None, terms: Terms = USUAL) -> bool:
         """Say whether a model makes text, here or behind; it is loaded first, if a request may.
 
         One that cannot be loaded does not. `terms` are those of who asks: another server may be asked in their name.
         """
-        await self.awaken(model, version)
+        await self.awaken(model, version, terms)
         try:
             runtime = self._repository.loaded(model, version).runtime
         except InferenceError:
             return False
         return await runtime.generates_behind(model, terms) if runtime.forwards else runtime.generates()
 
-    async def streams(self, model: str, version: str | None = None) -> bool | None:
+    async def streams(self, model: str, version: str | None = None, terms: Terms = USUAL) -> bool | None:
         """Say whether a model gives several answers to a call; it is loaded first, as by `generates`.
 
         None: that cannot be said, for it is not loaded all the same.
         """
-        await self.awaken(model, version)
+        await self.awaken(model, version, terms)
         try:
             return self._repository.loaded(model, version).runtime.streams()
         except InferenceError:
@@ -175,6 +176,10 @@ class Catalogue:
     def label(self, model: str) -> str:
         """Give the metrics label for a name that a client sent."""
         return model if model in self._repository else "unknown"
+
+    def _left_s(self, terms: Terms) -> float:
+        most_s = self._patience_s
+        return most_s if terms.deadline is None else min(most_s, terms.deadline - time.monotonic())
 
     def _supported(self, model: str, version: str | None = None) -> bool:
         """Say whether what a model depends on is there."""

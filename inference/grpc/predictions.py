@@ -107,7 +107,7 @@ class Predictions:
             terms = heeded(terms, received.parameters)
             which = model, received.version
             found = several.get(which)
-            if found is None and (found := await self._plane.streams(*which)) is not None:
+            if found is None and (found := await self._plane.streams(*which, terms)) is not None:
                 # Once for a stream: who asks for a model again and again is not to be asked what it is. Only what is
                 # known: a client may send any number of names, and what cannot be loaded now may be loaded later.
                 several[which] = found
