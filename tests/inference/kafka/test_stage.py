@@ -543,7 +543,7 @@ def test_a_body_that_cannot_be_fetched_is_answered_and_kept(summing: Noted, tmp_
 
 
 def test_nothing_is_computed_while_bodies_are_away(summing: Noted, tmp_path: Path) -> None:
-    """A store that is away costs no call of what comes before in the batch; once it is back all is answered, in order."""
+    """A store that is away costs no call of what comes before in the batch; once back, all is answered, in order."""
     claims = FolderClaims(tmp_path / "bodies")
     asked = [asking.request("requests", "v1", [[float(n)]], f"c{n}", b"k") for n in range(80)]
     asked[69] = claimed(asked[69], claims)
