@@ -55,13 +55,19 @@ class Connector:
         loop, settings, trust = asyncio.get_running_loop(), self._settings, self._trust
         context = trust.context(protocol) if trust is not None else None
         name = trust.name or settings.upstream_host if trust is not None else None
-        async with asyncio.timeout(settings.connect_s):
-            if path:
-                _, found = await loop.create_unix_connection(made, path, ssl=context, server_hostname=name)
-            else:
-                _, found = await loop.create_connection(
-                    made, settings.upstream_host, port, ssl=context, server_hostname=name
-                )
+        try:
+            async with asyncio.timeout(settings.connect_s):
+                if path:
+                    _, found = await loop.create_unix_connection(made, path, ssl=context, server_hostname=name)
+                else:
+                    _, found = await loop.create_connection(
+                        made, settings.upstream_host, port, ssl=context, server_hostname=name
+                    )
+        except ConnectionResetError as exc:
+            # The loop says nothing of a connection that ends before it is encrypted.
+            if str(exc):
+                raise
+            raise ConnectionResetError("it hung up amid the TLS handshake") from exc
         return found
 
 

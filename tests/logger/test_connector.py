@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+import uvloop
 
 from deploy.component import component_tls
 from deploy.errors import UserError
@@ -23,7 +25,8 @@ from inference.protocol.grpc_codec import decode_response, encode_request
 from inference.protocol.grpc_messages import SERVICE
 from inference.protocol.tensors import Tensor
 from inference.protocol.v2 import InferRequest
-from logger.settings import ModelTls
+from logger.connector import Connector
+from logger.settings import ModelTls, ProxySettings
 from tests.inference.serving import ECHO, ROOT, Server, eventually, predictor
 from tests.secured import Authority
 
@@ -129,6 +132,23 @@ def test_whoever_is_not_trusted_is_no_model(model: Server, authority: Authority,
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert rows == 1
     assert "Traceback" not in said
+
+
+def test_a_model_that_hangs_up_amid_the_handshake_is_named() -> None:
+    """The answer says what happened, and is no sentence without an end."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.transport.abort()
+
+    async def ask() -> None:
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+            settings = ProxySettings(upstream_port=server.sockets[0].getsockname()[1], upstream_tls=ModelTls())
+            with pytest.raises(OSError, match=r"^it hung up amid the TLS handshake$"):
+                await Connector(settings).http(asyncio.Protocol)
+
+    asyncio.run(ask())
+    uvloop.run(ask())
 
 
 def test_files_that_cannot_be_used_end_the_start(tmp_path: Path) -> None:
