@@ -191,15 +191,20 @@ class DataPlane(Catalogue):
                 yield piece
 
     async def stream_async(
-        self, model: str, decode: Callable[[], InferRequest], version: str | None = None, terms: Terms = USUAL
-    ) -> AsyncGenerator[InferResponse, None]:
-        """Have a model that gives several answers to a call give them; see `generate_async`.
+        self,
+        model: str,
+        decode: Callable[[], InferRequest],
+        encode: Callable[[InferResponse, InferRequest], T],
+        version: str | None = None,
+        terms: Terms = USUAL,
+    ) -> AsyncGenerator[T, None]:
+        """Have a model that gives several answers to a call give them; see `generate_async`, and `answer_async`.
 
         Raises:
             Unsupported: the model gives one.
         """
-        work = V2Work(model, decode, lambda response, _request: response)
-        stream: Stream[InferResponse] = Stream(work.streamed, self.batcher.timeout_s)
+        work = V2Work(model, decode, encode)
+        stream: Stream[T] = Stream(work.streamed, self.batcher.timeout_s)
         async with contextlib.aclosing(self._streamed(stream, model, version, terms)) as answers:
             async for answer in answers:
                 yield answer

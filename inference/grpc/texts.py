@@ -15,7 +15,7 @@ from inference.grpc.statuses import note, text_of
 from inference.protocol import grpc_texts
 from inference.protocol.grpc_codec import Received, encode_response
 from inference.protocol.grpc_streams import FINAL, encode_error, encode_streamed
-from inference.protocol.v2 import InferResponse
+from inference.protocol.v2 import InferRequest, InferResponse
 from inference.settings import Dialect
 
 Count = Callable[[Exception | None], None]
@@ -33,7 +33,7 @@ class Pieces(ABC):
         try:
             async with aclosing(self._made()) as answers:
                 async for answer in answers:
-                    yield encode_streamed(encode_response(answer, raw=self._raw))
+                    yield answer
         except (asyncio.CancelledError, GeneratorExit):
             self._count(ClientGone())
             raise
@@ -46,8 +46,11 @@ class Pieces(ABC):
         self._count(None)
 
     @abstractmethod
-    def _made(self) -> AsyncGenerator[InferResponse, None]:
-        """Give the answers."""
+    def _made(self) -> AsyncGenerator[bytes, None]:
+        """Give the answers, written."""
+
+    def _written(self, answer: InferResponse) -> bytes:
+        return encode_streamed(encode_response(answer, raw=self._raw))
 
 
 class Text(Pieces):
@@ -55,7 +58,7 @@ class Text(Pieces):
 
     _version = ""
 
-    async def _made(self) -> AsyncGenerator[InferResponse, None]:
+    async def _made(self) -> AsyncGenerator[bytes, None]:
         model, request = self._received.model, self._received.request()
         asked, label = grpc_texts.decode(request), self._plane.label(model)
         text = self._plane.generate_async(
@@ -64,9 +67,9 @@ class Text(Pieces):
         async with aclosing(text):
             async for piece in text:
                 self._plane.metrics.generated(label)
-                yield grpc_texts.piece_of(asked, model, self._version, piece)
+                yield self._written(grpc_texts.piece_of(asked, model, self._version, piece))
         if grpc_texts.wants_final(request.parameters):
-            yield grpc_texts.final_of(asked, model, self._version)
+            yield self._written(grpc_texts.final_of(asked, model, self._version))
 
     def _chosen(self, version: str) -> None:
         self._version = version
@@ -75,17 +78,23 @@ class Text(Pieces):
 class Several(Pieces):
     """What a model gives that has several answers to a call."""
 
-    async def _made(self) -> AsyncGenerator[InferResponse, None]:
+    async def _made(self) -> AsyncGenerator[bytes, None]:
         received, version = self._received, self._received.version or ""
-        answers = self._plane.stream_async(received.model, received.request, received.version, self._terms)
+
+        def encode(answer: InferResponse, _request: InferRequest) -> bytes:
+            nonlocal version
+            version = answer.model_version or version
+            return self._written(replace(answer, parameters={**answer.parameters, FINAL: False}))
+
+        answers = self._plane.stream_async(received.model, received.request, encode, received.version, self._terms)
         async with aclosing(answers):
             async for answer in answers:
-                version = answer.model_version or version
-                yield replace(answer, parameters={**answer.parameters, FINAL: False})
+                yield answer
         if grpc_texts.wants_final(received.parameters):
-            yield InferResponse(
+            last = InferResponse(
                 model_name=received.model, model_version=version, id=received.id, outputs=(), parameters={FINAL: True}
             )
+            yield self._written(last)
 
 
 def refused(error: Exception, model: str, identity: str) -> bytes:

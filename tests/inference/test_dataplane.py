@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from inference.batching.terms import Terms
 from inference.errors import InvalidInput, ModelNotFound, PredictionFailed, Unsupported
 from inference.protocol import v1
 from inference.protocol.tensors import Tensor
-from inference.protocol.v2 import InferRequest, RequestedOutput
+from inference.protocol.v2 import InferRequest, InferResponse, RequestedOutput
+from inference.runtime import Answer, Arrays, Asked
 from tests.inference.batching.models import BAD, Scales, Sums, Tells, hold, rows, serving, sums, until
 
 
@@ -185,3 +187,33 @@ def test_metrics_tell_batches_apart() -> None:
     assert found["rows_total", model, ("protocol", "grpc")] == 6
     assert found["rows_total", model, ("protocol", "v2")] == 1
     assert found["request_predict_seconds_count", model] == 4
+
+
+class _Repeats(Sums):
+    """Gives its answer twice."""
+
+    def stream(self, inputs: Arrays, asked: Asked) -> Iterator[Answer]:
+        del asked
+        for _ in range(2):
+            yield Answer(outputs=self.predict(inputs))
+
+
+def test_several_answers_are_written_where_they_are_made() -> None:
+    """On the event loop, a long one would hold up everybody's calls."""
+
+    async def main() -> None:
+        async with serving(_Repeats()) as plane:
+            request, threads = rows(1.0, 2.0), set[int]()
+
+            def encode(answer: InferResponse, _request: InferRequest) -> list[float]:
+                threads.add(threading.get_ident())
+                return sums(answer)
+
+            stream = plane.stream_async("m", lambda: request, encode)
+            found = [answer async for answer in stream]
+
+            assert found == [sums(await plane.infer_async("m", request))] * 2
+            assert threads
+            assert threading.get_ident() not in threads
+
+    _run(main)
