@@ -26,11 +26,14 @@ from inference.unread import Unread, too_many
 log = logging.getLogger(__name__)
 
 _HEAD_S: Final = 20.0
+_HEAD_BYTES: Final = 64 * 1024
+"""Of a head that is not whole yet. One that comes whole at once may be as long as one read."""
 _SWEEP_S: Final = 1.0
 _AHEAD: Final = 256 * 1024
 """Bytes of a body that may wait for the application, as much as one read gives. With uvicorn's 64 KiB, longer bodies
 had it cease to read and begin again, each of which is a call of the system."""
 _SLOW: Final = answer(b"408 Request Timeout", f"no whole head within {_HEAD_S:g} s")
+_LONG: Final = answer(b"431 Request Header Fields Too Large", f"no whole head within {_HEAD_BYTES} bytes")
 
 
 class Visitor(HttpToolsProtocol):
@@ -42,6 +45,8 @@ class Visitor(HttpToolsProtocol):
         self._since: tuple[object, float] | None = None
         """After which request it was first seen to owe one, or in which rest it was first seen, and when."""
         self._out: Joined | None = None
+        self._head = 0
+        """Bytes that came since a head began that is not whole."""
         self.unread = Unread()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # noqa: D102 - as in uvicorn
@@ -50,6 +55,27 @@ class Visitor(HttpToolsProtocol):
         self._out = Joined(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", self._out))
         self._door.came(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came. Neither uvicorn nor its parser bounds a head."""
+        super().data_received(data)
+        if not self._heading:
+            self._head = 0
+            return
+        self._head += len(data)
+        if self._head > _HEAD_BYTES and not self.transport.is_closing():
+            latest: Any = self.cycle
+            if latest is None or latest.response_complete:
+                self.transport.write(_LONG)
+            self.transport.close()
+
+    @property
+    def _heading(self) -> bool:
+        """Tell whether a head has begun that is not whole."""
+        # Both are absent before the first request, whatever uvicorn's own types say.
+        latest: Any = self.cycle
+        scope: Any = self.scope
+        return scope is not None and (latest is None or scope is not latest.scope)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body. Most are whole at once, and stay as they came."""
@@ -78,9 +104,8 @@ class Visitor(HttpToolsProtocol):
         ):
             self.cut()
             return
-        # Both are absent before the first request, whatever uvicorn's own types say.
+        # Absent before the first request, whatever uvicorn's own types say.
         latest: Any = self.cycle
-        scope: Any = self.scope
         resting = self.timeout_keep_alive_task
         if resting is not None:
             # It has sent nothing since its last answer, for which uvicorn has a limit.
@@ -92,7 +117,7 @@ class Visitor(HttpToolsProtocol):
             return
         if self._since is None or self._since[0] is not latest:
             self._since = (latest, now)
-        begun = scope is not None and (latest is None or scope is not latest.scope)
+        begun = self._heading
         if now - self._since[1] > (_HEAD_S if begun else silent_s) and not self.transport.is_closing():
             if begun:
                 self.transport.write(_SLOW)

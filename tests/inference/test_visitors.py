@@ -171,6 +171,44 @@ def test_a_head_that_does_not_end_is_given_up(before: int) -> None:
     assert b"no whole head within 20 s" in told
 
 
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("endless", [b"x-long: ", b"x: y\r\n", b""])
+def test_a_head_without_an_end_is_refused(before: int, endless: bytes) -> None:
+    """Be it one field, many, or the path itself: 431, before it fills the memory."""
+
+    async def run() -> bytes:
+        async with hosted() as (_, reader, writer):
+            for _ in range(before):
+                writer.write(_ASKED)
+                await reader.readuntil(b"ok")
+            # Not a byte more than is borne: what is not read when a connection closes may cost its client the answer.
+            head = b"GET /" + (b" HTTP/1.1\r\n" + endless * 20_000 if endless else b"x" * 70_000)
+            for at in range(0, 65_537, 4_096):
+                writer.write(head[at : min(at + 4_096, 65_537)])
+                await asyncio.sleep(0)
+            return await reader.read()
+
+    told = asyncio.run(run())
+
+    assert told.startswith(b"HTTP/1.1 431 ")
+    assert b"no whole head within 65536 bytes" in told
+
+
+def test_a_long_head_is_read() -> None:
+    """As long as one is needed, in however many pieces."""
+
+    async def run() -> bytes:
+        async with hosted() as (_, reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n")
+            for _ in range(50):
+                writer.write(b"x: " + b"y" * 1_000 + b"\r\n")
+                await asyncio.sleep(0)
+            writer.write(b"\r\n")
+            return await reader.readuntil(b"\r\n")
+
+    assert asyncio.run(run()).startswith(b"HTTP/1.1 200 ")
+
+
 _ASKED = b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
