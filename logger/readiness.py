@@ -155,13 +155,13 @@ async def _attempt(probe: Probe, timeout_s: float) -> str:
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, probe: Probe) -> str:
-    headers = {"host": shown(probe.host, probe.port), "user-agent": "kube-probe/sidelight", "accept": "*/*"}
+    place = shown(probe.host, probe.port)
+    headers = {"host": place, "user-agent": "kube-probe/sidelight", "accept": "*/*"}
     headers |= {name.lower(): value for name, value in probe.headers.items()} | {"connection": "close"}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     writer.write(f"GET {probe.path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1", "replace"))
     await writer.drain()
     words = (await reader.readline()).split(maxsplit=_STATUS_WORDS)
-    place = shown(probe.host, probe.port)
     status = words[1] if len(words) >= _STATUS_WORDS and words[0].startswith(b"HTTP/1.") else b""
     if status.isdigit() and int(status) in _OK:
         return ""

@@ -14,6 +14,7 @@ import pytest
 
 from deploy.kafka.ports import free_port
 from tests.inference.serving import ROOT, eventually
+from tests.streams.test_addresses import has_ipv6
 
 _SERVING = """
 import sys
@@ -66,16 +67,7 @@ def test_a_client_that_says_nothing_is_let_go(port: int) -> None:
     assert status(port, "/metrics") == 200
 
 
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 @pytest.mark.parametrize(
     ("host", "asked"), [("::1", ("::1",)), ("[::1]", ("::1",)), ("::", ("::1", "127.0.0.1"))], ids=["one", "url", "all"]
 )
