@@ -8,6 +8,7 @@ from __future__ import annotations
 from inference.entries import Copy, Model
 from inference.errors import ModelNotFound
 from inference.index import IndexEntry, lines
+from inference.residency import Measure
 from inference.rollout import UNNUMBERED
 from inference.settings import RepositorySettings
 from inference.statistics import Record
@@ -19,9 +20,9 @@ from inference.weighing import Counts
 class Holdings:
     """The models by name, and what is loaded of them."""
 
-    def __init__(self, settings: RepositorySettings) -> None:
+    def __init__(self, settings: RepositorySettings, measure: Measure) -> None:
         self._settings = settings
-        self._stock = Stock(settings)
+        self._stock = Stock(settings, measure)
         self._upkeep = Upkeep(self._stock, settings)
         self._models: dict[str, Model] = {}
 

@@ -22,6 +22,7 @@ from inference.folders import Loaded, ModelFolder, Shelf
 from inference.holdings import Holdings
 from inference.index import IndexEntry, State
 from inference.lease import Done, Lease, Wait
+from inference.residency import Measure, resident_bytes
 from inference.rollout import UNNUMBERED, Choice
 from inference.settings import RepositorySettings
 from inference.stocktaking import Stocktaking
@@ -44,6 +45,7 @@ class Repository(Holdings):
         models: Mapping[str, Source | Callable[[], Loaded]],
         settings: RepositorySettings | None = None,
         shelf: Shelf | None = None,
+        measure: Measure = resident_bytes,
     ) -> None:
         """Know models by name; loads none.
 
@@ -51,8 +53,9 @@ class Repository(Holdings):
             models: of the command line, by name.
             settings: how they are loaded and kept.
             shelf: a folder of further models.
+            measure: what the bound on memory is held against.
         """
-        super().__init__(settings or RepositorySettings())
+        super().__init__(settings or RepositorySettings(), measure)
         self._closed = threading.Event()
         for name, source in models.items():
             self._add(name, Single(source) if callable(source) else source)

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 K = TypeVar("K")
 
+Measure: TypeAlias = Callable[[], int]
+"""Gives the bytes of memory that the process holds now."""
 Unload: TypeAlias = Callable[[], None]
 """Lets go of a model that gives no leases any more. Called once, with no lock held: it may take its time."""
 
@@ -90,7 +92,7 @@ class Residents(Generic[K]):
 
     def __init__(
         self, limit: int, evict: Callable[[K], Unload | None], *,
-        measure: Callable[[], int] = resident_bytes, trim: Callable[[], None] = give_back,
+        measure: Measure = resident_bytes, trim: Callable[[], None] = give_back,
         clock: Callable[[], float] = time.monotonic, shortage: Shortage | None = None,
     ) -> None:  # fmt: skip
         """Keep the process within `limit` bytes; 0 keeps everything.

@@ -21,7 +21,7 @@ from inference.errors import DeviceExhausted, InferenceError, ModelLoadFailed, M
 from inference.folders import Fingerprint, Loaded
 from inference.lease import Done, Lease
 from inference.loading import Loads
-from inference.residency import Residents, Unload
+from inference.residency import Measure, Residents, Unload
 from inference.settings import RepositorySettings
 from inference.statistics import Record
 from inference.weighing import Counts, Scales, estimate
@@ -35,7 +35,7 @@ _SWEPT_EVERY: Final = 64
 class Stock:
     """Loads and unloads."""
 
-    def __init__(self, settings: RepositorySettings) -> None:
+    def __init__(self, settings: RepositorySettings, measure: Measure) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self._free = threading.Condition(self._lock)
@@ -44,12 +44,12 @@ class Stock:
         self._loads = Loads(settings.loads)
         self._swept = 0
         self.draw = random.Random().random  # noqa: S311 - spreads retries and chooses canaries, no secret
-        self.residents: Residents[Copy] = Residents(settings.max_memory, self._evict)
+        self.residents: Residents[Copy] = Residents(settings.max_memory, self._evict, measure=measure)
         self.devices: OnDevice[Copy] = OnDevice(
             settings.max_gpu_memory, self._evict, lambda copy: copy.devices, self.residents.shortage
         )
         self.counts = Counts()
-        self._scales = Scales(self.counts)
+        self._scales = Scales(self.counts, measure)
 
     def lease(self, copy: Copy) -> Lease | None:
         """Hold a loaded version; None when it must be loaded first. Never waits.

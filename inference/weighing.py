@@ -14,7 +14,7 @@ from typing import Final
 from inference.adjustments import adjusted
 from inference.entries import Copy
 from inference.folders import Fingerprint, Loaded
-from inference.residency import resident_bytes
+from inference.residency import Measure
 
 _FACTOR: Final = 2
 _EACH: Final = 16 * 1024
@@ -46,16 +46,16 @@ def estimate(files: Fingerprint) -> int:
 class Scales:
     """Loads, and notes what came of it. Thread-safe."""
 
-    def __init__(self, counts: Counts) -> None:
-        """Begin; `counts` is told how long loads take."""
-        self._counts = counts
+    def __init__(self, counts: Counts, measure: Measure) -> None:
+        """Begin; `counts` is told how long loads take, `measure` gives the bytes that the process holds."""
+        self._counts, self._measure = counts, measure
         self._lock = threading.Lock()
         self._begun = self._ended = 0
         self._kinds: set[type] = set()
 
     def load(self, copy: Copy, seen: Fingerprint) -> Loaded:
         """Load a version whose files look like `seen`. Raises whatever its source does."""
-        start, before = time.monotonic(), resident_bytes()
+        start, before = time.monotonic(), self._measure()
         with self._lock:
             self._begun += 1
             number, alone = self._begun, self._ended == self._begun - 1
@@ -69,7 +69,7 @@ class Scales:
         with self._lock:
             self._counts.seconds += taken
             self._counts.buckets[bisect_left(LOAD_SECONDS, taken)] += 1
-        kind, grown = type(loaded.runtime), resident_bytes() - before
+        kind, grown = type(loaded.runtime), self._measure() - before
         # Small ones are lost in the noise, and the first of a kind brings its library along.
         if alone and kind in self._kinds and grown > _NOTICEABLE:
             copy.measured = grown

@@ -1,7 +1,8 @@
 """Folders of models for tests, and a runtime whose model file says how it behaves.
 
 The file `model.answer` holds a number, which is the prediction for every row; `bad` cannot be loaded, and `exit` ends
-the thread that loads it. A file `ballast` is held in memory; one named `device` says how many bytes of a GPU's memory
+the thread that loads it. A file `ballast` is held in memory, and measured as if the process held nothing else, which
+nobody else in the process disturbs; one named `device` says how many bytes of a GPU's memory
 are held, one named `card` how many the GPU has at most, and one named `slot` which GPU it is; with one named `stubborn`
 the model does not let go of what it holds.
 While a file `<folder>.shut` stands beside the folder, loading waits; while one `<folder>.kept` does, unloading.
@@ -22,12 +23,14 @@ from numpy.typing import NDArray
 from inference.errors import DeviceExhausted, ModelLoadFailed
 from inference.folders import Shelf
 from inference.repository import Repository
-from inference.residency import MARGIN, resident_bytes
+from inference.residency import MARGIN
 from inference.runtime import Arrays, Runtime, Source
 from inference.settings import RepositorySettings, Trust
 
 ANSWERING = "tests.inference.shelves:Answering"
 DEADLINE_S = 60.0
+HELD = 256 << 20
+"""What the process is taken to hold but for ballast."""
 
 Open: TypeAlias = Callable[..., Repository]
 """Opens the shelf in the test's folder with settings by name."""
@@ -40,7 +43,7 @@ def opening(folder: Path, **usual: Any) -> Iterator[Open]:  # noqa: ANN401 - set
 
     def open_shelf(**settings: Any) -> Repository:  # noqa: ANN401 - as above
         chosen = RepositorySettings(on_demand=True, **{**usual, **settings})
-        opened.append(Repository({}, chosen, Shelf(folder, Trust(), ANSWERING)))
+        opened.append(Repository({}, chosen, Shelf(folder, Trust(), ANSWERING), Answering.held))
         return opened[-1]
 
     try:
@@ -59,6 +62,8 @@ class Answering(Runtime):
     """Folder → attempts to load it."""
     on_card: ClassVar[Counter[str]] = Counter()
     """GPU → bytes that all that are loaded say they hold of its memory."""
+    in_memory: ClassVar[int] = 0
+    """Bytes of ballast that all that are loaded hold."""
     together: ClassVar[int] = 0
     most_together: ClassVar[int] = 0
     lock: ClassVar[threading.Lock] = threading.Lock()
@@ -70,6 +75,11 @@ class Answering(Runtime):
         self.slot = ""
         self.gpu = 0
         self.kept = Path()
+
+    @classmethod
+    def held(cls) -> int:
+        """Measure what the tests' models hold of the process's memory."""
+        return HELD + cls.in_memory
 
     @classmethod
     def load(cls, source: Source) -> Self:
@@ -105,6 +115,7 @@ class Answering(Runtime):
             if card.exists() and taken + model.device_bytes > int(card.read_text()):
                 raise DeviceExhausted(f"{source.path}: {taken} bytes are taken", model.slot)
             cls.on_card[model.slot] += model.device_bytes
+            Answering.in_memory += len(model.ballast)
         return model
 
     def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -119,6 +130,7 @@ class Answering(Runtime):
         _wait_while(self.kept)
         with self.lock:
             self.on_card[self.slot] -= self.device_bytes
+            Answering.in_memory -= len(self.ballast)
         if self.stubborn:
             raise RuntimeError("does not let go")
 
@@ -142,8 +154,8 @@ def shut(folder: Path) -> Path:
 
 
 def above(mib: int) -> int:
-    """Give a bound that leaves so much room above what this process holds, which may be much."""
-    return int((resident_bytes() + mib * 1024 * 1024) / (1 - MARGIN))
+    """Give a bound that leaves so much room above what the models hold now."""
+    return int((Answering.held() + mib * 1024 * 1024) / (1 - MARGIN))
 
 
 def kept(folder: Path) -> Path:

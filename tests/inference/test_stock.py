@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +14,23 @@ from inference.errors import ModelLoadFailed, ModelNotReady
 from inference.repository import IndexEntry, Lease, Repository, State
 from tests.inference.serving import eventually
 from tests.inference.shelves import Answering, Open, above, answer, opening, shut, write
+
+_SERVE_ALL = """
+import sys
+from pathlib import Path
+from inference.folders import Shelf
+from inference.repository import Repository
+from inference.residency import resident_bytes
+from inference.settings import RepositorySettings, Trust
+from tests.inference.shelves import ANSWERING, answer
+
+bound = resident_bytes() + (48 << 20)
+shelf = Shelf(Path(sys.argv[1]), Trust(), ANSWERING)
+repository = Repository({}, RepositorySettings(on_demand=True, max_memory=bound), shelf)
+answers = [answer(repository, f"m{number % 12}")[0] for number in range(36)]
+print(repository.counts.evictions, resident_bytes() - bound, *answers)
+repository.close()
+"""
 
 
 @pytest.fixture(name="open_shelf")
@@ -186,6 +205,20 @@ def test_idle_models_make_room(tmp_path: Path, open_shelf: Open) -> None:
         state is State.UNAVAILABLE for state in states.values()
     )
     assert states["m11"] is State.READY
+
+
+def test_the_bound_holds_for_what_the_process_really_has(tmp_path: Path) -> None:
+    """Measured by the system, in a process of its own: models that together would not fit are all served."""
+    for number in range(12):
+        (write(tmp_path / f"m{number}", number) / "ballast").write_bytes(bytes(range(256)) * (8 * 4096))
+    done = subprocess.run(
+        [sys.executable, "-c", _SERVE_ALL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
+    )
+    evictions, over, *answers = map(float, done.stdout.split())
+
+    assert answers == [float(number) for number in range(12)] * 3
+    assert evictions > 0
+    assert over <= 0, f"{over} bytes"
 
 
 def test_evictions_under_traffic(tmp_path: Path, open_shelf: Open) -> None:
