@@ -5,15 +5,11 @@ A new handshake gets the newest; connections that are open stay as they are. Use
 
 from __future__ import annotations
 
-import logging
 import ssl
 from typing import Final
 
 from inference.settings import CertificateFiles
 from streams import pem
-from streams.errors import BadCredentials
-
-log = logging.getLogger(__name__)
 
 _HTTP: Final = "http/1.1"
 _GRPC: Final = "h2"
@@ -27,22 +23,18 @@ class Certificate:
     """
 
     def __init__(self, files: CertificateFiles) -> None:
-        self._files, self._stamp = files, _stamp(files)
-        self._newest = {protocol: _context(files, protocol) for protocol in (_HTTP, _GRPC)}
+        self._files = files
+        self._contexts = pem.Reread(
+            [file for file in (files.certificate, files.key) if file is not None],
+            lambda: {protocol: _context(files, protocol) for protocol in (_HTTP, _GRPC)},
+            taken="the certificate has changed: new connections get the new one",
+            refused="the new certificate cannot be used, the old one stays",
+        )
         self.http, self.grpc = self._serving(_HTTP), self._serving(_GRPC)
 
     def look(self) -> None:
         """Take up files that were replaced. Called again and again; files that cannot be used change nothing."""
-        stamp = _stamp(self._files)
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            self._newest = {protocol: _context(self._files, protocol) for protocol in self._newest}
-        except BadCredentials as exc:
-            log.error("the new certificate cannot be used, the old one stays: %s", exc)  # noqa: TRY400 - not ours
-        else:
-            log.info("the certificate has changed: new connections get the new one")
+        self._contexts.look()
 
     def _serving(self, protocol: str) -> ssl.SSLContext:
         """Give a context for a listener, which keeps it for good: it hands each handshake on to the newest one.
@@ -52,7 +44,7 @@ class Certificate:
         context = _context(self._files, protocol)
 
         def hand_on(connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-            connection.context = self._newest[protocol]
+            connection.context = self._contexts.newest[protocol]
 
         # Called for clients that name no server, too.
         context.sni_callback = hand_on
@@ -69,7 +61,3 @@ def _context(files: CertificateFiles, protocol: str) -> ssl.SSLContext:
     context.set_alpn_protocols([protocol])
     pem.load_chain(context, certificate, key)
     return context
-
-
-def _stamp(files: CertificateFiles) -> tuple[tuple[int, ...] | None, ...]:
-    return pem.stamp(files.certificate), pem.stamp(files.key) if files.key else None

@@ -7,7 +7,6 @@ with TLS, only the transport below it is another.
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,6 @@ from typing import Final, TypeVar
 
 from logger.settings import ModelTls, ProxySettings
 from streams import pem
-from streams.errors import BadCredentials
-
-log = logging.getLogger(__name__)
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -75,28 +71,18 @@ class _Trust:
     """Whom we take for the model. The authorities' file is read again when it was replaced."""
 
     def __init__(self, tls: ModelTls) -> None:
-        self.name, self._ca_file = tls.server_name, tls.ca_file
-        self._stamp = self._look()
-        self._contexts = self._made()
+        self.name = tls.server_name
+        self._contexts = pem.Reread(
+            [Path(tls.ca_file)] if tls.ca_file else [],
+            lambda: {protocol: _context(tls.ca_file, protocol) for protocol in (_HTTP, _GRPC)},
+            taken="the model's authorities have changed: new connections trust the new ones",
+            refused="the model's new authorities cannot be used, the old ones stay",
+        )
 
     def context(self, protocol: str) -> ssl.SSLContext:
-        """Give what a new connection is made with; a file that cannot be used changes nothing."""
-        stamp = self._look()
-        if stamp != self._stamp:
-            self._stamp = stamp
-            try:
-                self._contexts = self._made()
-            except BadCredentials as exc:
-                log.error("the model's new authorities cannot be used, the old ones stay: %s", exc)  # noqa: TRY400 - not ours
-            else:
-                log.info("the model's authorities have changed: new connections trust the new ones")
-        return self._contexts[protocol]
-
-    def _look(self) -> tuple[int, ...] | None:
-        return pem.stamp(Path(self._ca_file)) if self._ca_file else None
-
-    def _made(self) -> dict[str, ssl.SSLContext]:
-        return {protocol: _context(self._ca_file, protocol) for protocol in (_HTTP, _GRPC)}
+        """Give what a new connection is made with."""
+        self._contexts.look()
+        return self._contexts.newest[protocol]
 
 
 def _context(ca_file: str, protocol: str) -> ssl.SSLContext:

@@ -1,14 +1,58 @@
-"""Certificates and keys in PEM files: loads them with errors that say which file, and tells when one was replaced.
+"""Certificates and keys in PEM files: loads them with errors that say which file, and again when one was replaced.
 
-Used for Kafka's clients (`credentials.py`) and for what the predictor serves (`inference/certificate.py`).
+Used for Kafka's clients (`credentials.py`), for what the predictor serves (`inference/certificate.py`), and towards the
+model (`logger/connector.py`).
 """
 
 from __future__ import annotations
 
+import logging
 import ssl
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from streams.errors import BadCredentials
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Reread(Generic[T]):
+    """What was made of files, and is made anew when one of them was replaced.
+
+    Args:
+        files: those that are looked at.
+        make: makes it of them.
+        taken: what the log says when it was made anew.
+        refused: what the log says, before the reason, of files that cannot be used.
+
+    Raises:
+        BadCredentials: the files cannot be used.
+    """
+
+    def __init__(self, files: Iterable[Path], make: Callable[[], T], *, taken: str, refused: str) -> None:
+        self._files, self._make, self._taken, self._refused = tuple(files), make, taken, refused
+        # Before they are read: what is replaced meanwhile is read again.
+        self._stamp = self._stamps()
+        self.newest = make()
+
+    def look(self) -> None:
+        """Make it anew if need be. Called again and again; files that cannot be used change nothing."""
+        stamp = self._stamps()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self.newest = self._make()
+        except BadCredentials as exc:
+            log.error("%s: %s", self._refused, exc)  # noqa: TRY400 - not ours
+        else:
+            log.info("%s", self._taken)
+
+    def _stamps(self) -> tuple[tuple[int, ...] | None, ...]:
+        return tuple(map(stamp, self._files))
 
 
 def check_readable(file: str) -> None:
