@@ -110,3 +110,19 @@ class ComputePool:
     def _expire(self, job: _Job) -> None:
         if not job.answer.done():
             job.answer.set_exception(DeadlineExceeded(self._timeout_s))
+
+
+class MutualPool:
+    """A thread for what asks the other processes, and one for what they ask. In one, two could wait for each other."""
+
+    def __init__(self, *, queue: int, timeout_s: float) -> None:
+        self._asking, self._asked = (ComputePool(threads=1, queue=queue, timeout_s=timeout_s) for _ in range(2))
+
+    async def run(self, work: Callable[[], T], *, asks: bool) -> T:
+        """Run a call that may ask another process, or one that asks none; otherwise as in `ComputePool`."""
+        return await (self._asking if asks else self._asked).run(work)
+
+    def close(self) -> None:
+        """Drop what waits, and give what runs a moment."""
+        for pool in (self._asking, self._asked):
+            pool.close()

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import orjson
 
-from inference.pool import ComputePool
+from inference.pool import MutualPool
 from inference.repository import Repository
 from inference.siblings import Siblings
 from inference.statistics import Said, merged
@@ -28,8 +28,7 @@ class Tally:
 
     def __init__(self, repository: Repository, siblings: Siblings | None) -> None:
         self._repository, self._siblings = repository, siblings
-        # Were what another process asks to wait for what this one is asking, two could wait for each other.
-        self._asking, self._asked = (ComputePool(threads=1, queue=_QUEUE, timeout_s=_PATIENCE_S) for _ in range(2))
+        self._pool = MutualPool(queue=_QUEUE, timeout_s=_PATIENCE_S)
 
     async def told(
         self, write: Callable[[Iterable[Said]], T], model: str | None, version: str | None, *, everywhere: bool
@@ -43,15 +42,14 @@ class Tally:
             ModelNotFound: no such model, or no such version.
             Overloaded, DeadlineExceeded: too many ask.
         """
-        if not everywhere or self._siblings is None:
-            return await self._asked.run(lambda: write(self._own(model, version)))
-        siblings = self._siblings
-        return await self._asking.run(lambda: write(self._all(siblings, model, version)))
+        siblings = self._siblings if everywhere else None
+        if siblings is None:
+            return await self._pool.run(lambda: write(self._own(model, version)), asks=False)
+        return await self._pool.run(lambda: write(self._all(siblings, model, version)), asks=True)
 
     def close(self) -> None:
         """Tell nobody any more."""
-        for pool in (self._asking, self._asked):
-            pool.close()
+        self._pool.close()
 
     def _own(self, model: str | None, version: str | None) -> Iterator[Said]:
         return (record.said(name, number) for name, number, record in self._repository.records(model, version))

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from inference.batching.terms import Terms
 from inference.batching.waiting import Gone
 from inference.dataplane import DataPlane
-from inference.pool import ComputePool
+from inference.pool import MutualPool
 from inference.protocol import cloudevents
 from inference.rest import answers, bodies
 from inference.rest.bodies import Bodies
@@ -42,10 +42,9 @@ class Calls:
         self._plane = plane
         self._settings = settings
         self._bodies = Bodies(limit=settings.max_body, timeout_s=settings.body_timeout_s)
-        self._manage_pool, self._relayed_pool, self._gather_pool, self._gathered_pool = self._pools = tuple(
-            ComputePool(threads=1, queue=_MANAGE_QUEUE, timeout_s=_MANAGE_TIMEOUT_S) for _ in range(4)
+        self._managing, self._gathering = self._pools = tuple(
+            MutualPool(queue=_MANAGE_QUEUE, timeout_s=_MANAGE_TIMEOUT_S) for _ in range(2)
         )
-        # Were what another process asks to wait for what this one is doing, two could wait for each other.
 
     async def infer(self, request: Request, protocol: str, answer: Inference) -> Response:
         """Run a prediction. Its answer is counted, whatever it is."""
@@ -69,10 +68,10 @@ class Calls:
 
     async def manage(self, request: Request, work: Work) -> Response:
         """Run something slow that predicts nothing, such as loading a model, one at a time."""
-        pool = self._relayed_pool if is_relayed(request) else self._manage_pool
         try:
             sent = await self._bodies.read(request)
-            answer = await pool.run(partial(_worked, request, sent, work, self._settings.max_body))
+            worked = partial(_worked, request, sent, work, self._settings.max_body)
+            answer = await self._managing.run(worked, asks=not is_relayed(request))
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
             answer = self._refused(request, exc)
         return _tagged(dict(request.scope["headers"]), answer)
@@ -84,9 +83,8 @@ class Calls:
 
     async def gather(self, request: Request, work: Callable[[Request], Response]) -> Response:
         """Run what looks at everything, here or in the other processes, too; loads of models are not waited for."""
-        pool = self._gathered_pool if is_relayed(request) else self._gather_pool
         try:
-            answer = await pool.run(partial(work, request))
+            answer = await self._gathering.run(partial(work, request), asks=not is_relayed(request))
         except Exception as exc:  # noqa: BLE001 - the edge: everything becomes an answer
             answer = self._refused(request, exc)
         return _tagged(dict(request.scope["headers"]), answer)
