@@ -6,11 +6,12 @@ not the server's. Next: `inference/grpc/predictions.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
+from inference.batching.terms import Terms
 from inference.catalogue import server_name
 from inference.dataplane import DataPlane
 from inference.errors import Unsupported
@@ -60,27 +61,16 @@ class Service:
         unary: dict[str, Unary] = {"ModelInfer": self._predictions.unary}
         unary |= {name: _method(name, work, None) for name, work in looks.items()}
         unary |= {name: _method(name, work, self._manage) for name, work in slow.items()}
-        unary["ModelMetadata"] = self._model_metadata
-        unary["ModelConfig"] = self._model_config
+        unary["ModelMetadata"] = _describing("ModelMetadata", self._plane.described)
+        unary["ModelConfig"] = _describing("ModelConfig", self._configured)
         unary["ModelStatistics"] = self._statistics
         return of_service(SERVICE, unary, {"ModelStreamInfer": self._predictions.stream})
 
     def _model_ready(self, message: Any) -> Mapping[str, Any]:  # noqa: ANN401 - messages are made at run time
         return {"ready": self._plane.model_ready(message.name, message.version or None)}
 
-    async def _model_metadata(self, data: bytes, asked: Asked) -> bytes:
-        message = parsed(MESSAGES.of("ModelMetadataRequest"), data)
-        terms = terms_of(asked, len(data))
-        fields = await self._plane.described(message.name, message.version or None, terms)
-        answer: bytes = MESSAGES.of("ModelMetadataResponse")(**fields).SerializeToString()
-        return answer
-
-    async def _model_config(self, data: bytes, asked: Asked) -> bytes:
-        message = parsed(MESSAGES.of("ModelConfigRequest"), data)
-        terms = terms_of(asked, len(data))
-        fields = await self._plane.configured(message.name, message.version or None, terms)
-        answer: bytes = MESSAGES.of("ModelConfigResponse")(config=fields).SerializeToString()
-        return answer
+    async def _configured(self, model: str, number: str | None, terms: Terms) -> Mapping[str, Any]:
+        return {"config": await self._plane.configured(model, number, terms)}
 
     async def _statistics(self, data: bytes, _asked: Asked) -> bytes:
         message = parsed(MESSAGES.of("ModelStatisticsRequest"), data)
@@ -126,6 +116,19 @@ def _named(message: Any) -> str:  # noqa: ANN401 - messages are made at run time
     # Triton's field 1 is a repository; where it is KServe's, field 2 is absent.
     name: str = message.name_in_repository or message.model_name
     return name
+
+
+def _describing(name: str, describe: Callable[[str, str | None, Terms], Awaitable[Mapping[str, Any]]]) -> Unary:
+    """Make a unary method of what describes a model, which may be loaded for it first."""
+    asked, answered = MESSAGES.of(f"{name}Request"), MESSAGES.of(f"{name}Response")
+
+    async def handle(data: bytes, asking: Asked) -> bytes:
+        message = parsed(asked, data)
+        fields = await describe(message.name, message.version or None, terms_of(asking, len(data)))
+        answer: bytes = answered(**fields).SerializeToString()
+        return answer
+
+    return handle
 
 
 def _method(name: str, work: Look, pool: ComputePool | None) -> Unary:
