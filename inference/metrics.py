@@ -138,13 +138,12 @@ class PredictorMetrics(Collector):
         """Take note of a call that could not be decoded: the batcher's observer, too."""
         with self._lock:
             self._labelled(self._label(call.model)).preprocess.observe(call.decode_s)
-        self.spoilt(call)
+            _failed(call)
 
     def spoilt(self, call: Call) -> None:
         """Take note of a call that its model did not answer, of whichever reason: the same."""
-        if call.lease is not None:
-            with self._lock:
-                call.lease.record.fail(time.monotonic() - call.arrived)
+        with self._lock:
+            _failed(call)
 
     def served(self, call: Call, seconds: float) -> None:
         """Take note of a text or an explanation, for which a call has the model for itself: the same."""
@@ -216,6 +215,11 @@ class PredictorMetrics(Collector):
 
     def _label(self, name: str) -> str:
         return name if name in self._models or len(self._models) < _MOST_MODELS else OTHER
+
+
+def _failed(call: Call) -> None:
+    if call.lease is not None:
+        call.lease.record.fail(time.monotonic() - call.arrived)
 
 
 def _lines(models: Mapping[str, Mapping[str, Told]]) -> Iterator[str]:
