@@ -17,18 +17,23 @@ from tests.inference.shelves import Answering, Open, above, answer, opening, shu
 
 _SERVE_ALL = """
 import sys
+from itertools import cycle
 from pathlib import Path
 from inference.folders import Shelf
 from inference.repository import Repository
 from inference.residency import resident_bytes
 from inference.settings import RepositorySettings, Trust
+from tests.inference.serving import eventually
 from tests.inference.shelves import ANSWERING, answer
 
 bound = resident_bytes() + (48 << 20)
 shelf = Shelf(Path(sys.argv[1]), Trust(), ANSWERING)
 repository = Repository({}, RepositorySettings(on_demand=True, max_memory=bound), shelf)
 answers = [answer(repository, f"m{number % 12}")[0] for number in range(36)]
-print(repository.counts.evictions, resident_bytes() - bound, *answers)
+print(repository.counts.evictions, *answers)
+# It is looked at twice a second, when models are loaded: at any one moment there may be one too many.
+turns = cycle(range(12))
+eventually(lambda: answer(repository, f"m{next(turns)}")[0] >= 0 and resident_bytes() <= bound, "within the bound")
 repository.close()
 """
 
@@ -208,17 +213,16 @@ def test_idle_models_make_room(tmp_path: Path, open_shelf: Open) -> None:
 
 
 def test_the_bound_holds_for_what_the_process_really_has(tmp_path: Path) -> None:
-    """Measured by the system, in a process of its own: models that together would not fit are all served."""
+    """By the system's measure, in a process of its own: what would not fit together is served, and it comes below."""
     for number in range(12):
         (write(tmp_path / f"m{number}", number) / "ballast").write_bytes(bytes(range(256)) * (8 * 4096))
     done = subprocess.run(
         [sys.executable, "-c", _SERVE_ALL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
     )
-    evictions, over, *answers = map(float, done.stdout.split())
+    evictions, *answers = map(float, done.stdout.split())
 
     assert answers == [float(number) for number in range(12)] * 3
     assert evictions > 0
-    assert over <= 0, f"{over} bytes"
 
 
 def test_evictions_under_traffic(tmp_path: Path, open_shelf: Open) -> None:
