@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from inference.errors import BodyTooLarge
 from inference.grpc.assembly import Assembly, prefixed
 from inference.protocol.errors import MalformedBody
+from tests.inference.traced import Traced
 
 
 @given(
@@ -52,14 +52,11 @@ def test_what_is_no_message() -> None:
 def test_small_pieces_take_little_more_than_their_bytes() -> None:
     """A message in pieces of two bytes is no list of as many objects: each would take twenty times its bytes."""
     assembly = Assembly(-1)
-    tracemalloc.start()
-    try:
+    with Traced(__file__) as memory:
         assembly.add(prefixed(bytes(200_000), packed=False))
         for number in range(50_000):
             assembly.add(number.to_bytes(2, "big"))
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+        held = memory.held()
 
     assert assembly.size == 100_005
-    assert held < 3 * assembly.size
+    assert assembly.size < held < 3 * assembly.size
