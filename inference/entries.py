@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -56,14 +57,16 @@ class Model:
     """One model. What lies in its folder is looked up on its first use: thousands are known by name only."""
 
     __slots__ = (
-        "adjustments", "awaited", "copies", "failures", "name", "reason", "retry_at", "routes", "seen", "source",
-        "stopped", "unsettled",
+        "adjustments", "awaited", "changing", "copies", "failures", "name", "reason", "retry_at", "routes", "seen",
+        "source", "stopped", "unsettled",
     )  # fmt: skip
 
     def __init__(self, name: str, source: Source, *, stopped: bool) -> None:
         self.name, self.source = name, source
         self.routes: Routes | None = None
         self.copies: dict[str, Copy] = {}
+        self.changing = threading.Lock()
+        """Held by who loads what its folder holds now: of two calls, the later one's settings are to hold."""
         self.awaited = False
         """A request waits for its folder to be looked into."""
         self.stopped = stopped
@@ -73,7 +76,7 @@ class Model:
         self.unsettled: Fingerprint | None = None
         """How a changed folder looked at the last look."""
         self.adjustments = NONE
-        """What the call that had it loaded said of its settings."""
+        """What the last call that had it loaded said of its settings."""
         self.failures, self.retry_at, self.reason = 0, 0.0, ""
         """Of reading the rollout, or of changing to what the folder holds now."""
 

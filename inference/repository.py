@@ -183,12 +183,7 @@ class Repository(Holdings):
         model = self._models.get(name) or self._stocktaking.take(name)
         if model is None:
             raise ModelNotFound(name)
-        before, model.adjustments = model.adjustments, adjustments
-        try:
-            self._upkeep.refresh(model, anew=True)
-        except BaseException:
-            model.adjustments = before
-            raise
+        self._upkeep.refresh(model, anew=True, adjustments=adjustments)
 
     def unload(self, name: str) -> None:
         """Unload a model; it stays in the index, and is not loaded again before a call asks for it.

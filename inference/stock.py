@@ -15,10 +15,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from inference.adjustments import Adjustments
 from inference.devices import OnDevice
 from inference.entries import Copy
 from inference.errors import DeviceExhausted, InferenceError, ModelLoadFailed, ModelNotReady
-from inference.folders import Fingerprint, Loaded
+from inference.folders import Loaded
 from inference.lease import Done, Lease
 from inference.loading import Loads
 from inference.residency import Measure, Residents, Unload
@@ -96,8 +97,8 @@ class Stock:
         """Do something that reads files, on one of the threads that load. It must not raise."""
         self._loads.put(job)
 
-    def load(self, copy: Copy) -> None:
-        """Load a version now, or load it anew; what was loaded serves until then.
+    def load(self, copy: Copy, adjustments: Adjustments) -> None:
+        """Load a version now, or load it anew, with its settings adjusted; what was loaded serves until then.
 
         Raises:
             ModelLoadFailed, MissingExtra: see `inference/directory.py`.
@@ -105,7 +106,7 @@ class Stock:
         with self._free:
             self._free.wait_for(lambda: not copy.busy)
             copy.busy = True
-        outcome = self._load(copy)
+        outcome = self._load(copy, adjustments)
         if isinstance(outcome, Exception):
             raise outcome
 
@@ -138,18 +139,19 @@ class Stock:
             raise ModelNotReady(copy.model.name, copy.reason, left)
 
     def _load_for_requests(self, copy: Copy) -> None:
-        outcome = self._load(copy)
+        outcome = self._load(copy, copy.model.adjustments)
         if isinstance(outcome, Exception) and not isinstance(outcome, InferenceError):
             log.error("model %s version %s cannot be loaded", copy.model.name, copy.version, exc_info=outcome)
 
-    def _load(self, copy: Copy) -> Lease | Exception:
+    def _load(self, copy: Copy, adjustments: Adjustments) -> Lease | Exception:
         """Load what is marked busy, and tell whoever waits."""
         weight, on_device = copy.measured, copy.device
         try:
             with self._slots:
                 fingerprint = copy.model.source.fingerprint(copy.version)
                 weight = weight or estimate(fingerprint)
-                loaded = self._load_within(copy, fingerprint, weight, on_device)
+                load = partial(self._scales.load, copy, fingerprint, adjustments)
+                loaded = self._load_within(copy, load, weight, on_device)
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a model's file does; it is remembered and told
             return self._failed(copy, exc if isinstance(exc, Exception) else ModelLoadFailed(f"SystemExit: {exc}"))
         record = copy.record = copy.record or Record()
@@ -190,10 +192,10 @@ class Stock:
             self._swept = gone
             gc.collect(0)
 
-    def _load_within(self, copy: Copy, seen: Fingerprint, weight: int, on_device: int) -> Loaded:
+    def _load_within(self, copy: Copy, load: Callable[[], Loaded], weight: int, on_device: int) -> Loaded:
         self._reserve(weight, on_device)
         try:
-            loaded = self._loaded_once_there_is_room(copy, seen)
+            loaded = self._loaded_once_there_is_room(load)
             self._check_device(copy, loaded)
         except BaseException:
             self.residents.cancel(weight)
@@ -201,10 +203,10 @@ class Stock:
             raise
         return loaded
 
-    def _loaded_once_there_is_room(self, copy: Copy, seen: Fingerprint) -> Loaded:
+    def _loaded_once_there_is_room(self, load: Callable[[], Loaded]) -> Loaded:
         while True:
             try:
-                return self._scales.load(copy, seen)
+                return load()
             except DeviceExhausted as exc:
                 # Only where requests load models, as they would load those again that go.
                 if not (self._settings.on_demand and self.devices.evict_idle(exc.device)):

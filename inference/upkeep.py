@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 
+from inference.adjustments import Adjustments
 from inference.entries import Copy, Model
 from inference.errors import ModelLoadFailed, ModelNotReady
 from inference.folders import ModelFolder
@@ -45,26 +46,19 @@ class Upkeep:
         """Tell whether `routes` would look into the folder now."""
         return model.routes is None and not (model.failures and model.retry_at > time.monotonic())
 
-    def refresh(self, model: Model, *, anew: bool) -> None:
+    def refresh(self, model: Model, *, anew: bool, adjustments: Adjustments | None = None) -> None:
         """Load what a model's folder holds now, every version that requests are sent to, and then switch to it.
+
+        Args:
+            model: changed by one call at a time.
+            anew: also what is loaded and has not changed.
+            adjustments: of its settings, from now on if nothing fails; None: those that hold already.
 
         Raises:
             ModelLoadFailed, MissingExtra: see `inference/directory.py`; nothing is switched then.
         """
-        seen = model.source.whole() if isinstance(model.source, ModelFolder) else ()
-        routes = Routes(model.name, model.source.versions(), model.source.rollout())
-        for version in routes.wanted:
-            copy = model.copies.setdefault(version, Copy(model, version))
-            if anew or copy.lease is None or copy.fingerprint != model.source.fingerprint(version):
-                self._stock.load(copy)
-        model.routes, model.seen, model.unsettled, model.stopped = routes, seen, None, False
-        model.failures, model.reason = 0, ""
-        for version, copy in list(model.copies.items()):
-            changed = copy.lease is not None and copy.fingerprint != model.source.fingerprint(version)
-            if version not in routes.versions or changed:
-                # A changed one that no request is sent to unasked is loaded by the next that asks for it.
-                del model.copies[version]
-                self._stock.drop(copy)
+        with model.changing:
+            self._refresh(model, model.adjustments if adjustments is None else adjustments, anew=anew)
 
     def look_at(self, model: Model, folder: ModelFolder) -> None:
         """Change a model when its folder looks another way than when it was read, and the same at two looks."""
@@ -81,6 +75,23 @@ class Upkeep:
                 self.refresh(model, anew=False)
             except Exception as exc:  # noqa: BLE001 - whatever is wrong with the new files, the old model serves
                 self._put_off(model, exc)
+
+    def _refresh(self, model: Model, adjustments: Adjustments, *, anew: bool) -> None:
+        seen = model.source.whole() if isinstance(model.source, ModelFolder) else ()
+        routes = Routes(model.name, model.source.versions(), model.source.rollout())
+        for version in routes.wanted:
+            copy = model.copies.setdefault(version, Copy(model, version))
+            if anew or copy.lease is None or copy.fingerprint != model.source.fingerprint(version):
+                self._stock.load(copy, adjustments)
+        model.adjustments = adjustments
+        model.routes, model.seen, model.unsettled, model.stopped = routes, seen, None, False
+        model.failures, model.reason = 0, ""
+        for version, copy in list(model.copies.items()):
+            changed = copy.lease is not None and copy.fingerprint != model.source.fingerprint(version)
+            if version not in routes.versions or changed:
+                # A changed one that no request is sent to unasked is loaded by the next that asks for it.
+                del model.copies[version]
+                self._stock.drop(copy)
 
     def _read(self, model: Model) -> Routes:
         if self._settings.poll_s and isinstance(model.source, ModelFolder):

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Final
 
-from inference.adjustments import adjusted
+from inference.adjustments import Adjustments, adjusted
 from inference.entries import Copy
 from inference.folders import Fingerprint, Loaded
 from inference.residency import Measure
@@ -53,14 +53,14 @@ class Scales:
         self._begun = self._ended = 0
         self._kinds: set[type] = set()
 
-    def load(self, copy: Copy, seen: Fingerprint) -> Loaded:
-        """Load a version whose files look like `seen`. Raises whatever its source does."""
+    def load(self, copy: Copy, seen: Fingerprint, adjustments: Adjustments) -> Loaded:
+        """Load a version whose files look like `seen`, its settings adjusted. Raises whatever its source does."""
         start, before = time.monotonic(), self._measure()
         with self._lock:
             self._begun += 1
             number, alone = self._begun, self._ended == self._begun - 1
         try:
-            loaded = adjusted(copy.model.source.load(copy.version, seen), copy.model.adjustments)
+            loaded = adjusted(copy.model.source.load(copy.version, seen), adjustments)
         finally:
             with self._lock:
                 self._ended += 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from inference.errors import ModelLoadFailed, ModelNotFound, ModelNotReady
 from inference.repository import IndexEntry, Loaded, Repository, State
 from inference.runtime import Arrays, Runtime, Source
+from inference.settings import ModelSettings
+from tests.inference.serving import eventually
 
 
 class Counted(Runtime):
@@ -157,3 +160,36 @@ def test_reloads_under_traffic() -> None:
 
     assert all(counts)
     assert [runtime.unloaded for runtime in runtimes] == [1] * 30
+
+
+def test_settings_are_those_of_the_last_call_that_succeeded() -> None:
+    """Two calls load one model at once, and the first fails: the second's settings hold, for later loads, too."""
+    attempts: list[int] = []
+
+    def source() -> Loaded:
+        attempts.append(len(attempts))
+        if len(attempts) == 2:
+            second.start()
+            # It is in the midst of the same work, or waits for its turn to begin it.
+            eventually(lambda: "refresh" in set(_functions(second)), "the second call")
+            raise ModelLoadFailed("no such file")
+        return Loaded(Counted(), "1", ModelSettings(max_batch=8))
+
+    repository = Repository({"m": source})
+    repository.load("m", {"max_batch": 7})
+    second = threading.Thread(target=repository.load, args=("m", {"max_batch": 3}))
+    with pytest.raises(ModelLoadFailed):
+        repository.load("m", {"max_batch": 5})
+    second.join(60)
+    loaded = repository.loaded("m").settings.max_batch
+
+    assert loaded == 3
+    assert len(attempts) == 3
+
+
+def _functions(thread: threading.Thread) -> Iterator[str]:
+    """Name the functions that a thread is in."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None:
+        yield frame.f_code.co_name
+        frame = frame.f_back
