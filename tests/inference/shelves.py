@@ -64,8 +64,9 @@ class Answering(Runtime):
     """GPU → bytes that all that are loaded say they hold of its memory."""
     in_memory: ClassVar[int] = 0
     """Bytes of ballast that all that are loaded hold."""
-    together: ClassVar[int] = 0
-    most_together: ClassVar[int] = 0
+    together: ClassVar[Counter[Path]] = Counter()
+    """Shelf → loads that run now: others' may end later than their tests."""
+    most_together: ClassVar[Counter[Path]] = Counter()
     lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, number: float, ballast: bytes) -> None:
@@ -85,16 +86,17 @@ class Answering(Runtime):
     def load(cls, source: Source) -> Self:
         """Read the number; wait while the folder is shut."""
         folder = source.path.parent
+        shelf = folder.parent
         with cls.lock:
             cls.loads[str(folder)] += 1
-            cls.together += 1
-            cls.most_together = max(cls.most_together, cls.together)
+            cls.together[shelf] += 1
+            cls.most_together[shelf] = max(cls.most_together[shelf], cls.together[shelf])
         try:
             text = source.path.read_text()
             _wait_while(shut(folder))
         finally:
             with cls.lock:
-                cls.together -= 1
+                cls.together[shelf] -= 1
         if text == "bad":
             raise ModelLoadFailed(f"{source.path}: no number")
         if text == "exit":
