@@ -94,20 +94,19 @@ def test_loads_at_one_time_are_limited(tmp_path: Path, open_shelf: Open) -> None
     for folder in folders:
         shut(folder).touch()
     repository = open_shelf(loads=3)
-    Answering.most_together = 0
     outcomes: list[Lease | Exception] = []
     for number in range(6):
         _waiting(repository, f"m{number}", outcomes)
     with ThreadPoolExecutor(6) as threads:
         calls = [threads.submit(repository.load, f"m{number}") for number in range(6, 12)]
-        eventually(lambda: Answering.together == 3, "three loads at once")
+        eventually(lambda: Answering.together[tmp_path] == 3, "three loads at once")
         for folder in folders:
             shut(folder).unlink()
         for call in calls:
             call.result()
     eventually(lambda: len(outcomes) == 6, "all waiters are served")
 
-    assert Answering.most_together == 3
+    assert Answering.most_together[tmp_path] == 3
     assert all(isinstance(outcome, Lease) for outcome in outcomes)
 
 
