@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from deploy import environment
 from deploy.kafka import broker, jars, java
 from streams.topics import Topics
 
-# A property is about results, not about time: the first example pays for imports, and machines differ.
+# A property is about results, not about time: the first example pays for imports, and machines differ. Nor does drawing
+# have to be quick (too_slow). What a fixture made is shared by all draws, which tests here know.
+_UNASKED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 # The suite draws the same again and again: who changes something else must not meet an old fault by chance. To look for
 # such faults there is `make fuzz`, and `pytest --hypothesis-profile=random`.
-settings.register_profile("sidelight", deadline=None, derandomize=True)
-settings.register_profile("random", deadline=None)
+settings.register_profile("sidelight", deadline=None, suppress_health_check=_UNASKED, derandomize=True)
+settings.register_profile("random", deadline=None, suppress_health_check=_UNASKED)
 settings.load_profile("sidelight")
 # A shell that starts the suite in the background has it ignore Ctrl-C, and all programs under test would, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

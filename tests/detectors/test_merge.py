@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.merge import Merge, Watermarks
@@ -40,7 +40,6 @@ def partitions(draw: st.DrawFn) -> list[list[Row]]:
 
 
 @given(partitions(), st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_any_interleaving_gives_one_order(logs: list[list[Row]], chance: object) -> None:
     """Partitions that take turns anyhow, batches sent twice, a restart in between: the same released sequence."""
     shuffle = chance.shuffle  # type: ignore[attr-defined]

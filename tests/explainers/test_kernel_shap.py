@@ -137,7 +137,7 @@ def curved_wide(table: Array) -> Array:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_axioms_hold(seed: int) -> None:
     """Local accuracy; a feature that does not matter gets nothing; features that act alike get alike."""
     generator = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -68,7 +68,7 @@ def _by_grpc(served: Served, rows: np.ndarray[tuple[int, int], np.dtype[np.float
     return grpc_codec.decode_response(answer).outputs[0].data.tolist()
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(rows=_ROWS)
 def test_protocols_agree(served: Served, rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> None:
     """V1, V2 JSON, V2 binary and gRPC, raw and typed, give the same predictions to the last bit."""

@@ -76,7 +76,7 @@ class RingMachine(RuleBasedStateMachine):
 
 
 TestRing = RingMachine.TestCase
-TestRing.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestRing.settings = settings(max_examples=150, stateful_step_count=60)
 
 
 def test_a_quiet_ring_refuses_nothing_and_stays_small() -> None:

@@ -697,7 +697,7 @@ def test_closing_answers_what_waits() -> None:
     _run(main)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(st.integers(1, 12), st.integers(2, 4), st.sampled_from([1.0, 2.0, BAD, math.nan]), st.booleans()),

@@ -6,7 +6,7 @@ import math
 
 import httpx
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from inference.protocol import v2
 from inference.protocol.tensors import Tensor
@@ -41,7 +41,7 @@ def _said(response: InferResponse) -> list[object]:
     return [response.model_name, response.model_version, response.id, tensors_]
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 @given(tensor=tensors(json=True).filter(lambda tensor: tensor.shape and math.prod(tensor.shape)))
 def test_four_ways_agree(stub: Client, echo: Server, tensor: Tensor) -> None:
     """Whatever the way, the same tensors give the same answer."""

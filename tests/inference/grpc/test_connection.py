@@ -20,7 +20,7 @@ from h2.events import (
     StreamReset,
     TrailersReceived,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.grpc.assembly import Assembly, prefixed
@@ -55,7 +55,7 @@ def codes(peer: Peer, *streams: int) -> list[str]:
     return [Code(int(answered(peer, stream)[0]["grpc-status"])).name for stream in streams]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(cuts=st.lists(st.integers(0, 400), max_size=12), sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8))
 def test_frames_may_come_in_any_pieces(cuts: list[int], sizes: list[int]) -> None:
     """Bytes cut anywhere, a message over many frames, empty ones too: the same calls, the same answers."""

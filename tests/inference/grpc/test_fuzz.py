@@ -7,7 +7,7 @@ from typing import Any, Final
 import grpc
 import pytest
 from h2.events import ResponseReceived, StreamEnded, TrailersReceived
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.protocol.grpc_messages import MESSAGES, ModelInferRequest, ModelStreamInferResponse
@@ -45,7 +45,6 @@ PARAMETERS: Final = st.dictionaries(
     ),
     max_size=2,
 )  # fmt: skip
-FEW: Final = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 OURS: Final = {"UNKNOWN", "INTERNAL", "DATA_LOSS"}
 """Statuses that blame the server."""
 
@@ -99,7 +98,7 @@ def _check(stub: Client, data: bytes) -> None:
     assert code == "OK" or call.details(), (code, data)
 
 
-@settings(max_examples=400, suppress_health_check=FEW)
+@settings(max_examples=400)
 @given(message=bent() | fitting())
 def test_messages_are_answered_or_refused(stub: Client, iris: Client, message: Any) -> None:  # noqa: ANN401 - made at run time
     """Whatever is in a message, a model that takes anything and one that takes four numbers answer or refuse it."""
@@ -108,7 +107,7 @@ def test_messages_are_answered_or_refused(stub: Client, iris: Client, message: A
         _check(client, data)
 
 
-@settings(max_examples=200, suppress_health_check=FEW)
+@settings(max_examples=200)
 @given(message=bent() | fitting(), data=st.data())
 def test_damaged_messages_are_refused(iris: Client, message: Any, data: st.DataObject) -> None:  # noqa: ANN401 - made at run time
     """A message of which bytes were changed, lost or added is answered or refused."""
@@ -120,7 +119,7 @@ def test_damaged_messages_are_refused(iris: Client, message: Any, data: st.DataO
     _check(iris, bytes(whole))
 
 
-@settings(max_examples=60, suppress_health_check=FEW)
+@settings(max_examples=60)
 @given(
     messages=st.lists(
         (bent() | fitting()).map(lambda message: message.SerializeToString()) | st.binary(max_size=9), max_size=8
@@ -134,7 +133,7 @@ def test_streams_answer_every_message(iris: Client, messages: list[bytes]) -> No
     assert all(bool(answer.error_message) != bool(answer.infer_response.model_version) for answer in answers)
 
 
-@settings(max_examples=150, suppress_health_check=FEW)
+@settings(max_examples=150)
 @given(
     method=st.sampled_from(
         ["ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "RepositoryIndex"]

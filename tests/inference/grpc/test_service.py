@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from inference.protocol.grpc_codec import encode_request
 from inference.protocol.grpc_messages import ModelInferRequest, ModelInferResponse
@@ -52,7 +52,7 @@ def test_answers_go_as_requests_come(iris: Client, *, raw: bool) -> None:
     assert iris.infer(request(ROWS), raw=raw).outputs[0].data.tolist() == [0, 2]
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(tensor=tensors().filter(lambda tensor: tensor.shape), raw=...)
 def test_every_tensor_comes_back(stub: Client, tensor: Tensor, *, raw: bool) -> None:
     """Every datatype goes to the model and back as it was; BF16 as the FP32 that holds it."""

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tests.inference.serving import predictor
@@ -182,7 +182,7 @@ def test_every_specified_path_is_served(client: httpx.Client) -> None:
         assert method in served[path]
 
 
-@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=600)
 @given(
     path=st.sampled_from([path for path, method in (SPECIFIED | OTHERS).items() if method == "post"]),
     names=st.tuples(st.just("m"), st.just("1")) | st.tuples(NAMES, NAMES),
@@ -200,7 +200,7 @@ def test_calls_are_answered_or_refused(
     _check(answer, (path, names, body, headers))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(path=st.sampled_from(TAKEN), body=BODIES, headers=st.just({}) | HEADERS)
 @example(path="/v1/models/{}:predict", body='{"instances": [null, "", 1]}', headers={})
 @example(path="/v1/models/{}:explain", body='{"instances": [null, "", 1]}', headers={})
@@ -213,7 +213,7 @@ def test_a_model_that_takes_anything_is_no_way_around(
     _check(answer, (path, body, headers))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(
     path=st.sampled_from([*SPECIFIED, *OTHERS]),
     names=st.tuples(NAMES, NAMES),
@@ -226,7 +226,7 @@ def test_any_name_may_be_asked_for(client: httpx.Client, path: str, names: tuple
     _check(client.request(method, _path(path, names)), (path, names, method))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(request=shaped())
 def test_answers_follow_the_schema(client: httpx.Client, request: dict[str, Any]) -> None:
     """What fits is answered in the protocol's form: each output with name, shape, datatype and as much data."""

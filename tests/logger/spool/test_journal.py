@@ -136,7 +136,7 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 TestJournal = JournalMachine.TestCase
-TestJournal.settings = settings(max_examples=400, stateful_step_count=50, deadline=None)
+TestJournal.settings = settings(max_examples=400, stateful_step_count=50)
 
 
 def filled(disk: Any, count: int, config: SpoolSettings = SMALL) -> Journal:  # noqa: ANN401 - either disk
