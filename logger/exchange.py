@@ -7,6 +7,8 @@ keeps back pressure honest: whoever reads slowly slows the other side down, and 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -27,6 +29,7 @@ _HOLD: Final = 64 * 1024
 _STALE_S: Final = 0.5
 """Servers close connections that were idle for seconds; what may not be sent twice goes only on one used just now."""
 _NO_LENGTH: Final = frozenset({204})
+_RESET: Final = struct.pack("ii", 1, 0)
 _REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 STALL_QUEUE, STALL_MODEL, STALL_CONNECT = 1, 2, 4
 """Why a client is not read from: requests wait, the model reads slowly, there is no connection to it yet."""
@@ -85,6 +88,8 @@ class Exchange:
     """When the request was complete; 0 before."""
     _answer_chunked = False
     _answer_begun = False
+    _endless = False
+    """The answer ends with the client's connection."""
     _continued = False
     _retried = False
     _reused = False
@@ -175,8 +180,8 @@ class Exchange:
                 self._audited, self._left = True, length if body else 0
         chunked = self._answer_chunked = body and length is None and self._head.version == "1.1"
         # An answer before the whole request was sent leaves both connections in the middle of a message.
-        endless = body and length is None and not chunked
-        if client.leaving or not self._asked or endless:
+        self._endless = body and length is None and not chunked
+        if client.leaving or not self._asked or self._endless:
             self._close_after = True
         tail = framing(None if status in _NO_LENGTH else length, chunked=chunked)
         if self._close_after:
@@ -387,6 +392,10 @@ class Exchange:
         if self._seen is not None:
             self._seen.aborted = True
         self._drop()
+        transport = self._client.transport
+        if self._endless and not transport.is_closing():
+            # A connection that merely closes would be the answer's end.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._finish(self._elapsed_us(), close=True)
         self._client.abort()
 

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import httptools
 
 from inference.http2.outlet import Outlet, Turn
+from logger import endings
 from logger.connector import Connector
 from logger.heads import Fields, head_size, is_chunked, without_named
 from logger.settings import ProxySettings
@@ -121,9 +122,15 @@ class Upstream(Outlet):
         listener = self.listener
         if listener is None:
             return
+        rest, ended = endings.of(self.transport, exc)
+        if rest:
+            self.data_received(rest)
+        if self.listener is not listener:
+            # What was left made the answer whole, or spoilt it.
+            return
         self.listener = None
         # Without a length and without chunks, the end of the connection is the end of the content.
-        if self._head_done and self._until_close and exc is None:
+        if self._head_done and self._until_close and ended:
             listener.answer_end()
         else:
             silent = self.heard == self._served

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 import httptools
 
+from logger import endings
 from logger.connector import Connector
 from logger.settings import ProxySettings
 
@@ -145,7 +146,10 @@ class Line(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._reusable = False
-        if self._until_close and exc is None:
+        rest, ended = endings.of(self.transport, exc)
+        if rest:
+            self.data_received(rest)
+        if self._until_close and ended:
             self._finish()
         else:
             self._lose("the model closed the connection before its answer was whole")

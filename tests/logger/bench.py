@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ import uvloop
 from deploy.kafka.ports import free_port
 from logger.lane import Lane
 from logger.proxy import Proxy
-from logger.settings import ProxySettings
+from logger.settings import ModelTls, ProxySettings
 from logger.tap import Seen
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -55,12 +56,18 @@ class Bench:
         return answer
 
 
-def run(handler: Handler | None, test: Callable[[Bench], Awaitable[None]], **settings: float | str) -> None:
-    """Run a test against a proxy whose model answers by `handler`; None is a model that is not there."""
+def run(
+    handler: Handler | None, test: Callable[[Bench], Awaitable[None]], *, tls: ssl.SSLContext | None = None,
+    **settings: float | str | ModelTls,
+) -> None:  # fmt: skip
+    """Run a test against a proxy whose model answers by `handler`; None is a model that is not there.
+
+    With `tls`, it is what the model proves with who it is.
+    """
 
     async def main() -> None:
         bench = Bench()
-        server, upstream = await _model(bench, handler, str(settings.get("upstream_socket", "")))
+        server, upstream = await _model(bench, handler, str(settings.get("upstream_socket", "")), tls)
         bench.port = free_port()
         bench.proxy = Proxy(
             ProxySettings(
@@ -81,7 +88,9 @@ def run(handler: Handler | None, test: Callable[[Bench], Awaitable[None]], **set
     uvloop.run(main())
 
 
-async def _model(bench: Bench, handler: Handler | None, path: str) -> tuple[asyncio.Server, int]:
+async def _model(
+    bench: Bench, handler: Handler | None, path: str, tls: ssl.SSLContext | None
+) -> tuple[asyncio.Server, int]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         bench.connected += 1
         try:
@@ -94,7 +103,7 @@ async def _model(bench: Bench, handler: Handler | None, path: str) -> tuple[asyn
 
     if path:
         return await asyncio.start_unix_server(serve, path), 0
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     port: int = server.sockets[0].getsockname()[1]
     # The server's own would be anybody's once it is closed.
     return server, free_port() if handler is None else port
