@@ -23,7 +23,7 @@ from skops import io
 
 from deploy import cli
 from inference.offline.inputs import CSV_UNIT
-from tests.inference.kafka.summing import SUMMING
+from tests.inference.kafka.summing import SUMMING, stop
 from tests.inference.serving import GATED
 
 ROWS = 5_000
@@ -144,7 +144,8 @@ def test_killed_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """Killed several times, it keeps whole parts, does none again, and gives what an undisturbed run gives."""
     model = tmp_path / "model"
     model.mkdir()
-    (model / "slow").write_text("0.2")
+    # After two parts it waits for its end, in the third.
+    stop(model).write_text("1400")
     table = pa.table({"id": range(6_000), "x": np.arange(6_000) * 0.5})
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=500)
     out, parts = tmp_path / "out.parquet", tmp_path / "out.parquet.parts"
@@ -164,6 +165,7 @@ def test_killed_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
         assert not out.exists()
         assert {name: now.get(name) for name in kept} == kept, "a part that was whole was written again"
         kept = now
+    stop(model).unlink()
     done = subprocess.run([sys.executable, "-m", "deploy.cli", *words], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
