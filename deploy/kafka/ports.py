@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import socket
+import sys
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -15,19 +18,40 @@ _RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST: Final = 12_000
 _USUAL: Final = 32_768
 _TRIES: Final = 200
+_MOST_HELD: Final = 64
+_held: deque[int] = deque()
+"""File descriptors of the last ports that were given, open until the process ends."""
 
 
 def free_port() -> int:
     """Give a TCP port on loopback that nobody listens on.
 
     It is none of those that the system gives to whoever asks for any, or connects: else a stranger might have it before
-    its server has begun to listen, or while that restarts.
+    its server has begun to listen, or while that restarts. Nor is it given again, here or in another process, while it
+    is among the last ones that this process was given.
     """
     for _ in range(_TRIES):
         port = _LOWEST + secrets.randbelow(max(1, _given_by_the_system() - _LOWEST))
-        if is_free(port):
+        if _hold(port):
             return port
     raise UserError(f"no free port on {LOOPBACK} from {_LOWEST} to {_given_by_the_system()}")
+
+
+def _hold(port: int) -> bool:
+    """Bind a port so that its server may bind it, too, and `_hold` may not."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        if sys.platform == "linux":
+            # Linux looks at what both sockets say now. This one never listens, so a server comes in, as all of them
+            # say SO_REUSEADDR; the bind above does not.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _held.append(probe.detach())
+    if len(_held) > _MOST_HELD:
+        os.close(_held.popleft())
+    return True
 
 
 def _given_by_the_system() -> int:

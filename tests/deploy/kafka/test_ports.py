@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,17 @@ def test_a_free_port_is_none_of_those_that_the_system_gives() -> None:
     assert len(given) > 40
     assert all(1_024 < port < max(lowest, 32_768) for port in given)
     assert all(ports.is_free(port) for port in given)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a bound socket would keep the server away, too")
+def test_a_free_port_is_given_once() -> None:
+    """Two servers that start at once, in this process or in two, get two ports; nobody answers until they listen."""
+    given = [ports.free_port() for _ in range(50)]
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", given[0]))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", given[0]))
+
+    assert len(set(given)) == len(given)
+    with socket.create_server(("127.0.0.1", given[0])):
+        socket.create_connection(("127.0.0.1", given[0])).close()
