@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -36,7 +37,9 @@ def kill_all(logger: Sidecar) -> None:
     """Kill -9 the parent and every child, at once."""
     children = Path(f"/proc/{logger.process.pid}/task/{logger.process.pid}/children").read_text().split()
     for pid in (logger.process.pid, *map(int, children)):
-        os.kill(pid, signal.SIGKILL)
+        # A child is told to end when its parent has, and may be faster.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     logger.process.wait()
 
 

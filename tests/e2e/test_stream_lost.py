@@ -58,7 +58,7 @@ def test_what_waits_is_the_next_process_s(kafka: str, topics: Topics, tmp_path: 
         _ask(kafka, topics, client, "b", "c")
         code = first.wait(60)
     client.read()
-    early = len(client.answers)
+    early = {told.event.correlation() for told in client.answers}
     (model / "lost").unlink()
     with _stream(kafka, topics, tmp_path, tmp_path / "log2"):
         client.await_all()
@@ -66,5 +66,7 @@ def test_what_waits_is_the_next_process_s(kafka: str, topics: Topics, tmp_path: 
 
     assert code == 1
     assert "ends, to be started anew: the gate is lost" in log.read_text()
-    assert early == 1
-    assert [(told.event.correlation(), told.status) for told in client.answers] == [("a", 200), ("b", 200), ("c", 200)]
+    assert early == {"a"}
+    # Its answer may come again, if the process ended before it could note that it was done.
+    told = dict.fromkeys((told.event.correlation(), told.status) for told in client.answers)
+    assert list(told) == [("a", 200), ("b", 200), ("c", 200)]

@@ -137,7 +137,8 @@ def test_a_long_outage_gives_records_back(cluster: MockCluster) -> None:
     until_done(again)
 
     assert [type(error) for reports in ledger.reports.values() for error in reports] == [Unavailable] * COUNT
-    assert arrived(cluster) == numbers(range(COUNT))
+    # What the broker took as its time ran out is sent once more: at least once.
+    assert set(arrived(cluster)) - {b"first"} == set(numbers(range(COUNT)))
 
 
 def test_a_producer_that_failed_for_good_is_replaced(cluster: MockCluster) -> None:
