@@ -66,7 +66,7 @@ def read(model: str, parameters: Mapping[str, Any]) -> Adjustments:
 
 
 def adjusted(loaded: Loaded, adjustments: Adjustments) -> Loaded:
-    """Give a loaded model with its settings adjusted; it is unloaded where that cannot be.
+    """Give a loaded model with its settings adjusted.
 
     Raises:
         ModelLoadFailed: what is left of its own settings does not go with them.
@@ -75,11 +75,9 @@ def adjusted(loaded: Loaded, adjustments: Adjustments) -> Loaded:
         return loaded
     settings = replace(loaded.settings, **adjustments)
     if settings.pad_to and (settings.max_batch or 0) > settings.pad_to[-1]:
-        loaded.runtime.unload()
         raise ModelLoadFailed(f"max_batch_size: expected at most {settings.pad_to[-1]}, the last of the model's pad_to")
     if (settings.max_batch or 0) > 1 >= (loaded.settings.max_batch or loaded.runtime.max_batch):
         # Where rows depend on each other, one caller's would change another's answer: that is the operator's to say.
-        loaded.runtime.unload()
         raise ModelLoadFailed("max_batch_size: calls of this model are never joined, and only its folder may say else")
     return replace(loaded, settings=settings)
 

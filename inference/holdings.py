@@ -68,6 +68,11 @@ class Holdings:
         return len(self._stock.residents), self._stock.residents.total
 
     @property
+    def stuck(self) -> int:
+        """Count the models that were to let go of what they hold, and have not."""
+        return self._stock.farewells.late
+
+    @property
     def on_device(self) -> tuple[int, int, int]:
         """Give how many models hold memory of a GPU, how much together, and the bound; 0: none."""
         devices = self._stock.devices

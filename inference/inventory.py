@@ -36,6 +36,7 @@ class Inventory(Collector):
         models = GaugeMetricFamily("sidelight_models", "Models by name, and versions in memory.", labels=("state",))
         models.add_metric(("known",), len(self._repository.names()))
         models.add_metric(("loaded",), loaded)
+        models.add_metric(("stuck",), self._repository.stuck)
         yield models
         yield GaugeMetricFamily("sidelight_models_weight_bytes", "What the loaded ones weigh, by estimate.", weight)
         yield GaugeMetricFamily("sidelight_resident_bytes", "The process's resident set.", resident_bytes())

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Protocol, TypeAlias
 
 from inference.errors import ModelNotReady
+from inference.farewell import Farewells
 from inference.folders import Loaded
 from inference.statistics import Record
-
-log = logging.getLogger(__name__)
 
 
 class Freed(Protocol):
@@ -27,15 +26,15 @@ class Freed(Protocol):
 class Lease:
     """One loaded model and its uses in progress, unloaded after the last. Each `acquire` needs one `release`."""
 
-    __slots__ = ("_freed", "_lock", "_retired", "_users", "loaded", "record", "turn")
+    __slots__ = ("_farewells", "_freed", "_lock", "_model", "_retired", "_users", "loaded", "record", "turn")
 
-    def __init__(self, loaded: Loaded, freed: Freed, record: Record) -> None:
-        self.loaded = loaded
+    def __init__(self, model: str, loaded: Loaded, freed: Freed, record: Record, farewells: Farewells) -> None:
+        self._model, self.loaded = model, loaded
         self.record = record
         """Of its version, loaded now or at other times."""
         self.turn = contextlib.nullcontext() if loaded.runtime.thread_safe else threading.Lock()
         """To be held around each prediction."""
-        self._freed = freed
+        self._freed, self._farewells = freed, farewells
         self._lock = threading.Lock()
         self._users = 0
         self._retired = False
@@ -55,12 +54,12 @@ class Lease:
             idle = self._users == 0
             last = idle and self._retired
         if last:
-            self.unload()
+            self._farewells.soon(self._model, self.loaded.runtime)
         if idle and self._freed.short:
             self._freed.idle()
 
     def retire(self) -> None:
-        """Unload the model when its last use has ended."""
+        """Unload the model when its last use has ended; now, if none is in progress."""
         with self._lock:
             self._retired = True
             last = self._users == 0
@@ -75,12 +74,9 @@ class Lease:
             self._retired = True
         return True
 
-    def unload(self) -> None:
-        """Have the model let go of what it holds. Never raises: whoever comes here works for other models."""
-        try:
-            self.loaded.runtime.unload()
-        except (Exception, SystemExit):
-            log.exception("a model of the runtime %s did not let go of all it holds", self.loaded.runtime.platform)
+    def unload(self) -> Future[None] | None:
+        """Have the model let go of what it holds; see `Farewells.unload`."""
+        return self._farewells.unload(self._model, self.loaded.runtime)
 
 
 Done: TypeAlias = Callable[[Lease | Exception], None]

@@ -203,6 +203,7 @@ class Repository(Holdings):
         for model in list(self._models.values()):
             model.stopped = True
             self._drop(model)
+        self._stock.farewells.finish()
 
     def watch(self) -> None:
         """Look at the folders again and again, on a thread, as often as the settings say."""

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import cache, partial
 from pathlib import Path
 from typing import Final, Generic, TypeAlias, TypeVar
@@ -25,8 +26,9 @@ K = TypeVar("K")
 
 Measure: TypeAlias = Callable[[], int]
 """Gives the bytes of memory that the process holds now."""
-Unload: TypeAlias = Callable[[], None]
-"""Lets go of a model that gives no leases any more. Called once, with no lock held: it may take its time."""
+Unload: TypeAlias = Callable[[], Future[None] | None]
+"""Lets go of a model that gives no leases any more. Called once, with no lock held: it may take its time. Never raises.
+Gives None when the model has gone; otherwise it was waited for long enough, and this is done when it has after all."""
 
 _PAGE: Final = 4096
 _CGROUPS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -254,14 +256,21 @@ class Residents(Generic[K]):
         self._leaving += weight
         return partial(self._let_go, unload, weight)
 
-    def _let_go(self, unload: Unload, weight: int) -> None:
-        try:
-            unload()
-        finally:
-            with self._changed:
-                self._leaving -= weight
-                self._total -= weight
-                self._changed.notify_all()
+    def _let_go(self, unload: Unload, weight: int) -> Future[None] | None:
+        late = unload()
+        with self._changed:
+            self._leaving -= weight
+            # Nobody is to wait for room that may never come: what is late counts with what stays.
+            self._total -= weight if late is None else 0
+            self._changed.notify_all()
+        if late is not None:
+            late.add_done_callback(lambda _over: self._gone_after_all(weight))
+        return late
+
+    def _gone_after_all(self, weight: int) -> None:
+        with self._changed:
+            self._total -= weight
+            self._changed.notify_all()
 
     def _shrink(self, target: int) -> None:
         while True:

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from inference.adjustments import Adjustments
+from inference.adjustments import Adjustments, adjusted
 from inference.devices import OnDevice
 from inference.entries import Copy
 from inference.errors import DeviceExhausted, InferenceError, ModelLoadFailed, ModelNotReady
-from inference.folders import Loaded
+from inference.farewell import Farewells
+from inference.folders import Fingerprint, Loaded
 from inference.lease import Done, Lease
 from inference.loading import Loads
 from inference.residency import Measure, Residents, Unload
@@ -49,6 +50,7 @@ class Stock:
         self.devices: OnDevice[Copy] = OnDevice(
             settings.max_gpu_memory, self._evict, lambda copy: copy.devices, self.residents.shortage
         )
+        self.farewells = Farewells(settings.unload_wait_s)
         self.counts = Counts()
         self._scales = Scales(self.counts, measure)
 
@@ -127,8 +129,9 @@ class Stock:
         return most * (0.5 + self.draw() / 2)
 
     def close(self) -> None:
-        """End the threads; what they load now is loaded yet."""
+        """End the threads; what they load now is loaded yet. What is unloaded from now on, `finish` waits for."""
         self._loads.close()
+        self.farewells.hurry()
 
     def _refuse_unless_loadable(self, copy: Copy) -> None:
         if copy.busy:
@@ -150,12 +153,12 @@ class Stock:
             with self._slots:
                 fingerprint = copy.model.source.fingerprint(copy.version)
                 weight = weight or estimate(fingerprint)
-                load = partial(self._scales.load, copy, fingerprint, adjustments)
+                load = partial(self._adjusted, copy, fingerprint, adjustments)
                 loaded = self._load_within(copy, load, weight, on_device)
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a model's file does; it is remembered and told
             return self._failed(copy, exc if isinstance(exc, Exception) else ModelLoadFailed(f"SystemExit: {exc}"))
         record = copy.record = copy.record or Record()
-        lease = Lease(loaded, self.residents.shortage, record)
+        lease = Lease(copy.model.name, loaded, self.residents.shortage, record, self.farewells)
         with self._free:
             waiters, copy.waiters = copy.waiters, []
             lease.acquire(len(waiters) + 1)
@@ -195,7 +198,7 @@ class Stock:
     def _load_within(self, copy: Copy, load: Callable[[], Loaded], weight: int, on_device: int) -> Loaded:
         self._reserve(weight, on_device)
         try:
-            loaded = self._loaded_once_there_is_room(load)
+            loaded = self._loaded_once_there_is_room(copy, load)
             self._check_device(copy, loaded)
         except BaseException:
             self.residents.cancel(weight)
@@ -203,10 +206,18 @@ class Stock:
             raise
         return loaded
 
-    def _loaded_once_there_is_room(self, load: Callable[[], Loaded]) -> Loaded:
+    def _adjusted(self, copy: Copy, seen: Fingerprint, adjustments: Adjustments) -> Loaded:
+        loaded = copy.model.source.load(copy.version, seen)
+        try:
+            return adjusted(loaded, adjustments)
+        except ModelLoadFailed:
+            self.farewells.unload(copy.model.name, loaded.runtime)
+            raise
+
+    def _loaded_once_there_is_room(self, copy: Copy, load: Callable[[], Loaded]) -> Loaded:
         while True:
             try:
-                return load()
+                return self._scales.load(copy, load)
             except DeviceExhausted as exc:
                 # Only where requests load models, as they would load those again that go.
                 if not (self._settings.on_demand and self.devices.evict_idle(exc.device)):
@@ -229,7 +240,7 @@ class Stock:
     def _check_device(self, copy: Copy, loaded: Loaded) -> None:
         held = loaded.runtime.device_bytes
         if not self.devices.takes(held):
-            loaded.runtime.unload()
+            self.farewells.unload(copy.model.name, loaded.runtime)
             raise ModelLoadFailed(
                 f"holds {held >> 20} MiB of GPU memory, more than --max_gpu_memory "
                 f"{self._settings.max_gpu_memory >> 20} MiB allows"

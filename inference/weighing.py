@@ -8,10 +8,10 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from inference.adjustments import Adjustments, adjusted
 from inference.entries import Copy
 from inference.folders import Fingerprint, Loaded
 from inference.residency import Measure
@@ -53,14 +53,14 @@ class Scales:
         self._begun = self._ended = 0
         self._kinds: set[type] = set()
 
-    def load(self, copy: Copy, seen: Fingerprint, adjustments: Adjustments) -> Loaded:
-        """Load a version whose files look like `seen`, its settings adjusted. Raises whatever its source does."""
+    def load(self, copy: Copy, load: Callable[[], Loaded]) -> Loaded:
+        """Have a version loaded by `load`. Raises whatever that does."""
         start, before = time.monotonic(), self._measure()
         with self._lock:
             self._begun += 1
             number, alone = self._begun, self._ended == self._begun - 1
         try:
-            loaded = adjusted(copy.model.source.load(copy.version, seen), adjustments)
+            loaded = load()
         finally:
             with self._lock:
                 self._ended += 1

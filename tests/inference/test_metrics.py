@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from inference.batching.call import Call
 from inference.batching.terms import Terms
+from inference.farewell import Farewells
 from inference.folders import Loaded
 from inference.lease import Lease
 from inference.metrics import PredictorMetrics
@@ -28,7 +29,7 @@ def _used(models: int) -> PredictorMetrics:
     metrics = PredictorMetrics(lambda: 3.0)
     for number in range(models):
         call = Call(f'm"{number}\\', None, None, alone=None, terms=Terms(), timeout_s=1.0)
-        call.lease = Lease(Loaded(Halves(), "1"), Shortage(), Record())
+        call.lease = Lease("m", Loaded(Halves(), "1"), Shortage(), Record(), Farewells(1.0))
         call.started = call.arrived + 0.003 * number
         metrics.predicted([call], number)
         metrics.answered(call.model, "v2", 200, synthetic=False)
