@@ -10,6 +10,7 @@ their own, see `inference/batching/batcher.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -93,7 +94,9 @@ class ComputePool:
                 result = None if job.answer.done() else job.work()
             except BaseException as exc:  # noqa: BLE001 - whatever a model does, the thread must live on
                 error = exc
-            job.loop.call_soon_threadsafe(self._finish, job, result, error)
+            # A loop that has been closed has nobody left who waits.
+            with contextlib.suppress(RuntimeError):
+                job.loop.call_soon_threadsafe(self._finish, job, result, error)
 
     def _finish(self, job: _Job, result: object, error: BaseException | None) -> None:
         self.in_progress -= 1
