@@ -57,10 +57,16 @@ def test_late_calls_that_wait_never_start() -> None:
     """A call given up while it waited for a thread is not run afterwards."""
 
     async def main() -> None:
-        pool = ComputePool(threads=1, queue=1, timeout_s=0.05)
-        gate = threading.Event()
+        pool = ComputePool(threads=1, queue=1, timeout_s=0.5)
+        begun, gate = threading.Event(), threading.Event()
         started = []
-        running = asyncio.ensure_future(pool.run(lambda: gate.wait(60)))
+
+        def run() -> None:
+            begun.set()
+            gate.wait(60)
+
+        running = asyncio.ensure_future(pool.run(run))
+        await _until(lambda: begun.is_set() or running.done())
         waiting = asyncio.ensure_future(pool.run(lambda: started.append(1)))
         outcomes = await asyncio.gather(running, waiting, return_exceptions=True)
         in_progress = pool.in_progress
