@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -35,21 +36,30 @@ class Bench:
     client: httpx.Client
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    """Serve a collector over a memory broker."""
+@contextmanager
+def serving(delivery_s: float) -> Iterator[Bench]:
+    """Serve a collector over a memory broker, which has so much time for an event."""
     log = MemoryLog({"p": 2, "d": 1})
     publisher = MemoryPublisher(log)
-    settings = CollectorSettings(topic="p", deadletter="d", max_body=10_000, max_events=5, delivery_s=0.5)
+    settings = CollectorSettings(topic="p", deadletter="d", max_body=10_000, max_events=5, delivery_s=delivery_s)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(Collector(settings, publisher).app, log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as client:
-        yield Bench(log, publisher, client)
-    server.should_exit = True
-    thread.join()
-    listener.close()
+        try:
+            yield Bench(log, publisher, client)
+        finally:
+            server.should_exit = True
+            thread.join()
+            listener.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """Serve a collector whose broker has all the time it needs."""
+    with serving(60.0) as found:
+        yield found
 
 
 def test_an_agents_event_arrives_byte_for_byte(bench: Bench) -> None:
@@ -75,15 +85,16 @@ def test_a_batch_arrives_whole(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["held", "fail"])
-def test_no_2xx_without_the_broker(bench: Bench, trouble: str) -> None:
+def test_no_2xx_without_the_broker(trouble: str) -> None:
     """Silent or failing, the broker does not have it: 503, and the sender is told to come again; then it works."""
-    if trouble == "held":
-        bench.publisher.held = True
-    else:
-        bench.publisher.fail = Unavailable("away")
-    answer = bench.client.post("/", content=BODY, headers=AGENT)
-    bench.publisher.held, bench.publisher.fail = False, None
-    again = bench.client.post("/", content=BODY, headers=AGENT)
+    with serving(1.5) as bench:
+        if trouble == "held":
+            bench.publisher.held = True
+        else:
+            bench.publisher.fail = Unavailable("away")
+        answer = bench.client.post("/", content=BODY, headers=AGENT)
+        bench.publisher.held, bench.publisher.fail = False, None
+        again = bench.client.post("/", content=BODY, headers=AGENT)
 
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "2"
