@@ -196,7 +196,7 @@ class KafkaWorld(World):
         """Tell whether two workers have partitions."""
         admin = AdminClient({"bootstrap.servers": self.kafka})
         group = f"{self.topics.prefix}.sums"
-        found = admin.describe_consumer_groups([group])[group].result(10)
+        found = admin.describe_consumer_groups([group])[group].result(60)
         return len([member for member in found.members if member.assignment.topic_partitions]) == 2
 
     def await_done(self) -> None:
@@ -210,7 +210,7 @@ class KafkaWorld(World):
         found: list[Output] = []
         for partition in range(PARTITIONS):
             place = TopicPartition(topic, partition, 0)
-            _, end = consumer.get_watermark_offsets(place, timeout=10)
+            _, end = consumer.get_watermark_offsets(place, timeout=60)
             consumer.assign([place])
             while end and consumer.position([place])[0].offset < end:
                 messages = consumer.consume(500, timeout=0.2)
@@ -459,7 +459,7 @@ def test_state_lives_in_a_compacted_topic(kafka: str, topics: Topics, tmp_path: 
     name = topics.state("sums")
     resource = ConfigResource(ResourceType.TOPIC, name)
     admin = AdminClient({"bootstrap.servers": kafka})
-    config = admin.describe_configs([resource])[resource].result(10)
+    config = admin.describe_configs([resource])[resource].result(60)
     store = KafkaStateStore(kafka, name, ConfluentPublisher(PublisherSettings(bootstrap=kafka)))
     kept = [store.load(partition) for partition in range(PARTITIONS)]
 

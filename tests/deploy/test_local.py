@@ -46,7 +46,7 @@ def test_it_drains_in_the_order_of_the_payloads(kafka: str, topics: Topics, fold
     run = local(folder, said, kafka, topics.prefix)
     found = run.start()
     noted = runfile.current()
-    answer = httpx.post(f"{found.services['shop/iris']}/v1/models/iris:predict", json={"instances": [ROW]})
+    answer = httpx.post(f"{found.services['shop/iris']}/v1/models/iris:predict", json={"instances": [ROW]}, timeout=60)
     run.drain()
     drained = [line for line in said if "drained" in line]
     reader = Reader(kafka)

@@ -32,7 +32,7 @@ CALLS = 60
 def records(kafka: str, topic: str) -> list[Record]:
     """Read a topic of one partition from its beginning."""
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": "t", "enable.auto.commit": False})
-    end = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=10)[1]
+    end = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=60)[1]
     consumer.assign([TopicPartition(topic, 0, 0)])
     found: list[Record] = []
     while len(found) < end:

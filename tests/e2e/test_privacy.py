@@ -50,8 +50,8 @@ def privacy_file(folder: Path, more: Mapping[str, object]) -> Path:
 def on_topic(kafka: str, topic: str) -> list[Record]:
     """Give everything on a topic."""
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": "t", "enable.auto.commit": False})
-    partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-    ends = {part: consumer.get_watermark_offsets(TopicPartition(topic, part), timeout=10)[1] for part in partitions}
+    partitions = consumer.list_topics(topic, timeout=60).topics[topic].partitions
+    ends = {part: consumer.get_watermark_offsets(TopicPartition(topic, part), timeout=60)[1] for part in partitions}
     consumer.assign([TopicPartition(topic, part, 0) for part in partitions])
     found: list[Record] = []
     while len(found) < sum(ends.values()):

@@ -145,8 +145,8 @@ def ids(kafka: str, topic: str) -> list[str]:
 def events(kafka: str, topic: str) -> list[tuple[str, tuple[object, ...]]]:
     """Give id and (correlation, headers without the time of recording, value) of every event on a topic."""
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": "t", "enable.auto.commit": False})
-    partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-    ends = {part: consumer.get_watermark_offsets(TopicPartition(topic, part), timeout=10)[1] for part in partitions}
+    partitions = consumer.list_topics(topic, timeout=60).topics[topic].partitions
+    ends = {part: consumer.get_watermark_offsets(TopicPartition(topic, part), timeout=60)[1] for part in partitions}
     consumer.assign([TopicPartition(topic, part, 0) for part in partitions])
     found: list[tuple[str, tuple[object, ...]]] = []
     while len(found) < sum(ends.values()):

@@ -26,7 +26,7 @@ def test_the_page_shows_figures_and_no_payload() -> None:
     way = Courier("kafka-t", MemoryPublisher(MemoryLog({TOPIC: 1})), TOPIC, 60)
     port = free_port()
     page.serve("127.0.0.1", port, [lane], [way], 2)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         metrics, debug, health, lost = (client.get(path) for path in ("/metrics", "/debug", "/healthz", "/x"))
 
     assert "sidelight_logger_captured_total 6.0" in metrics.text
@@ -47,7 +47,7 @@ def test_the_page_without_a_sink() -> None:
     lane.tally.answered(503)
     tally.add(CALLS, 3)
     page.serve("127.0.0.1", port, [lane], [], 2, (BatchCollector(tally),))
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         metrics, debug = client.get("/metrics").text, client.get("/debug").json()
 
     assert "sidelight_logger_captured_total 0.0" in metrics

@@ -53,7 +53,7 @@ def test_a_broker_takes_the_settings(kafka: str, topics: Topics) -> None:
     ensure_topics(kafka, declared)
     resources = [ConfigResource(ResourceType.TOPIC, topic.name) for topic in declared]
     admin = AdminClient({"bootstrap.servers": kafka})
-    found = {resource.name: answer.result(10) for resource, answer in admin.describe_configs(resources).items()}
+    found = {resource.name: answer.result(60) for resource, answer in admin.describe_configs(resources).items()}
 
     for topic in declared:
         assert {key: found[topic.name][key].value for key in topic.config} == dict(topic.config)

@@ -80,10 +80,10 @@ def test_flags_reach_every_process(sidelight: Sidelight, service: Path, tmp_path
         with up(sidelight, tmp_path, *words):
             facts = json.loads(sidelight("status", "--json").stdout)
             url = facts["run"]["services"]["shop/iris"]
-            answer = httpx.post(f"{url}/v1/models/iris:predict", json=call)
+            answer = httpx.post(f"{url}/v1/models/iris:predict", json=call, timeout=60)
             eventually(lambda: _paired(sidelight) == 2, "the pair")
             pages = {process["name"]: process["metrics"] for process in facts["run"]["processes"]}
-            shown = httpx.get(pages["logger-iris"]).text
+            shown = httpx.get(pages["logger-iris"], timeout=60).text
             bodies = "\n".join(lines_of(sidelight("payloads", "--bodies")))
 
     assert answer.status_code == 200
