@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from inference import options, xgboost_dense
@@ -19,6 +18,7 @@ from inference.categories import Categories
 from inference.errors import ModelLoadFailed
 from inference.runtime import Source, head, iris, library
 from inference.tabular import TabularRuntime, chosen_output
+from inference.xgboost_library import Booster, XGBoostRefused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +36,13 @@ class XGBoost(TabularRuntime):
     platform: ClassVar[str] = "xgboost_booster"
     options: ClassVar[type[Any]] = Options
 
-    def __init__(self, booster: Any, source: Source) -> None:  # noqa: ANN401 - the library is imported late
+    def __init__(self, booster: Booster, source: Source) -> None:
         self._booster = booster
         self._margin = chosen_output(source.settings, ("predict", "raw"), source.path) == "raw"
         width = booster.num_features()
         # Only trees can be predicted in place, and only that is safe from several threads.
         self.thread_safe = self.computes = _in_place(booster, width)
-        features = tuple(booster.feature_names or ())
+        features = booster.feature_names()
         if given := options.read(Options, source).categories:
             self.categories = Categories.read(given, source.settings.features or features, source.path)
         super().__init__(source.settings, width=width, features=features)
@@ -59,20 +59,16 @@ class XGBoost(TabularRuntime):
     @classmethod
     def load(cls, source: Source) -> Self:
         """Read a booster."""
-        xgboost = library("xgboost")
-        booster = xgboost.Booster({"nthread": 1})
         try:
-            booster.load_model(source.path)
-        except (xgboost.core.XGBoostError, ValueError, UnicodeDecodeError) as exc:
-            raise ModelLoadFailed(f"{source.path}: no XGBoost model: {_first_line(exc)}") from exc
-        return cls(booster, source)
+            return cls(Booster(source.path), source)
+        except (XGBoostRefused, UnicodeDecodeError) as exc:
+            raise ModelLoadFailed(f"{source.path}: no XGBoost model: {exc}") from exc
 
     def predict_table(self, table: NDArray[Any]) -> NDArray[Any]:
         """Predict; NaN is a missing value."""
         if self.thread_safe:
             return xgboost_dense.predict(self._booster, table, margin=self._margin)
-        matrix = library("xgboost").DMatrix(table, nthread=1)
-        return np.asarray(self._booster.predict(matrix, output_margin=self._margin, validate_features=False))
+        return self._booster.predict(table, margin=self._margin)
 
     @classmethod
     def example(cls, directory: Path) -> dict[str, NDArray[Any]]:
@@ -84,15 +80,10 @@ class XGBoost(TabularRuntime):
         return {"input-0": rows}
 
 
-def _in_place(booster: Any, width: int) -> bool:  # noqa: ANN401 - the library is imported late
+def _in_place(booster: Booster, width: int) -> bool:
     """Try whether it can be predicted in place: a linear one cannot."""
     try:
         xgboost_dense.predict(booster, np.zeros((1, width), np.float32))
-    except xgboost_dense.DenseError:
-        config = orjson.loads(booster.save_config())
-        return bool(config["learner"]["gradient_booster"]["name"] != "gblinear")
+    except XGBoostRefused:
+        return booster.kind() != "gblinear"
     return True
-
-
-def _first_line(exc: BaseException) -> str:
-    return str(exc).strip().partition("\n")[0]

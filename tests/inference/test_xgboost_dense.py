@@ -11,7 +11,8 @@ import xgboost
 from numpy.typing import NDArray
 
 from inference.runtime import iris
-from inference.xgboost_dense import DenseError, predict
+from inference.xgboost_dense import predict
+from inference.xgboost_library import XGBoostRefused
 
 
 def _booster(objective: str, labels: NDArray[Any], **more: object) -> Any:  # noqa: ANN401 - the library has no types
@@ -49,7 +50,7 @@ def test_a_refusal_is_told_in_the_librarys_words() -> None:
     """A table that the library does not take raises, with its reason, instead of giving numbers of nothing."""
     rows, labels = iris()
 
-    with pytest.raises(DenseError, match="Complex floating point"):
+    with pytest.raises(XGBoostRefused, match="Complex floating point"):
         predict(_booster("reg:squarederror", labels), rows.astype(np.complex64))
 
 
@@ -62,6 +63,6 @@ def test_boosters_take_turns_on_one_thread() -> None:
 
     for _ in range(3):
         np.testing.assert_array_equal(predict(narrow, rows[:, :2]), expected[0])
-        with pytest.raises(DenseError):
+        with pytest.raises(XGBoostRefused):
             predict(wide, rows.astype(np.complex64))
         np.testing.assert_array_equal(predict(wide, rows.astype(np.float32)), expected[1])
