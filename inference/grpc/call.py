@@ -22,6 +22,7 @@ from inference.grpc.assembly import PREFIX_BYTES, Assembly, prefixed
 from inference.grpc.heads import OK, Wanted, ending
 from inference.grpc.methods import Method
 from inference.grpc.statuses import Refused, code_of, details_of, note, text_of
+from inference.http2.fields import Head
 from inference.http2.flow import Flow
 from inference.http2.status import Code
 from inference.protocol.errors import MalformedBody, ProtocolError
@@ -75,7 +76,7 @@ class Call:
 
     # What comes in.
 
-    def content(self, data: bytes, credit: int, *, end: bool) -> None:
+    def request_data(self, data: bytes, credit: int, *, end: bool) -> None:
         """Take a piece of the request."""
         host = self._link.host
         if not self._assembly.size:
@@ -95,11 +96,11 @@ class Call:
         elif self.method.unary is not None and len(self._inbox) > 1:
             self.fail(Refused(Code.UNIMPLEMENTED, "expected one message, got several"))
         elif end:
-            self.end()
+            self.request_end(None)
         elif found:
             self._wake()
 
-    def end(self) -> None:
+    def request_end(self, trailers: Head | None) -> None:  # noqa: ARG002 - gRPC has none in requests
         """Take the end of the request."""
         self._ended = True
         if self._assembly.size:
@@ -111,16 +112,15 @@ class Call:
         else:
             self._task = begun(self._answer(), self._link.host.loop)
 
-    def gone(self) -> None:
+    def client_reset(self, code: int) -> None:  # noqa: ARG002 - whatever its reason, nobody waits for the answer
         """The client has broken the call off, or is away."""
-        self._cancel()
-        self._finish()
+        self._break_off()
 
     def stop(self) -> None:
         """The server ends."""
         self.fail(Refused(Code.UNAVAILABLE, "the server stops"))
         if not self.over:
-            self.gone()
+            self._break_off()
 
     def rapid(self, now: float) -> bool:
         """Tell whether a reset now would come before anything could have been done."""
@@ -133,7 +133,7 @@ class Call:
             if now - self._flow.stuck > most_s:
                 self._link.host.unread += 1
                 self._link.reset(self.stream, ErrorCodes.CANCEL)
-                self.gone()
+                self._break_off()
         elif self.deadline is not None and now > self.deadline + _GRACE_S:
             self.fail(DeadlineExceeded(round(self.deadline - self._began, 3)))
         elif not self._ended and (self._assembly.size or self.method.unary) and now - self._heard > most_s:
@@ -268,6 +268,10 @@ class Call:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
+
+    def _break_off(self) -> None:
+        self._cancel()
+        self._finish()
 
     def _finish(self) -> None:
         """Let go of everything; the client has its answer, or never will."""

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import orjson
 from h2.errors import ErrorCodes
-from h2.events import StreamReset
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
@@ -72,7 +71,7 @@ class Host:
         self.places = Places(self.settings.connections)
 
 
-class Connection(Guest):
+class Connection(Guest[Call]):
     """One connection."""
 
     def __init__(self, host: Host) -> None:
@@ -83,10 +82,8 @@ class Connection(Guest):
             connection_window=_CONNECTION_WINDOW,
         )
         self.host = host
-        self._calls: dict[int, Call] = {}
         self._most = STREAMS
         """Calls at a time; none where it is not served."""
-        self.on[StreamReset] = self._reset
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's contract
         host = self.host
@@ -102,11 +99,7 @@ class Connection(Guest):
         self.host.places.leave(self)
         self.host.late.pop(self, None)
         for call in list(self._calls.values()):
-            call.gone()
-
-    def busy(self) -> bool:
-        """Tell whether calls are running."""
-        return bool(self._calls)
+            call.client_reset(ErrorCodes.CANCEL)
 
     def finished(self, call: Call) -> None:
         """Take the news that a call is over."""
@@ -165,31 +158,6 @@ class Connection(Guest):
             return
         self._begin(stream, wanted, wanted.method, end=end)
 
-    def take_content(self, stream: int, data: bytes, credit: int, *, end: bool) -> None:
-        """Take a piece of a request."""
-        call = self._calls.get(stream)
-        if call is None:
-            self.taken(stream, credit)
-        else:
-            call.content(data, credit, end=end)
-        if not (data or end):
-            self.extra()
-
-    def take_trailers(self, stream: int, head: Head) -> None:  # noqa: ARG002 - gRPC has none in requests
-        """Take the end of a request."""
-        call = self._calls.get(stream)
-        if call is not None:
-            call.end()
-
-    def _reset(self, event: StreamReset) -> None:
-        call = self._calls.get(event.stream_id)
-        if call is None:
-            self.extra()
-            return
-        if call.rapid(time.monotonic()):
-            self.extra()
-        call.gone()
-
     def _turn_away(self) -> None:
         """Serve nothing: whoever calls within a second hears why, then it ends.
 
@@ -207,7 +175,7 @@ class Connection(Guest):
     def _begin(self, stream: int, wanted: Wanted, method: Method, *, end: bool) -> None:
         call = self._calls[stream] = Call(self, stream, wanted, method)
         if end:
-            call.end()
+            call.request_end(None)
 
     def _end_at_once(self, stream: int, head: Head, *, end: bool) -> None:
         """Tell a caller that this connection is one too many, unless it asks whether the process is well."""

@@ -6,7 +6,7 @@ What is served on it is its subclasses' to say: `logger/grpc/front.py`, `inferen
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 from h2.errors import ErrorCodes
 from h2.events import (
@@ -16,10 +16,12 @@ from h2.events import (
     PriorityUpdated,
     RemoteSettingsChanged,
     SettingsAcknowledged,
+    StreamReset,
     UnknownFrameReceived,
 )
 from h2.exceptions import DenialOfServiceError, ProtocolError
 
+from inference.http2.fields import Head
 from inference.http2.link import CONNECTION_WINDOW, STREAM_WINDOW, Link
 from inference.http2.outlet import Turn
 from inference.http2.rare import HeadTooLarge, Stray
@@ -33,7 +35,26 @@ _PER_S: Final = 200.0
 """Frames beyond a call's own that a client may send: pings, settings, priorities, empty content, resets at once."""
 
 
-class Guest(Link):
+class ClientCall(Protocol):
+    """What a call is told of its client."""
+
+    def request_data(self, data: bytes, credit: int, *, end: bool) -> None:
+        """Take a piece of the request."""
+
+    def request_end(self, trailers: Head | None) -> None:
+        """Take the end of the request, where it comes by itself."""
+
+    def client_reset(self, code: int) -> None:
+        """The client has broken the call off, or is away."""
+
+    def rapid(self, now: float) -> bool:
+        """Tell whether a reset now would come before anything could have been done."""
+
+
+C = TypeVar("C", bound=ClientCall)
+
+
+class Guest(Link, Generic[C]):
     """One connection, seen from the server."""
 
     def __init__(
@@ -48,6 +69,8 @@ class Guest(Link):
             turn, client_side=False, settings=settings,
             stream_window=stream_window, connection_window=connection_window,
         )  # fmt: skip
+        self._calls: dict[int, C] = {}
+        """Those that run, by their streams."""
         self.leaving = False
         """It serves no further call."""
         self.idle_since = time.monotonic()
@@ -63,6 +86,7 @@ class Guest(Link):
         self.on |= {
             ConnectionTerminated: self._goaway,
             PingReceived: self._pinged,
+            StreamReset: self._reset,
             **dict.fromkeys((
                 PingAckReceived, PriorityUpdated, SettingsAcknowledged, UnknownFrameReceived, Stray,
             ), self.extra),
@@ -70,7 +94,23 @@ class Guest(Link):
 
     def busy(self) -> bool:
         """Tell whether calls are running."""
-        raise NotImplementedError
+        return bool(self._calls)
+
+    def take_content(self, stream: int, data: bytes, credit: int, *, end: bool) -> None:
+        """Hand a piece of a request to its call."""
+        call = self._calls.get(stream)
+        if call is None:
+            self.taken(stream, credit)
+        else:
+            call.request_data(data, credit, end=end)
+        if not (data or end):
+            self.extra()
+
+    def take_trailers(self, stream: int, head: Head) -> None:
+        """Hand the end of a request to its call."""
+        call = self._calls.get(stream)
+        if call is not None:
+            call.request_end(head)
 
     def refused(self, http_status: int) -> None:
         """Count a refusal, under the status that HTTP/1.1 has for it."""
@@ -147,6 +187,15 @@ class Guest(Link):
         if self._measured == self.h2.pieces:
             self.extra()
         self._measured = self.h2.pieces
+
+    def _reset(self, event: StreamReset) -> None:
+        call = self._calls.get(event.stream_id)
+        if call is None:
+            self.extra()
+            return
+        if call.rapid(time.monotonic()):
+            self.extra()
+        call.client_reset(int(event.error_code or 0))
 
     def _goaway(self, _event: ConnectionTerminated) -> None:
         # The client opens no further call, and closes when it has its answers.

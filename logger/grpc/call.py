@@ -32,7 +32,7 @@ _OF_RESET: Final = {
 }
 
 
-class ClientLink(Guest):
+class ClientLink(Guest["Call"]):
     """What a call needs of the client's connection."""
 
     settings: ProxySettings

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 import orjson
 from h2.errors import ErrorCodes
-from h2.events import StreamReset
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
@@ -75,7 +73,6 @@ class Front(ClientLink):
         )
         self._lost = lost
         self._host, self.settings, self.capture, self.hold = host, settings, host.capture, host.hold
-        self._calls: dict[int, Call] = {}
         self._fresh: list[Call] = []
         """Calls of this read. One that is reset in the same read costs the model nothing."""
         self._back: Back | None = None
@@ -84,7 +81,6 @@ class Front(ClientLink):
         self._served = 0
         self._away = ""
         """Why no call is served, if so."""
-        self.on[StreamReset] = self._reset
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's contract
         self._host.connections.add(self)
@@ -108,10 +104,6 @@ class Front(ClientLink):
         if self._fresh:
             fresh, self._fresh = self._fresh, []
             self._place(fresh)
-
-    def busy(self) -> bool:
-        """Tell whether calls are running."""
-        return bool(self._calls)
 
     def turn_away(self, status: int, reason: str) -> None:
         """Serve nothing, for there are too many connections: whoever calls within a second hears so, then it ends.
@@ -204,31 +196,6 @@ class Front(ClientLink):
         self._served += 1
         if self._served == settings.max_requests:
             self.close_when_idle()
-
-    def take_content(self, stream: int, data: bytes, credit: int, *, end: bool) -> None:
-        """Pass on a piece of a request."""
-        call = self._calls.get(stream)
-        if call is None:
-            self.taken(stream, credit)
-        else:
-            call.request_data(data, credit, end=end)
-        if not (data or end):
-            self.extra()
-
-    def take_trailers(self, stream: int, head: Head) -> None:
-        """Pass on the end of a request."""
-        call = self._calls.get(stream)
-        if call is not None:
-            call.request_end(head)
-
-    def _reset(self, event: StreamReset) -> None:
-        call = self._calls.get(event.stream_id)
-        if call is None:
-            self.extra()
-            return
-        if call.rapid(time.monotonic()):
-            self.extra()
-        call.client_reset(int(event.error_code or 0))
 
     def _refuse(self, stream: int, status: int, reason: str, correlation: bytes) -> None:
         """Answer what is no gRPC."""
