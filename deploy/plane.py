@@ -7,29 +7,20 @@ import sys
 
 import threadpoolctl
 
-from deploy.errors import UserError
 from inference.dataplane import DataPlane
 from inference.metrics import PredictorMetrics
 from inference.repository import Repository
 from inference.settings import ServerSettings
-from inference.tracing import Tracing
-from streams.errors import MissingExtra
+from inference.tracing import begun
 
 
 def open_plane(repository: Repository, threads: int, *, traces: bool = False) -> DataPlane:
-    """Open a plane for the few calls that its one caller makes at a time: none is refused, none times out.
-
-    Raises:
-        UserError: traces without their library.
-    """
+    """Open a plane for the few calls that its one caller makes at a time: none is refused, none times out."""
     metrics = PredictorMetrics(lambda: plane.batcher.in_progress)
     settings = ServerSettings(threads=threads, timeout_s=math.inf, queue=sys.maxsize, queue_bytes=sys.maxsize)
     plane = DataPlane(repository, metrics, settings, enter=_one_native_thread)
     if traces:
-        try:
-            plane.tracing = Tracing()
-        except MissingExtra as exc:
-            raise UserError(str(exc)) from exc
+        plane.tracing = begun()
     return plane
 
 

@@ -23,7 +23,7 @@ from inference.server import PredictorServer
 from inference.settings import CertificateFiles, Dialect, ServerSettings
 from inference.siblings import Siblings
 from streams.addresses import bare
-from streams.errors import BadCredentials, MissingExtra
+from streams.errors import BadCredentials
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def _serve(arguments: argparse.Namespace, settings: ServerSettings, others: Sibl
     repository = open_repository(arguments, link, 0 if others is None else _gpu(others.index))
     try:
         server = PredictorServer(repository, settings, others)
-    except (MissingExtra, BadCredentials) as exc:
+    except BadCredentials as exc:
         raise UserError(str(exc)) from exc
     if shadows is not None:
         server.keep_shadows(shadows.offer, shadows)

@@ -76,6 +76,16 @@ def test_nothing_is_lost_at_the_end(tmp_path: Path, model: Path, receiver: Recei
     assert receiver.services == {"income"}
 
 
+def test_variables_that_cannot_be_used_cost_the_spans_alone(tmp_path: Path, model: Path) -> None:
+    """They may be there for all containers of a cluster: calls are answered, and the log says what is wrong."""
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_MAX_QUEUE_SIZE": "100"}
+    with predictor(model, tmp_path, variables=environment.inherited() | variables) as server, server.client() as client:
+        answer = client.post("/v1/models/m:predict", json=BODY)
+
+    assert answer.status_code == 200
+    assert "no spans are recorded: max_export_batch_size must be" in server.log.read_text()
+
+
 @pytest.mark.parametrize(
     ("variables", "wanted"),
     [
