@@ -6,6 +6,7 @@ served as a matrix with a column per class, in the classes' order.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,8 @@ class ONNX(Runtime):
         session_options.inter_op_num_threads = 1
         session_options.log_severity_level = _ERRORS_ONLY
         available = onnxruntime.get_available_providers()
-        chosen_providers = providers(chosen_options.device, available, source.path, source.gpu)
+        count = _gpus() if _CUDA in available else 0
+        chosen_providers = providers(chosen_options.device, available, source.path, source.gpu, count)
         try:
             session = onnxruntime.InferenceSession(str(source.path), session_options, providers=chosen_providers)
         except Exception as exc:  # the library's errors have no common base
@@ -120,14 +122,21 @@ class ONNX(Runtime):
         return {"x": rows.astype(np.float32)}
 
 
-def providers(device: str, available: Sequence[str], path: Path, gpu: int) -> list[Any]:
+def providers(device: str, available: Sequence[str], path: Path, gpu: int, count: int) -> list[Any]:
     """Give the providers for a device, in ONNX Runtime's form; `auto` is the GPU of a number, if GPUs can be used.
+
+    Args:
+        device: what the settings say.
+        available: names of providers.
+        path: of the model.
+        gpu: the number; there may be fewer GPUs here than were counted elsewhere.
+        count: of the GPUs here; 0: not known.
 
     Raises:
         ModelLoadFailed: no such name, or no GPU can be used.
     """
     if device == "auto":
-        return [(_CUDA, {"device_id": gpu}), _CPU] if _CUDA in available else [_CPU]
+        return [(_CUDA, {"device_id": gpu % count if count else gpu}), _CPU] if _CUDA in available else [_CPU]
     kind, _, number = device.partition(":")
     if kind == "cpu" and not number:
         return [_CPU]
@@ -139,6 +148,17 @@ def providers(device: str, available: Sequence[str], path: Path, gpu: int) -> li
             f"onnxruntime; available: {', '.join(available)}"
         )
     return [(_CUDA, {"device_id": int(number or "0")}), _CPU]
+
+
+def _gpus() -> int:
+    """Count the GPUs that this process can use, by CUDA's own count: ONNX Runtime tells none. 0: not known."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if failed else count.value
 
 
 def _wanted(node: Any, path: Path) -> Wanted:  # noqa: ANN401 - the library is imported late

@@ -184,10 +184,13 @@ def test_a_process_takes_the_gpu_of_its_number() -> None:
     gpus, none = ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]
     path = Path("model.onnx")
 
-    assert providers("auto", gpus, path, 2) == [("CUDAExecutionProvider", {"device_id": 2}), "CPUExecutionProvider"]
-    assert providers("auto", none, path, 2) == none
-    assert providers("cuda:1", gpus, path, 2) == [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
-    assert providers("cpu", gpus, path, 2) == none
+    assert providers("auto", gpus, path, 2, 4) == _on(2)
+    # As PyTorch's models do, where there are fewer GPUs than processes were told of; and where nobody can count them.
+    assert providers("auto", gpus, path, 5, 4) == _on(1)
+    assert providers("auto", gpus, path, 5, 0) == _on(5)
+    assert providers("auto", none, path, 2, 4) == none
+    assert providers("cuda:1", gpus, path, 2, 4) == _on(1)
+    assert providers("cpu", gpus, path, 2, 4) == none
 
 
 def test_threads_act(tmp_path: Path) -> None:
@@ -199,6 +202,10 @@ def test_threads_act(tmp_path: Path) -> None:
 
     assert plain._session.get_session_options().intra_op_num_threads == 1
     assert more._session.get_session_options().intra_op_num_threads == 2
+
+
+def _on(gpu: int) -> list[Any]:
+    return [("CUDAExecutionProvider", {"device_id": gpu}), "CPUExecutionProvider"]
 
 
 def _providers() -> list[str]:
