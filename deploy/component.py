@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from deploy.errors import UserError
 from logger.connector import Connector
 from logger.settings import ModelTls, ProxySettings
+from streams import pem
 from streams.errors import BadCredentials
 
 
@@ -23,16 +26,27 @@ def add_component_arguments(parser: argparse.ArgumentParser) -> None:
         "--component-server-name", default="", metavar="NAME",
         help="encrypt; the name that the model's certificate has to have (default: the address, 127.0.0.1)",
     )  # fmt: skip
+    group.add_argument(
+        "--component-cert-file", default="", metavar="FILE",
+        help="encrypt, and show the model this certificate (PEM); it is read again when it is replaced",
+    )  # fmt: skip
+    group.add_argument(
+        "--component-key-file", default="", metavar="FILE",
+        help="PEM of its key, read again, too (default: in --component-cert-file)",
+    )  # fmt: skip
 
 
 def component_tls(arguments: argparse.Namespace) -> ModelTls | None:
     """Give what the arguments say; None: in the clear.
 
     Raises:
-        UserError: the authorities cannot be used as they are now, or the name is none.
+        UserError: a file cannot be used as it is now, or the name is none.
     """
     ca_file, name = arguments.component_ca_file, arguments.component_server_name
-    if not (arguments.component_tls or ca_file or name):
+    certificate, key = arguments.component_cert_file, arguments.component_key_file
+    if key and not certificate:
+        raise UserError(f"--component-key-file {key}: a key needs its certificate; name it with --component-cert-file")
+    if not (arguments.component_tls or ca_file or name or certificate):
         return None
     try:
         # As every connection does it: there, nobody could say what is wrong.
@@ -41,9 +55,20 @@ def component_tls(arguments: argparse.Namespace) -> ModelTls | None:
         )
     except ValueError as exc:
         raise UserError(f"--component-server-name {name}: {exc}") from exc
-    tls = ModelTls(ca_file=ca_file, server_name=name)
-    try:
+    with _naming("--component-ca-file"):
+        Connector(ProxySettings(upstream_tls=ModelTls(ca_file=ca_file)))
+    if key:
+        with _naming("--component-key-file"):
+            pem.check_readable(key)
+    tls = ModelTls(ca_file=ca_file, server_name=name, cert_file=certificate, key_file=key)
+    with _naming("--component-cert-file"):
         Connector(ProxySettings(upstream_tls=tls))
-    except BadCredentials as exc:
-        raise UserError(f"--component-ca-file: {exc}") from exc
     return tls
+
+
+@contextmanager
+def _naming(flag: str) -> Iterator[None]:
+    try:
+        yield
+    except BadCredentials as exc:
+        raise UserError(f"{flag}: {exc}") from exc

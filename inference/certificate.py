@@ -52,12 +52,7 @@ class Certificate:
 
 
 def _context(files: CertificateFiles, protocol: str) -> ssl.SSLContext:
-    certificate, key = str(files.certificate), str(files.key or files.certificate)
-    for file in (certificate, key):
-        pem.check_readable(file)
-    # By itself first: together with its key, everything that is wrong has one name.
-    pem.load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols([protocol])
-    pem.load_chain(context, certificate, key)
+    pem.load_identity(context, str(files.certificate), str(files.key or ""))
     return context

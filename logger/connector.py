@@ -25,7 +25,7 @@ class Connector:
     """Opens them for one process.
 
     Raises:
-        BadCredentials: the authorities' file is missing, or holds none.
+        BadCredentials: a file of authorities, certificate or key cannot be used.
     """
 
     def __init__(self, settings: ProxySettings) -> None:
@@ -68,15 +68,15 @@ class Connector:
 
 
 class _Trust:
-    """Whom we take for the model. The authorities' file is read again when it was replaced."""
+    """Whom we take for the model, and what we show to it. Files are read again when they were replaced."""
 
     def __init__(self, tls: ModelTls) -> None:
         self.name = tls.server_name
         self._contexts = pem.Reread(
-            [Path(tls.ca_file)] if tls.ca_file else [],
-            lambda: {protocol: _context(tls.ca_file, protocol) for protocol in (_HTTP, _GRPC)},
-            taken="the model's authorities have changed: new connections trust the new ones",
-            refused="the model's new authorities cannot be used, the old ones stay",
+            [Path(file) for file in (tls.ca_file, tls.cert_file, tls.key_file) if file],
+            lambda: {protocol: _context(tls, protocol) for protocol in (_HTTP, _GRPC)},
+            taken="new connections to the model use the authorities, certificate and key that were replaced",
+            refused="new authorities, certificate or key for the model cannot be used, the old ones stay",
         )
 
     def context(self, protocol: str) -> ssl.SSLContext:
@@ -85,12 +85,14 @@ class _Trust:
         return self._contexts.newest[protocol]
 
 
-def _context(ca_file: str, protocol: str) -> ssl.SSLContext:
+def _context(tls: ModelTls, protocol: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols([protocol])
-    if ca_file:
-        pem.check_readable(ca_file)
-        pem.load_authorities(context, ca_file)
+    if tls.ca_file:
+        pem.check_readable(tls.ca_file)
+        pem.load_authorities(context, tls.ca_file)
     else:
         context.load_default_certs()
+    if tls.cert_file:
+        pem.load_identity(context, tls.cert_file, tls.key_file)
     return context

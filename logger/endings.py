@@ -1,7 +1,7 @@
 """How a connection to the model ended: what it still held, and whether that was the end which the model meant.
 
-Used by `upstream.py` and `batching/calls.py`. Over TLS only `close_notify` is an end: whoever cuts the wire, or dies,
-ends TCP as well. What came while nobody read is still there then, since uvloop does not read TLS to its end.
+Used by `upstream.py`, `grpc/back.py` and `batching/calls.py`. Over TLS only `close_notify` is an end: whoever cuts the
+wire, or dies, ends TCP as well. What came while nobody read is still there then: uvloop does not read TLS to its end.
 """
 
 from __future__ import annotations
@@ -28,3 +28,11 @@ def of(transport: BaseTransport | None, exc: Exception | None) -> tuple[bytes, b
     except ssl.SSLError:
         return b"".join(pieces), False
     return b"".join(pieces), exc is None
+
+
+def problem(exc: Exception | None) -> str:
+    """Say of a connection that is lost what it means to whoever waits for an answer."""
+    said = "the model closed the connection before its answer was whole"
+    # Such as "certificate required": TLS 1.3 refuses a client when that has already begun to ask.
+    reason = exc.reason if isinstance(exc, ssl.SSLError) else ""
+    return f"{said}: {reason.lower().replace('_', ' ')}" if reason else said

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTls:
-    """Whom the proxy takes for a model that wants its connections encrypted."""
+    """Whom the proxy takes for a model that wants its connections encrypted, and what it shows to the model."""
 
     ca_file: str = ""
     """PEM of the authorities that may have signed its certificate, read again when replaced; empty: the system's."""
     server_name: str = ""
     """The name that its certificate has to have; empty: the address that is connected to."""
+    cert_file: str = ""
+    """PEM of the proxy's own certificate, read again when replaced; empty: none is shown."""
+    key_file: str = ""
+    """PEM of its key; empty: it lies in `cert_file`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

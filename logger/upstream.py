@@ -134,7 +134,7 @@ class Upstream(Outlet):
             listener.answer_end()
         else:
             silent = self.heard == self._served
-            listener.answer_lost("the model closed the connection before its answer was whole", silent=silent)
+            listener.answer_lost(endings.problem(exc), silent=silent)
 
     def pause_writing(self) -> None:  # noqa: D102
         if self.listener is not None:

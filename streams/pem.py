@@ -92,6 +92,19 @@ def load_chain(context: ssl.SSLContext, certificate: str, key: str, password: st
         raise _refused(f"{certificate} with {key}", exc) from exc
 
 
+def load_identity(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Do the same, and name the one file that is wrong where it is one alone. A key may lie in the certificate's file.
+
+    Raises:
+        BadCredentials: a file is missing, or no certificate, or no key that belongs to it.
+    """
+    for file in (certificate, key or certificate):
+        check_readable(file)
+    # By itself first: together with its key, everything that is wrong has one name.
+    load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate)
+    load_chain(context, certificate, key or certificate)
+
+
 def stamp(path: Path) -> tuple[int, ...] | None:
     """Give something that is another when a file is another; a swapped symbolic link counts. None: no file."""
     try:

@@ -30,7 +30,7 @@ Ctrl-C drains everything: running requests, then the topics, then Kafka."""
 _OURS: Final = frozenset({
     "--log-url", "--host", "--port", "--component-port", "--metrics-port", "--metrics-host", "--inference-service",
     "--namespace", "--component", "--privacy", "--claims", "--component-tls", "--component-ca-file",
-    "--component-server-name",
+    "--component-server-name", "--component-cert-file", "--component-key-file",
 })  # fmt: skip
 
 

@@ -152,7 +152,7 @@ class Line(asyncio.Protocol):
         if self._until_close and ended:
             self._finish()
         else:
-            self._lose("the model closed the connection before its answer was whole")
+            self._lose(endings.problem(exc))
 
     def on_status(self, reason: bytes) -> None:  # noqa: D102 - httptools' contract
         self._reason += reason

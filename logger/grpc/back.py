@@ -17,9 +17,8 @@ from h2.settings import SettingCodes
 from inference.http2.fields import Head
 from inference.http2.outlet import Turn
 from inference.http2.status import Code
+from logger import endings
 from logger.grpc.call import Call, ServerLink
-
-_LOST = "the model closed the connection before its answer was whole"
 
 
 class Back(ServerLink):
@@ -86,9 +85,9 @@ class Back(ServerLink):
         self._begin()
         self._turn.end()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102, ARG002
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._turn.begin()
-        self.fail(_LOST)
+        self.fail(endings.problem(exc))
         self._turn.end()
 
     def broken(self, problem: ProtocolError) -> None:

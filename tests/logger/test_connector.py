@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
@@ -50,14 +54,17 @@ def _model(authority: Authority, tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
+def _logger(model: Server, folder: Path, *words: str) -> AbstractContextManager[tuple[str, Path]]:
+    return _logging((model.url.rpartition(":")[2], model.grpc.rpartition(":")[2]), folder, *words)
+
+
 @contextmanager
-def _logger(model: Server, folder: Path, *words: str) -> Iterator[tuple[str, Path]]:
-    """Run a logger without a sink in front of the model; give its address and its log."""
+def _logging(ports: tuple[str, str], folder: Path, *words: str) -> Iterator[tuple[str, Path]]:
+    """Run a logger without a sink in front of a model's ports of HTTP and gRPC; give its address and its log."""
     port, log = free_port(), folder / "logger.log"
     command = [
         sys.executable, "-m", "deploy.cli", "logger", "--host", "127.0.0.1", "--port", str(port),
-        "--component-port", model.url.rpartition(":")[2], "--grpc-component-port", model.grpc.rpartition(":")[2],
-        *words,
+        "--component-port", ports[0], "--grpc-component-port", ports[1], *words,
     ]  # fmt: skip
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -68,6 +75,51 @@ def _logger(model: Server, folder: Path, *words: str) -> Iterator[tuple[str, Pat
     finally:
         process.terminate()
         process.wait(60)
+
+
+@contextmanager
+def _asking(authority: Authority) -> Iterator[tuple[str, str]]:
+    """Serve HTTP and gRPC to whoever shows a certificate of this authority; give both ports."""
+    certificate, key = authority.issue("asking")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.file)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(certificate, key)
+    web = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
+    web.socket = context.wrap_socket(web.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=web.serve_forever, args=(0.05,))
+    thread.start()
+    credentials = grpc.ssl_server_credentials(
+        [(key.read_bytes(), certificate.read_bytes())], authority.file.read_bytes(), require_client_auth=True
+    )
+    server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
+    echo = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"ModelInfer": echo}),))
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    try:
+        yield str(web.server_address[1]), str(port)
+    finally:
+        server.stop(0).wait()
+        web.shutdown()
+        thread.join()
+        web.server_close()
+
+
+class _Echo(BaseHTTPRequestHandler):
+    """Answers with what it was asked."""
+
+    timeout = 60
+
+    def do_POST(self) -> None:
+        """Answer."""
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 def _post(address: str) -> httpx.Response:
@@ -82,6 +134,20 @@ def _infer(address: str, rows: int = 1) -> int:
         call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
         answer = decode_response(call(encode_request("m", request, raw=True), timeout=60, wait_for_ready=True))
     return int((answer.outputs[0].data == sent).all(axis=1).sum())
+
+
+def _infer_echoed(address: str) -> bytes:
+    """Ask over gRPC a model that answers with what it was asked."""
+    with grpc.insecure_channel(address) as channel:
+        answer: bytes = channel.unary_unary(f"/{SERVICE}/ModelInfer")(b"sent", timeout=60, wait_for_ready=True)
+    return answer
+
+
+def _give(authority: Authority, shown: Path, secret: Path) -> None:
+    """Put a certificate of an authority, and its key, where the logger finds them."""
+    certificate, key = authority.issue("logger")
+    shutil.move(key, secret)
+    shutil.move(certificate, shown)
 
 
 def _infer_binary(address: str, rows: int) -> int:
@@ -134,6 +200,30 @@ def test_whoever_is_not_trusted_is_no_model(model: Server, authority: Authority,
     assert "Traceback" not in said
 
 
+def test_a_model_that_asks_who_calls_is_shown_a_certificate(authority: Authority, tmp_path: Path) -> None:
+    """Over HTTP and gRPC; a certificate that it does not take is replaced without a restart."""
+    shown, secret = tmp_path / "tls.crt", tmp_path / "tls.key"
+    words = (
+        "--component-ca-file", str(authority.file), "--component-server-name", "localhost",
+        "--component-cert-file", str(shown), "--component-key-file", str(secret),
+    )  # fmt: skip
+    _give(Authority(tmp_path, "stranger"), shown, secret)
+    with _asking(authority) as ports, _logging(ports, tmp_path, *words) as (address, log):
+        strange = _post(address)
+        with pytest.raises(grpc.RpcError) as refused:
+            _infer(address)
+        _give(authority, shown, secret)
+        eventually(lambda: _post(address).is_success, "the new certificate")
+        answer, rows = _post(address), _infer_echoed(address)
+        said = log.read_text()
+
+    assert strange.status_code == 502
+    assert "model closed the connection" in strange.json()["error"]
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert (answer.json(), rows) == (_BODY, b"sent")
+    assert "Traceback" not in said
+
+
 def test_a_model_that_hangs_up_amid_the_handshake_is_named() -> None:
     """The answer says what happened, and is no sentence without an end."""
 
@@ -152,13 +242,32 @@ def test_a_model_that_hangs_up_amid_the_handshake_is_named() -> None:
 
 
 def test_files_that_cannot_be_used_end_the_start(tmp_path: Path) -> None:
-    """With the file's name, before anything listens."""
+    """With the argument and the file's name, before anything listens."""
     file = tmp_path / "ca.crt"
     for content, says in ((None, "no such file"), (b"no certificate", "expected PEM")):
         if content is not None:
             file.write_bytes(content)
         with pytest.raises(UserError, match=f"--component-ca-file: {file}: {says}"):
             component_tls(_arguments(component_ca_file=str(file)))
+
+
+def test_a_certificate_of_our_own_is_checked_at_the_start(authority: Authority, tmp_path: Path) -> None:
+    """A key alone, files that are not there, and a key of another certificate: said with argument and file."""
+    certificate, key = map(str, authority.issue("logger"))
+    other = str(Authority(tmp_path, "stranger").issue("logger")[1])
+    both, gone = tmp_path / "both.pem", str(tmp_path / "gone")
+    both.write_bytes(Path(certificate).read_bytes() + Path(key).read_bytes())
+    for shown, secret, says in (
+        ("", key, f"--component-key-file {key}: a key needs its certificate"),
+        (gone, key, f"--component-cert-file: {gone}: no such file"),
+        (certificate, gone, f"--component-key-file: {gone}: no such file"),
+        (key, key, f"--component-cert-file: {key}: expected PEM"),
+        (certificate, other, f"--component-cert-file: {certificate} with {other}: .*key_values_mismatch"),
+    ):
+        with pytest.raises(UserError, match=says):
+            component_tls(_arguments(component_cert_file=shown, component_key_file=secret))
+
+    assert component_tls(_arguments(component_cert_file=str(both))) == ModelTls(cert_file=str(both))
 
 
 @pytest.mark.parametrize("name", [".model", "a..b", "x" * 64])
@@ -182,4 +291,5 @@ def test_each_flag_turns_tls_on(given: dict[str, str | bool], found: ModelTls | 
 
 
 def _arguments(**given: str | bool) -> argparse.Namespace:
-    return argparse.Namespace(**{"component_tls": False, "component_ca_file": "", "component_server_name": "", **given})
+    files = dict.fromkeys(("component_ca_file", "component_cert_file", "component_key_file"), "")
+    return argparse.Namespace(**{"component_tls": False, "component_server_name": "", **files, **given})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,6 +102,36 @@ def test_the_batcher_takes_no_part_for_the_whole(tls: Tls, runs: Run, cut: bool)
     runs(test())
 
     assert answer.body == (b"[1, 2" if cut else b"[1, 2, 3]")
+
+
+def test_why_a_model_turns_us_away_is_told(tls: Tls) -> None:
+    """TLS 1.3 refuses a client without a certificate when the connection seems to be open already."""
+    tls[0].load_verify_locations(tls[1].ca_file)
+    tls[0].verify_mode = ssl.CERT_REQUIRED
+
+    async def test() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            refusing = asyncio.create_task(asyncio.to_thread(_refuse, listening, tls[0]))
+            model = Model(ProxySettings(upstream_port=listening.getsockname()[1], upstream_tls=tls[1]))
+            with pytest.raises(Lost, match=r"before its answer was whole: .*certificate required"):
+                await model.call(request(b"{}"), Answer(most=1_000))
+            await refusing
+
+    uvloop.run(test())
+
+
+def _refuse(listening: socket.socket, context: ssl.SSLContext) -> None:
+    """Shake hands in vain, and close when the other side has."""
+    listening.settimeout(60)
+    connection, _ = listening.accept()
+    raw = connection.dup()
+    raw.settimeout(60)
+    with raw, context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as veil:
+        with pytest.raises(ssl.SSLError, match="did not return a certificate"):
+            veil.do_handshake()
+        with suppress(ConnectionResetError):
+            while raw.recv(65_536):
+                pass
 
 
 @dataclass
