@@ -22,9 +22,10 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._closing = threading.Event()
 
     def run(self, waited: Awaitable[T]) -> T:
-        """Await something to its end while the calling thread waits; its errors come through."""
+        """Await something to its end while the calling thread waits; its errors come through, SystemExit, too."""
         return asyncio.run_coroutine_threadsafe(_result(waited), self._started()).result()
 
     def each(self, pieces: AsyncIterator[T]) -> Iterator[T]:
@@ -46,6 +47,7 @@ class LoopThread:
         if self._loop is None or self._thread is None:
             return
         self.run(_cancel_others())
+        self._closing.set()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -55,14 +57,23 @@ class LoopThread:
         with self._starting:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True)
+                self._thread = threading.Thread(
+                    target=_serve, args=(self._loop, self._closing), name=self._name, daemon=True
+                )
                 self._thread.start()
             return self._loop
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, closing: threading.Event) -> None:
     asyncio.set_event_loop(loop)
-    loop.run_forever()
+    while True:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            # A coroutine's: whoever awaits it is told by the loop that it ends, and others run there, too.
+            if not closing.is_set():
+                continue
+        break
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.run_until_complete(loop.shutdown_default_executor())
 

@@ -155,8 +155,12 @@ class Stock:
                 weight = weight or estimate(fingerprint)
                 load = partial(self._adjusted, copy, fingerprint, adjustments)
                 loaded = self._load_within(copy, load, weight, on_device)
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a model's file does; it is remembered and told
-            return self._failed(copy, exc if isinstance(exc, Exception) else ModelLoadFailed(f"SystemExit: {exc}"))
+        except BaseException as exc:
+            # Whatever a model's file does is remembered and told.
+            if threading.current_thread() is threading.main_thread() and isinstance(exc, KeyboardInterrupt):
+                raise  # Ctrl-C, at the start
+            known = isinstance(exc, Exception)
+            return self._failed(copy, exc if known else ModelLoadFailed(f"{type(exc).__name__}: {exc}"))
         record = copy.record = copy.record or Record()
         lease = Lease(copy.model.name, loaded, self.residents.shortage, record, self.farewells)
         with self._free:

@@ -62,9 +62,9 @@ class UserObject:
             if load is not None:
                 keywords = {"directory": self.code.directory} if takes(load, 0, "directory", where) else {}
                 self._result(load(**keywords))
-        except (Exception, SystemExit) as exc:
+        except BaseException as exc:
             self._loop.close()
-            if isinstance(exc, ModelLoadFailed):
+            if isinstance(exc, (ModelLoadFailed, KeyboardInterrupt)):
                 raise
             raise ModelLoadFailed(f"{where}: {type(exc).__name__}: {exc}") from exc
 

@@ -50,6 +50,32 @@ def test_errors_come_through(loop: LoopThread) -> None:
     assert loop.run(asyncio.sleep(0, "on")) == "on"
 
 
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_an_exit_ends_its_own_call_alone(loop: LoopThread, error: type[BaseException]) -> None:
+    """What ends an event loop comes through to its caller, and another's coroutine on that loop goes on."""
+
+    async def leave() -> None:
+        raise error("of its own")
+
+    async def meet(together: asyncio.Event) -> str:
+        running.set()
+        await together.wait()
+        return "on"
+
+    async def come(together: asyncio.Event) -> None:
+        together.set()
+
+    running, together = threading.Event(), asyncio.Event()
+    with ThreadPoolExecutor(2) as threads:
+        other = threads.submit(loop.run, meet(together))
+        assert running.wait(60)
+        left = threads.submit(loop.run, leave())
+
+        assert isinstance(left.exception(60), error)
+        loop.run(come(together))
+        assert other.result(60) == "on"
+
+
 def test_pieces_come_as_they_are_made(loop: LoopThread) -> None:
     """A caller that stops early closes the generator, whose `finally` has run by then."""
     closed = threading.Event()

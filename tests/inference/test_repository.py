@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from inference.errors import ModelLoadFailed, ModelNotFound, ModelNotReady
 from inference.repository import IndexEntry, Loaded, Repository, State
 from inference.runtime import Arrays, Runtime, Source
-from inference.settings import ModelSettings
+from inference.settings import ModelSettings, RepositorySettings
 from tests.inference.serving import eventually
 
 
@@ -110,6 +110,23 @@ def test_failed_load_says_why() -> None:
         repository.load("m")
 
     assert repository.index() == [IndexEntry("m", "", State.UNAVAILABLE, "ModelLoadFailed: no such file")]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_no_model_ends_the_threads_that_load(error: type[BaseException]) -> None:
+    """Whatever it raises in them: whoever waits is told, and other models are loaded."""
+
+    def leaving() -> Loaded:
+        raise error("of its own")
+
+    sources: dict[str, Callable[[], Loaded]] = {"m": leaving, "other": lambda: Loaded(Counted(), "1")}
+    repository = Repository(sources, RepositorySettings(on_demand=True, loads=1))
+    with pytest.raises(ModelNotReady, match=f"{error.__name__}: of its own"), repository.using("m"):
+        pass
+
+    with repository.using("other") as loaded:
+        assert loaded.version == "1"
+    repository.close()
 
 
 def test_one_thread_at_a_time_where_declared() -> None:

@@ -104,6 +104,7 @@ _PREDICTS = "def predict(self, inputs): pass"
         (f"def load(self): raise OSError('gone')\n{_PREDICTS}", r"Model\.load: OSError: gone"),
         (f"async def load(self): raise OSError('gone')\n{_PREDICTS}", r"Model\.load: OSError: gone"),
         (f"def load(self): raise SystemExit(3)\n{_PREDICTS}", r"Model\.load: SystemExit: 3"),
+        (f"async def load(self): raise SystemExit(3)\n{_PREDICTS}", r"Model\.load: SystemExit: 3"),
         (f"def __init__(self): raise SystemExit(3)\n{_PREDICTS}", r"Model\(\): SystemExit: 3"),
         (f"inputs = [{{'name': 'x'}}]\n{_PREDICTS}", r"Model\.inputs: expected a tensor such as"),
     ],
