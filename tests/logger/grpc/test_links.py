@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -233,7 +234,7 @@ def test_a_model_without_http_2_is_unavailable() -> None:
 
         def answer() -> None:
             sock, _ = listener.accept()
-            with sock:
+            with sock, suppress(OSError):
                 sock.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
                 while sock.recv(4096):
                     pass
