@@ -189,6 +189,8 @@ def test_what_a_killed_proxy_had_captured_arrives(kafka: str, topics: Topics, tm
     ensure_topics(kafka, topics.declared(4))
     with sidecar(kafka, topics.payloads, tmp_path, "--proxies", "2") as logger:
         asyncio.run(logger.call(100))
+        # The client may have its answer a moment before the proxy has noted it.
+        eventually(lambda: logger.counted("sidelight_logger_captured_total") == 200, "all is captured")
         for name in ("proxy 0", "proxy 1"):
             logger.kill(name)
         eventually(lambda: _open(logger.url), "the port")
