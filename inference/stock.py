@@ -159,8 +159,8 @@ class Stock:
             # Whatever a model's file does is remembered and told.
             if threading.current_thread() is threading.main_thread() and isinstance(exc, KeyboardInterrupt):
                 raise  # Ctrl-C, at the start
-            known = isinstance(exc, Exception)
-            return self._failed(copy, exc if known else ModelLoadFailed(f"{type(exc).__name__}: {exc}"))
+            told = exc if isinstance(exc, Exception) else ModelLoadFailed(f"{type(exc).__name__}: {exc}")
+            return self._failed(copy, told)
         record = copy.record = copy.record or Record()
         lease = Lease(copy.model.name, loaded, self.residents.shortage, record, self.farewells)
         with self._free:
