@@ -7,6 +7,7 @@ Serving's layout), and optionally `rollout.yaml`. Next: `inference/directory.py`
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -236,7 +237,8 @@ def _files(path: str, prefix: str, depth: int) -> Iterator[tuple[str, int, int, 
                     yield from _files(entry.path, f"{name}/", depth - 1)
             else:
                 status = entry.stat()
-                yield name, status.st_size, status.st_mtime_ns, status.st_ino
+                # Thousands of models' files have one name.
+                yield sys.intern(name), status.st_size, status.st_mtime_ns, status.st_ino
         except OSError:
             # Gone between the listing and the look: the next look differs.
             yield name, -1, 0, 0

@@ -6,12 +6,14 @@ import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from inference.errors import ModelNotReady
 from inference.farewell import Farewells
 from inference.folders import Loaded
 from inference.statistics import Record
+
+_NO_TURN: Final = contextlib.nullcontext()
 
 
 class Freed(Protocol):
@@ -32,7 +34,7 @@ class Lease:
         self._model, self.loaded = model, loaded
         self.record = record
         """Of its version, loaded now or at other times."""
-        self.turn = contextlib.nullcontext() if loaded.runtime.thread_safe else threading.Lock()
+        self.turn = _NO_TURN if loaded.runtime.thread_safe else threading.Lock()
         """To be held around each prediction."""
         self._freed, self._farewells = freed, farewells
         self._lock = threading.Lock()

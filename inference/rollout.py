@@ -139,6 +139,15 @@ class Routes:
         return name
 
 
+def routes_of(model: str, versions: tuple[str, ...], rollout: Rollout | None) -> Routes:
+    """Give a model's routes; of thousands, most have one version without a number and no rollout, and share theirs.
+
+    Raises:
+        ModelLoadFailed: see `Routes`.
+    """
+    return Routes(model, versions, rollout) if rollout or versions != (UNNUMBERED,) else _ONLY
+
+
 def parse(text: bytes, where: str) -> Rollout:
     """Read a rollout file; JSON is YAML, too.
 
@@ -197,3 +206,6 @@ def _mapping(given: object, where: str, known: tuple[str, ...] | None = None) ->
 
 def _order(version: str) -> tuple[int, str]:
     return (int(version), version) if version.isdecimal() else (-1, version)
+
+
+_ONLY: Final = Routes("", (UNNUMBERED,))

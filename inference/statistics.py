@@ -27,9 +27,10 @@ _OF_BATCHES: Final = "compute_input", "compute_infer", "compute_output"
 class Batches:
     """What was spent on batches of one size. Seconds."""
 
-    __slots__ = ("calls", "calls_s", "compute_s", "count", "decode_s", "finish_s", "queue_s", "rows")
+    __slots__ = ("calls", "calls_s", "compute_s", "count", "decode_s", "finish_s", "queue_s", "rows", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self.size = size
         self.count = self.calls = self.rows = 0
         self.queue_s = self.decode_s = self.compute_s = self.finish_s = 0.0
         self.calls_s = 0.0
@@ -39,10 +40,12 @@ class Batches:
 class Record:
     """What one version did."""
 
-    __slots__ = ("_sizes", "failed", "failed_s", "last")
+    __slots__ = ("_first", "_others", "failed", "failed_s", "last")
 
     def __init__(self) -> None:
-        self._sizes: dict[int, Batches] = {}
+        self._first: Batches | None = None
+        """Of thousands of models, most see batches of one size."""
+        self._others: dict[int, Batches] | None = None
         self.failed = 0
         self.failed_s = 0.0
         self.last = 0.0
@@ -50,10 +53,11 @@ class Record:
 
     def take(self, computed: float, rows: int, calls: int, compute_s: float) -> Batches:
         """Count a batch that was predicted on; give what its calls' own times are to be added to."""
-        found = self._sizes.get(rows)
+        found = self._first
         if found is None:
-            size = rows if len(self._sizes) < _SIZES else _OTHERS
-            found = self._sizes.setdefault(size, Batches())
+            found = self._first = Batches(rows)
+        elif found.size != rows:
+            found = self._of_others(rows)
         self.last = computed
         found.count += 1
         found.calls += calls
@@ -69,13 +73,14 @@ class Record:
 
     def said(self, model: str, version: str) -> Said:
         """Say it all."""
-        sizes = list(self._sizes.items())
-        calls = sum(each.calls for _, each in sizes)
+        first, others = self._first, self._others
+        sizes = ([] if first is None else [first]) + ([] if others is None else list(others.values()))
+        calls = sum(each.calls for each in sizes)
         parts = {
-            "queue": sum(each.queue_s for _, each in sizes),
-            "compute_input": sum(each.decode_s for _, each in sizes),
-            "compute_infer": sum(each.calls_s for _, each in sizes),
-            "compute_output": sum(each.finish_s for _, each in sizes),
+            "queue": sum(each.queue_s for each in sizes),
+            "compute_input": sum(each.decode_s for each in sizes),
+            "compute_infer": sum(each.calls_s for each in sizes),
+            "compute_output": sum(each.finish_s for each in sizes),
         }
         durations = {name: _duration(0, 0.0) for name in _DURATIONS}
         durations |= {name: _duration(calls, seconds) for name, seconds in parts.items()}
@@ -85,22 +90,31 @@ class Record:
             "name": model,
             "version": version,
             "last_inference": round((time.time() - (time.monotonic() - self.last)) * 1_000) if self.last else 0,
-            "inference_count": sum(each.rows for _, each in sizes),
-            "execution_count": sum(each.count for _, each in sizes),
+            "inference_count": sum(each.rows for each in sizes),
+            "execution_count": sum(each.count for each in sizes),
             "inference_stats": durations,
             "response_stats": {},
             "batch_stats": [
                 {
-                    "batch_size": size,
+                    "batch_size": each.size,
                     "compute_input": _duration(each.count, each.decode_s),
                     "compute_infer": _duration(each.count, each.compute_s),
                     "compute_output": _duration(each.count, each.finish_s),
                 }
-                for size, each in sorted(sizes)
-                if size > 0
+                for each in sorted(sizes, key=lambda each: each.size)
+                if each.size > 0
             ],
             "memory_usage": [],
         }
+
+    def _of_others(self, rows: int) -> Batches:
+        if self._others is None:
+            self._others = {}
+        found = self._others.get(rows)
+        if found is None:
+            size = rows if len(self._others) < _SIZES - 1 else _OTHERS
+            found = self._others.setdefault(size, Batches(size))
+        return found
 
 
 def merged(processes: Iterable[Iterable[Said]]) -> list[Said]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +31,8 @@ _WORTH_AGAIN_S: Final = 0.002
 
 class Table:
     """What kind of table a model takes: its width, its columns' names and its number type."""
+
+    __slots__ = ("dtype", "features", "width")
 
     def __init__(self, *, width: int | None, features: tuple[str, ...], datatype: str) -> None:
         if features and width is not None and len(features) != width:
@@ -142,9 +145,15 @@ class TabularRuntime(Runtime):
             start = time.thread_time()
             self.predict({"input-0": zeros})
             self.warm_s = time.thread_time() - start
-        self.inputs = (TensorSpec("input-0", settings.datatype, (ANY, self._table.width)),)
+        self.inputs = _one("input-0", settings.datatype, (ANY, self._table.width))
         datatype = _DATATYPES.get(predicted.dtype.str[1:], "BYTES")
-        self.outputs = (TensorSpec(self._output_name, datatype, (ANY, *predicted.shape[1:])),)
+        self.outputs = _one(self._output_name, datatype, (ANY, *predicted.shape[1:]))
+
+
+@lru_cache
+def _one(name: str, datatype: str, shape: tuple[int, ...]) -> tuple[TensorSpec, ...]:
+    """Describe a tensor; of thousands of models, many have the same."""
+    return (TensorSpec(name, datatype, shape),)
 
 
 def chosen_output(settings: ModelSettings, known: tuple[str, ...], path: object) -> str:

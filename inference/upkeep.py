@@ -12,7 +12,7 @@ from inference.adjustments import Adjustments
 from inference.entries import Copy, Model
 from inference.errors import ModelLoadFailed, ModelNotReady
 from inference.folders import ModelFolder
-from inference.rollout import Routes
+from inference.rollout import Routes, routes_of
 from inference.settings import RepositorySettings
 from inference.stock import Stock
 
@@ -78,7 +78,7 @@ class Upkeep:
 
     def _refresh(self, model: Model, adjustments: Adjustments, *, anew: bool) -> None:
         seen = model.source.whole() if isinstance(model.source, ModelFolder) else ()
-        routes = Routes(model.name, model.source.versions(), model.source.rollout())
+        routes = routes_of(model.name, model.source.versions(), model.source.rollout())
         for version in routes.wanted:
             copy = model.copies.setdefault(version, Copy(model, version))
             if anew or copy.lease is None or copy.fingerprint != model.source.fingerprint(version):
@@ -96,7 +96,7 @@ class Upkeep:
     def _read(self, model: Model) -> Routes:
         if self._settings.poll_s and isinstance(model.source, ModelFolder):
             model.seen = model.source.whole()
-        model.routes = routes = Routes(model.name, model.source.versions(), model.source.rollout())
+        model.routes = routes = routes_of(model.name, model.source.versions(), model.source.rollout())
         return routes
 
     def _put_off(self, model: Model, error: Exception) -> None:

@@ -21,7 +21,7 @@ class Handled(Protocol):
     """A booster of ours, or of the library's Python package."""
 
     @property
-    def handle(self) -> ctypes.c_void_p | None:
+    def handle(self) -> ctypes.c_void_p | int | None:
         """What the library knows it by."""
 
 

@@ -66,14 +66,15 @@ class Booster:
         Raises:
             XGBoostRefused: it is none.
         """
-        self.handle = ctypes.c_void_p()
-        calls = library_calls()
-        checked(calls.XGBoosterCreate(None, 0, ctypes.byref(self.handle)))
+        self.handle: int | None = None
+        calls, made = library_calls(), ctypes.c_void_p()
+        checked(calls.XGBoosterCreate(None, 0, ctypes.byref(made)))
+        self.handle = made.value
         checked(calls.XGBoosterSetParam(self.handle, b"nthread", b"1"))
         checked(calls.XGBoosterLoadModel(self.handle, os.fsencode(path)))
 
     def __del__(self) -> None:
-        if self.handle.value:
+        if self.handle:
             library_calls().XGBoosterFree(self.handle)
 
     def num_features(self) -> int:

@@ -40,6 +40,10 @@ def usual_batch(loaded: Loaded) -> int:
     return settings.max_batch or runtime.max_batch
 
 
+_NOBODY: Final[deque[Call]] = deque(maxlen=0)
+"""The queue of a lane where nobody waits: of thousands of models, most. A queue of one's own is 760 bytes."""
+
+
 class Room:
     """How many calls and bytes may wait, for users and, half as much, for calls that yield."""
 
@@ -83,7 +87,7 @@ class Lane:
 
     def __init__(self, loaded: Loaded, threads: int, calls: float, size: float) -> None:
         settings, runtime = loaded.settings, loaded.runtime
-        self._queues: tuple[deque[Call], deque[Call]] = (deque(), deque())
+        self._queues = [_NOBODY, _NOBODY]
         limit = settings.queue
         self.room = Room(calls if limit.calls is None else limit.calls, size if limit.bytes is None else limit.bytes)
         self.pad_to = settings.pad_to
@@ -162,12 +166,12 @@ class Lane:
 
     def push(self, call: Call) -> None:
         """Put a call at the end of its queue."""
-        self._queues[call.urgency].append(call)
+        self._queue(call.urgency).append(call)
 
     def push_back(self, calls: list[Call]) -> None:
         """Put calls that were taken, but found no place in the batch, where they were."""
         for call in reversed(calls):
-            self._queues[call.urgency].appendleft(call)
+            self._queue(call.urgency).appendleft(call)
 
     def since(self, urgency: Urgency) -> float:
         """Say since when the first of a queue waits."""
@@ -176,8 +180,7 @@ class Lane:
     def clear(self) -> list[Call]:
         """Take everything out."""
         calls = [call for queue in self._queues for call in queue]
-        for queue in self._queues:
-            queue.clear()
+        self._queues = [_NOBODY, _NOBODY]
         return calls
 
     def remove(self, call: Call) -> None:
@@ -190,22 +193,9 @@ class Lane:
         For an event loop no more than it may read, which the first call is known to be.
         """
         queue = self._queues[urgency]
-        first = queue.popleft()
-        taken = [first]
-        if self.max_batch == 1 or first.alone is not None or first.terms.whole or self._keeps_apart():
-            return taken
-        calls, most = self._share(len(queue) + 1, idle), self.most()
-        rows, size = first.rows or self.rows_per_call, first.size
-        while queue and len(taken) < calls:
-            call = queue[0]
-            rows += call.rows or self.rows_per_call
-            known = call.shape is not None and first.shape is not None
-            if rows > most or call.alone is not None or call.terms.whole or (known and call.shape != first.shape):
-                break
-            size += call.size
-            if inline and (size > self.inline_bytes or not self.light(call)):
-                break
-            taken.append(queue.popleft())
+        taken = self._taken(queue, idle, inline=inline)
+        if not queue:
+            self._queues[urgency] = _NOBODY
         return taken
 
     def learn(self, rows: int, calls: int, compute_s: float) -> None:
@@ -225,6 +215,32 @@ class Lane:
         """Note that the model's outputs are not by rows."""
         self.max_batch = 1
         self.pad_to = ()
+
+    def _queue(self, urgency: Urgency) -> deque[Call]:
+        """Give a queue to put calls into."""
+        queue = self._queues[urgency]
+        if queue is _NOBODY:
+            queue = self._queues[urgency] = deque()
+        return queue
+
+    def _taken(self, queue: deque[Call], idle: int, *, inline: bool) -> list[Call]:
+        first = queue.popleft()
+        taken = [first]
+        if self.max_batch == 1 or first.alone is not None or first.terms.whole or self._keeps_apart():
+            return taken
+        calls, most = self._share(len(queue) + 1, idle), self.most()
+        rows, size = first.rows or self.rows_per_call, first.size
+        while queue and len(taken) < calls:
+            call = queue[0]
+            rows += call.rows or self.rows_per_call
+            known = call.shape is not None and first.shape is not None
+            if rows > most or call.alone is not None or call.terms.whole or (known and call.shape != first.shape):
+                break
+            size += call.size
+            if inline and (size > self.inline_bytes or not self.light(call)):
+                break
+            taken.append(queue.popleft())
+        return taken
 
     def _keeps_apart(self) -> bool:
         if self._apart:

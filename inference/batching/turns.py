@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, Self
 
 from inference.batching.agenda import Agenda
 from inference.batching.call import Call, State, Urgency
@@ -56,6 +57,23 @@ class Turn:
     """Taken and read, but of no place in this batch: they go back."""
 
 
+class _Living(weakref.ref[Runtime]):
+    """A loaded runtime, as long as it lives; it knows its key, so that what forgets it is one for all."""
+
+    __slots__ = ("key",)
+
+    key: int
+
+    def __new__(cls, runtime: Runtime, gone: Callable[[_Living], None]) -> Self:
+        living = super().__new__(cls, runtime, gone)
+        living.key = id(runtime)
+        return living
+
+
+def _forget(lanes: dict[int, tuple[_Living, Lane]], gone: _Living) -> None:
+    lanes.pop(gone.key, None)
+
+
 class Turns:
     """The turns of `threads` threads, and of the event loops beside them."""
 
@@ -64,8 +82,9 @@ class Turns:
         self._limits = threads, queue, queue_bytes
         self.lock = threading.Lock()
         self.closed = False
-        self._lanes: dict[int, tuple[weakref.ref[Runtime], Lane]] = {}
+        self._lanes: dict[int, tuple[_Living, Lane]] = {}
         """By the identity of a loaded runtime, as long as that lives."""
+        self._forget = partial(_forget, self._lanes)
         self.agenda = Agenda(threads, yielding_every)
         self.sleepers = Sleepers(self.lock, self.agenda)
         self.running = 0
@@ -81,12 +100,11 @@ class Turns:
 
     def lane(self, loaded: Loaded) -> Lane:
         """Give the queues of a loaded model."""
-        key = id(loaded.runtime)
-        known = self._lanes.get(key)
+        known = self._lanes.get(id(loaded.runtime))
         if known is not None:
             return known[1]
-        lane = Lane(loaded, *self._limits)
-        self._lanes[key] = weakref.ref(loaded.runtime, lambda _: self._lanes.pop(key, None)), lane
+        living, lane = _Living(loaded.runtime, self._forget), Lane(loaded, *self._limits)
+        self._lanes[living.key] = living, lane
         return lane
 
     def expect(self, call: Call) -> None:
