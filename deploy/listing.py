@@ -17,6 +17,7 @@ from deploy.commands.kafka import default_folder
 from deploy.errors import UserError
 from deploy.follow import FollowSettings, Line, duration, keep, lines
 from deploy.kafka import broker
+from deploy.kinds import at_least
 from deploy.security import add_kafka_arguments, flags_from, kafka_security
 from streams.bindings import encode_event
 from streams.credentials import KafkaSecurity
@@ -50,7 +51,7 @@ def add_follow_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--service", action="append", type=_service, default=[], metavar="NS/NAME", help="only this service; repeatable"
     )
-    parser.add_argument("--count", type=_count, default=0, metavar="N", help="end after so many (default: no end)")
+    parser.add_argument("--count", type=at_least(1), default=0, metavar="N", help="end after so many (default: no end)")
     parser.add_argument("--json", action="store_true", help="one CloudEvent in JSON per line")
     parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="bootstrap address (default: the local run's)")
     parser.add_argument("--prefix", default="", help="first part of the topic names (default: the local run's)")
@@ -201,9 +202,3 @@ def _service(text: str) -> str:
     if not (namespace and slash and name):
         raise argparse.ArgumentTypeError(f"expected namespace/name, got {text!r}")
     return text
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected a number from 1 up, got {text!r}")
-    return int(text)

@@ -11,6 +11,7 @@ from typing import Final
 
 from deploy import environment
 from deploy.errors import UserError
+from deploy.kinds import at_least, seconds
 from inference.directory import holds_model
 from inference.entries import Source
 from inference.errors import DeviceExhausted, ModelLoadFailed
@@ -87,11 +88,11 @@ def add_repository_arguments(parser: argparse.ArgumentParser) -> None:
         help="that loaded models hold of a GPU, all --workers together; above it the same (default: no bound)",
     )  # fmt: skip
     group.add_argument(
-        "--model_loads", type=_positive, default=_DEFAULTS.loads, metavar="N",
+        "--model_loads", type=at_least(1), default=_DEFAULTS.loads, metavar="N",
         help="models loaded at the same time (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--repository_poll_s", type=_seconds, default=_DEFAULTS.poll_s, metavar="SECONDS",
+        "--repository_poll_s", type=seconds, default=_DEFAULTS.poll_s, metavar="SECONDS",
         help="how often the folders are looked at for new, changed and removed models; 0: never (default: %(default)g)",
     )  # fmt: skip
 
@@ -218,22 +219,6 @@ def _holds(folder: Path, runtime: str | None) -> bool:
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word for word in text.split(",") if word)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, got {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
-    return value
 
 
 def _bytes(text: str) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import random
-from collections.abc import Callable
 from typing import Any, Final
 
 from deploy.errors import UserError
+from deploy.kinds import at_least, boolean, seconds
 from inference.upstream.link import Link
 from inference.upstream.settings import Protocol, UpstreamSettings
 from streams.addresses import parsed
@@ -22,12 +22,7 @@ _DEFAULTS: Final = UpstreamSettings(host="", port=0)
 _PORTS: Final = {False: 80, True: 443}
 
 
-def add_upstream_arguments(
-    parser: argparse.ArgumentParser,
-    boolean: Callable[[str], bool],
-    whole: Callable[[str], int],
-    seconds: Callable[[str], float],
-) -> None:
+def add_upstream_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     group = parser.add_argument_group("predictor behind a transformer")
     words: tuple[tuple[str, dict[str, Any], str], ...] = (
@@ -45,14 +40,14 @@ def add_upstream_arguments(
         ),
         (
             "request_retries",
-            {"type": whole, "metavar": "N"},
+            {"type": at_least(0), "metavar": "N"},
             f"of calls that it was not reached by, or too busy for (default: {_DEFAULTS.retries})",
         ),
     )
     words += (
         (
             "max_piece_bytes",
-            {"type": whole, "metavar": "BYTES"},
+            {"type": at_least(0), "metavar": "BYTES"},
             f"of one piece of a text (default: {_DEFAULTS.max_piece})",
         ),
     )

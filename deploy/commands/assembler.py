@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable
 from typing import Final
 
 from deploy.claims import claim_store
 from deploy.kafka.topics import partitions_of
+from deploy.kinds import between, some_seconds
 from deploy.privacy import add_keys_argument, opening_keys
 from deploy.security import kafka_security
 from deploy.tracing import traced
@@ -35,15 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = PairingSettings()
     add_worker_arguments(parser, "assembler")
     parser.add_argument(
-        "--expiry", type=_seconds, default=defaults.expiry_ms / 1000, metavar="SECONDS",
+        "--expiry", type=some_seconds, default=defaults.expiry_ms / 1000, metavar="SECONDS",
         help="event time after which an event without partner is given up (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-pending", type=_whole(_MOST_EVENTS), default=defaults.max_pending, metavar="EVENTS",
+        "--max-pending", type=between(1, _MOST_EVENTS), default=defaults.max_pending, metavar="EVENTS",
         help="events that may wait for their partner, per partition (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-pending-mib", type=_whole(_MOST_MIB), default=defaults.max_pending_bytes >> 20, metavar="MIB",
+        "--max-pending-mib", type=between(1, _MOST_MIB), default=defaults.max_pending_bytes >> 20, metavar="MIB",
         help="size of what may wait, per partition (default: %(default)s)",
     )  # fmt: skip
     add_keys_argument(parser)
@@ -78,22 +77,3 @@ def run(arguments: argparse.Namespace) -> int:
         return run_stage(
             arguments, name="assembler", topic=topics.payloads, partitions=settings.payload_partitions, factory=factory
         )
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
-    return seconds
-
-
-def _whole(most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and 1 <= int(text[:20]) <= most):
-            raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {most}, got {text!r}")
-        return int(text)
-
-    return parse

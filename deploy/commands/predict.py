@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from deploy.errors import UserError
+from deploy.kinds import at_least
 from deploy.models import add_model_arguments, model_names, open_repository
 from deploy.plane import open_plane
 from inference.offline.columns import Columns, Wanted, parse_columns
@@ -53,9 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     work = parser.add_argument_group("work")
     work.add_argument(
-        "--batch_rows", type=_at_least(1), default=1_024, help="rows of a prediction (default: %(default)s)"
+        "--batch_rows", type=at_least(1), default=1_024, help="rows of a prediction (default: %(default)s)"
     )
-    work.add_argument("--max_threads", type=_at_least(1), default=1, help="predictions at once (default: %(default)s)")
+    work.add_argument("--max_threads", type=at_least(1), default=1, help="predictions at once (default: %(default)s)")
     work.add_argument("--quiet", action="store_true", help="show no progress")
 
 
@@ -140,12 +140,3 @@ def _time(seconds: float) -> str:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and int(text) >= least):
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} up, got {text!r}")
-        return int(text)
-
-    return parse

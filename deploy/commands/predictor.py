@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Final
 
 from deploy import environment, gpus, siblings
 from deploy.errors import UserError
+from deploy.kinds import at_least, boolean, seconds
 from deploy.listening import listening
 from deploy.models import add_model_arguments, add_repository_arguments, open_repository
 from deploy.shadows import add_shadow_arguments, open_shadow_log
@@ -42,9 +42,6 @@ _TLS_PORT: Final = 8443
 """KServe's for HTTP with a certificate and a key."""
 _CERTIFICATE: Final = "KSERVE_TLS_CERT_FILE"
 _KEY: Final = "KSERVE_TLS_KEY_FILE"
-# All the words that KServe's servers take.
-_YES: Final = frozenset({"true", "t", "yes", "y", "on", "1"})
-_NO: Final = frozenset({"false", "f", "no", "n", "off", "0"})
 
 # Arguments of KServe's servers that change nothing here; each is answered with one line that says why.
 _WITHOUT_EFFECT: Final = {
@@ -68,25 +65,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", type=bare, default=_DEFAULTS.host,
         help="address to listen on; :: is every one of IPv6 and IPv4 (default: %(default)s)",
     )  # fmt: skip
-    server.add_argument("--http_port", type=_at_least(0), default=_DEFAULTS.port, help="default: %(default)s; 0: any")
-    server.add_argument("--workers", type=_at_least(1), default=1, help="processes (default: %(default)s)")
+    server.add_argument("--http_port", type=at_least(0), default=_DEFAULTS.port, help="default: %(default)s; 0: any")
+    server.add_argument("--workers", type=at_least(1), default=1, help="processes (default: %(default)s)")
     server.add_argument(
-        "--max_threads", type=_at_least(1), metavar="N",
+        "--max_threads", type=at_least(1), metavar="N",
         help=f"predictions at once (default: {_DEFAULTS.threads}, a transformer's: {THREADS})",
     )  # fmt: skip
     server.add_argument(
         "--dialect", type=Dialect, choices=list(Dialect), default=_DEFAULTS.dialect,
         help="whose way is followed where KServe's and Triton's servers answer differently (default: %(default)s)",
     )  # fmt: skip
-    server.add_argument("--enable_docs_url", type=_boolean, default=_DEFAULTS.docs, metavar="BOOL", help="serve /docs")
+    server.add_argument("--enable_docs_url", type=boolean, default=_DEFAULTS.docs, metavar="BOOL", help="serve /docs")
     server.add_argument(
-        "--timeout_keep_alive", "--timeout-keep-alive", type=_at_least(1), default=_DEFAULTS.keep_alive_s,
+        "--timeout_keep_alive", "--timeout-keep-alive", type=at_least(1), default=_DEFAULTS.keep_alive_s,
         metavar="SECONDS", help="how long idle connections stay (default: %(default)s)",
     )  # fmt: skip
     _add_tls(parser.add_argument_group("TLS", "of HTTP and gRPC; files are read again when they change"))
     _add_grpc(parser.add_argument_group("gRPC"))
     _add_limits(parser.add_argument_group("limits"))
-    add_upstream_arguments(parser, _boolean, _at_least(0), _seconds)
+    add_upstream_arguments(parser)
     add_shadow_arguments(parser)
     accepted = parser.add_argument_group("accepted from KServe, without effect")
     for name, reason in _WITHOUT_EFFECT.items():
@@ -103,8 +100,8 @@ def _add_tls(options: argparse._ArgumentGroup) -> None:
 
 def _add_grpc(options: argparse._ArgumentGroup) -> None:
     for name, kind, default, metavar, text in (
-        ("grpc_port", _at_least(0), None, "PORT", f"default: {_GRPC_PORT}, or any with --http_port 0; 0: any"),
-        ("enable_grpc", _boolean, True, "BOOL", "serve gRPC (default: true)"),
+        ("grpc_port", at_least(0), None, "PORT", f"default: {_GRPC_PORT}, or any with --http_port 0; 0: any"),
+        ("enable_grpc", boolean, True, "BOOL", "serve gRPC (default: true)"),
         ("grpc_max_receive_message_length", _length, None, "BYTES", "of a request (default, and -1: as --max-body)"),
         ("grpc_max_send_message_length", _length, None, "BYTES", "of an answer (default, and -1: no bound)"),
     ):
@@ -114,23 +111,23 @@ def _add_grpc(options: argparse._ArgumentGroup) -> None:
 
 def _add_limits(limits: argparse._ArgumentGroup) -> None:
     for flag, kind, default, text in (
-        ("--max-queue", _at_least(0), _DEFAULTS.queue, "requests that wait for a thread; beyond: 503"),
+        ("--max-queue", at_least(0), _DEFAULTS.queue, "requests that wait for a thread; beyond: 503"),
         (
             "--max-connections",
-            _at_least(1),
+            at_least(1),
             _DEFAULTS.connections,
             "of HTTP, and as many of gRPC; one more replaces an idle one, or is sent away",
         ),
-        ("--max-body", _at_least(1), _DEFAULTS.max_body, "bytes of a request body; beyond: 413"),
-        ("--request-timeout", _seconds, _DEFAULTS.timeout_s, "seconds until a request is given up with 503"),
+        ("--max-body", at_least(1), _DEFAULTS.max_body, "bytes of a request body; beyond: 413"),
+        ("--request-timeout", seconds, _DEFAULTS.timeout_s, "seconds until a request is given up with 503"),
         (
             "--body-timeout",
-            _seconds,
+            seconds,
             _DEFAULTS.body_timeout_s,
             "seconds for a body to arrive, or for an answer to be read",
         ),
-        ("--drain-timeout", _seconds, _DEFAULTS.drain_s, "seconds that requests in progress get after SIGTERM"),
-        ("--drain-delay", _seconds, _DEFAULTS.drain_delay_s, "seconds to keep accepting, not ready, after SIGTERM"),
+        ("--drain-timeout", seconds, _DEFAULTS.drain_s, "seconds that requests in progress get after SIGTERM"),
+        ("--drain-delay", seconds, _DEFAULTS.drain_delay_s, "seconds to keep accepting, not ready, after SIGTERM"),
     ):
         limits.add_argument(flag, type=kind, default=default, help=f"{text} (default: %(default)s)")
 
@@ -257,30 +254,5 @@ def _grpc_port(arguments: argparse.Namespace) -> int | None:
     return _GRPC_PORT if arguments.http_port else 0
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() not in _YES | _NO:
-        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
-    return text.lower() in _YES
-
-
 def _length(text: str) -> int | None:
-    return None if text == "-1" else _at_least(1)(text)
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} up, got {text!r}")
-        return int(text)
-
-    return parse
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
-    return value
+    return None if text == "-1" else at_least(1)(text)

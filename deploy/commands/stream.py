@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import gc
 import math
-from collections.abc import Callable
 from typing import Final
 
 from deploy import environment
 from deploy.claims import claim_store
 from deploy.errors import UserError
 from deploy.kafka.topics import ensured_partitions
+from deploy.kinds import at_least, seconds
 from deploy.models import add_model_arguments, model_names, open_repository
 from deploy.plane import open_plane
 from deploy.security import kafka_security
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--namespace", default=_DEFAULTS.namespace, help="in the events (default: %(default)s)")
     group.add_argument(
-        "--partitions", type=_at_least(1), default=4, help="of topics that do not exist yet (default: %(default)s)"
+        "--partitions", type=at_least(1), default=4, help="of topics that do not exist yet (default: %(default)s)"
     )
     group.add_argument(
         "--compression", choices=_COMPRESSIONS, default="none",
@@ -76,19 +76,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--batch_records", type=_at_least(1), default=1_024,
+        "--batch_records", type=at_least(1), default=1_024,
         help="most records that are answered and saved together, per partition (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
         "--max_batch_rows",
-        type=_at_least(1),
+        type=at_least(1),
         default=_DEFAULTS.max_rows,
         help="most rows of different requests in one prediction; the model's own max_batch holds, too"
         " (default: %(default)s)",
     )
-    group.add_argument("--max_threads", type=_at_least(1), default=1, help="predictions at once (default: %(default)s)")
+    group.add_argument("--max_threads", type=at_least(1), default=1, help="predictions at once (default: %(default)s)")
     group.add_argument(
-        "--patience", type=_seconds, default=0.0, metavar="SECONDS",
+        "--patience", type=seconds, default=0.0, metavar="SECONDS",
         help="how long a model may be away before its requests are answered with 503; until then they wait, and what"
         " follows them in their partition, too; 0 is for ever (default: 0)",
     )  # fmt: skip
@@ -155,22 +155,3 @@ def _settings(arguments: argparse.Namespace, topics: Topics) -> StreamSettings:
         max_rows=arguments.max_batch_rows,
         in_flight=arguments.max_threads + 1,
     )
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and int(text) >= least):
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} up, got {text!r}")
-        return int(text)
-
-    return parse
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
-    return seconds

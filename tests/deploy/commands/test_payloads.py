@@ -263,7 +263,7 @@ def test_json_keeps_its_meaning(value: object) -> None:
     [
         (("--since", "yesterday"), "argument --since: expected a time such as 90s, 10m, 2h or 1d, got 'yesterday'"),
         (("--service", "credit"), "argument --service: expected namespace/name, got 'credit'"),
-        (("--count", "0"), "argument --count: expected a number from 1 up, got '0'"),
+        (("--count", "0"), "argument --count: expected a whole number from 1 up, got '0'"),
         (("--since", "1h", "--from-beginning"), "not allowed with argument --since"),
         (("--foll",), "unrecognized arguments: --foll"),
         (("alerts",), "unrecognized arguments: alerts"),
