@@ -34,6 +34,9 @@ _AHEAD: Final = 256 * 1024
 had it cease to read and begin again, each of which is a call of the system."""
 _SLOW: Final = answer(b"408 Request Timeout", f"no whole head within {_HEAD_S:g} s")
 _LONG: Final = answer(b"431 Request Header Fields Too Large", f"no whole head within {_HEAD_BYTES} bytes")
+_TRAILING: Final = answer(
+    b"431 Request Header Fields Too Large", f"{_HEAD_BYTES} bytes after a part of a body, and no other part or end"
+)
 
 
 class Visitor(HttpToolsProtocol):
@@ -46,7 +49,11 @@ class Visitor(HttpToolsProtocol):
         """After which request it was first seen to owe one, or in which rest it was first seen, and when."""
         self._out: Joined | None = None
         self._head = 0
-        """Bytes that came since a head began that is not whole."""
+        """Bytes that came since a head began that is not whole, or since a part of a body that is not whole."""
+        self._gained = False
+        """A part of a body was in what came last."""
+        self._read: object = None
+        """Whose head was whole when something came last."""
         self.unread = Unread()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # noqa: D102 - as in uvicorn
@@ -57,16 +64,19 @@ class Visitor(HttpToolsProtocol):
         self._door.came(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came. Neither uvicorn nor its parser bounds a head."""
+        """Take what came. Neither uvicorn nor its parser bounds a head, or the fields behind a body in chunks."""
         super().data_received(data)
-        if not self._heading:
-            self._head = 0
+        latest: Any = self.cycle
+        heading = self._heading
+        if not heading and (self._gained or latest is None or latest is not self._read or not latest.more_body):
+            self._head, self._gained, self._read = 0, False, latest
             return
         self._head += len(data)
         if self._head > _HEAD_BYTES and not self.transport.is_closing():
-            latest: Any = self.cycle
             if latest is None or latest.response_complete:
                 self.transport.write(_LONG)
+            elif not (heading or latest.response_started or self.pipeline):
+                self.transport.write(_TRAILING)
             self.transport.close()
 
     @property
@@ -79,6 +89,7 @@ class Visitor(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body. Most are whole at once, and stay as they came."""
+        self._gained = True
         cycle: Any = self.cycle
         if cycle.response_complete:
             return

@@ -194,6 +194,49 @@ def test_a_head_without_an_end_is_refused(before: int, endless: bytes) -> None:
     assert b"no whole head within 65536 bytes" in told
 
 
+@pytest.mark.parametrize(
+    ("begun", "endless"), [(b"0\r\nx-long: ", b"x"), (b"0\r\n", b"x: y\r\n"), (b"3;extension=", b"x")]
+)
+def test_fields_behind_a_body_without_an_end_are_refused(begun: bytes, endless: bytes) -> None:
+    """As those before it: 431, before they fill the memory."""
+
+    async def run() -> bytes:
+        async with hosted() as (_, reader, writer):
+            writer.write(_IN_CHUNKS)
+            await reader.readuntil(b" 100 Continue\r\n\r\n")
+            # Not a byte more than is borne, as above.
+            fields = (begun + endless * 65_537)[:65_537]
+            for at in range(0, 65_537, 4_096):
+                writer.write(fields[at : at + 4_096])
+                await asyncio.sleep(0)
+            return await reader.read()
+
+    told = asyncio.run(run())
+
+    assert told.startswith(b"HTTP/1.1 431 ")
+    assert b"65536 bytes after a part of a body, and no other part or end" in told
+
+
+def test_chunks_and_fields_behind_them_are_read() -> None:
+    """However small the chunks, and in however many pieces; and the connection goes on."""
+
+    async def run() -> list[bytes]:
+        async with hosted() as (_, reader, writer):
+            answers = []
+            for _ in range(2):
+                writer.write(_IN_CHUNKS)
+                await reader.readuntil(b" 100 Continue\r\n\r\n")
+                for _ in range(100):
+                    for piece in (b"1;extension=" + b"x" * 1_000, b"\r\n", b"y\r\n"):
+                        writer.write(piece)
+                        await asyncio.sleep(0)
+                writer.write(b"0\r\nx: y\r\n\r\n")
+                answers.append(await reader.readuntil(b"y" * 100))
+            return answers
+
+    assert [answer.startswith(b"HTTP/1.1 200 ") for answer in asyncio.run(run())] == [True, True]
+
+
 def test_a_long_head_is_read() -> None:
     """As long as one is needed, in however many pieces."""
 
@@ -209,6 +252,7 @@ def test_a_long_head_is_read() -> None:
     assert asyncio.run(run()).startswith(b"HTTP/1.1 200 ")
 
 
+_IN_CHUNKS = b"POST /echo HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n"
 _ASKED = b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
