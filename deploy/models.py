@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -12,10 +13,12 @@ from typing import Final
 from deploy import environment
 from deploy.errors import UserError
 from deploy.kinds import at_least, seconds
+from inference import adjustments
 from inference.directory import holds_model
 from inference.entries import Source
 from inference.errors import DeviceExhausted, ModelLoadFailed
 from inference.folders import ModelFolder, Shelf, Stored
+from inference.notes import Note
 from inference.repository import Repository
 from inference.residency import container_limit
 from inference.settings import RepositorySettings, Trust
@@ -102,13 +105,16 @@ def model_names(arguments: argparse.Namespace) -> list[str]:
     return list(_addresses(arguments))
 
 
-def open_repository(arguments: argparse.Namespace, link: Link | None = None, gpu: int = 0) -> Repository:
+def open_repository(
+    arguments: argparse.Namespace, link: Link | None = None, gpu: int = 0, notes: Sequence[Note] = ()
+) -> Repository:
     """Load every model that the arguments name; know those of a repository's folder.
 
     Args:
         arguments: of the command line.
         link: to a predictor: the folders hold transformers that stand before it.
         gpu: number of the one that models take which name none.
+        notes: what was said of models before this process was started again; holds in place of the command line.
 
     Raises:
         UserError: none is named, one is named twice, or one cannot be loaded.
@@ -130,10 +136,15 @@ def open_repository(arguments: argparse.Namespace, link: Link | None = None, gpu
         repository = Repository(sources, _settings(arguments, on_demand=shelf is not None), shelf)
     except ModelLoadFailed as exc:
         raise UserError(f"--model_repository: {exc}") from exc
+    for note in notes:
+        repository.recall(note.model, adjustments.read(note.model, note.parameters), unloaded=note.unloaded)
+    unloaded = {note.model for note in notes if note.unloaded}
     for name, address in addresses.items():
+        if name in unloaded:
+            continue
         log.info("loading model %s from %s", name, address)
         try:
-            repository.load(name)
+            repository.load(name, None)
         except (DeviceExhausted, ModelLoadFailed) as exc:
             raise UserError(f"model {name!r}: {exc}") from exc
     return repository

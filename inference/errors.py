@@ -18,6 +18,7 @@ InferenceError
 ├── PredictorRefused    the predictor behind a transformer finds something wrong with the call
 ├── PredictorUnavailable  it cannot be reached, or is not ready: retry later
 ├── PredictorFailed     it failed, or gave no answer that can be read
+├── ProcessSilent       one of this predictor's processes says nothing: retry later
 └── ModelLoadFailed     a model directory that cannot be loaded
     └── UnsafeFormat    a file that can run code when loaded, without the flag that allows it
 
@@ -169,6 +170,16 @@ class PredictorUnavailable(InferenceError):
 
 class PredictorFailed(InferenceError):
     """The predictor behind a transformer failed, or what it gave is no answer."""
+
+
+class ProcessSilent(InferenceError):
+    """Another process of this predictor is to be asked, and does not answer now."""
+
+    retry_after_s: int = 1
+
+    def __init__(self, process: int, reason: str) -> None:
+        super().__init__(f"process {process} of this predictor: {reason}; retry later")
+        self.process = process
 
 
 class ModelLoadFailed(InferenceError):

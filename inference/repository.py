@@ -170,11 +170,18 @@ class Repository(Holdings):
         finally:
             lease.release()
 
-    def load(self, name: str, adjustments: Adjustments = NONE) -> None:
+    def recall(self, name: str, adjustments: Adjustments, *, unloaded: bool) -> None:
+        """Take over what another process was told of a model; loads nothing, and forgets one that is gone."""
+        model = self._models.get(name)
+        if model is not None:
+            model.adjustments = adjustments
+            model.stopped = model.stopped or unloaded
+
+    def load(self, name: str, adjustments: Adjustments | None = NONE) -> None:
         """Load a model, or load it anew: every version that its rollout sends requests to, then switch to them.
 
         When that fails, what was ready goes on serving. A name that is not known yet is looked for on the shelf.
-        The adjustments hold for each load of it until the next call.
+        The adjustments hold for each load of it until the next call; None: those that hold already.
 
         Raises:
             ModelNotFound: no model of this name.

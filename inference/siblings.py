@@ -10,7 +10,9 @@ from __future__ import annotations
 import http.client
 import socket
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -18,13 +20,15 @@ from urllib.parse import quote
 
 import orjson
 
-from inference.errors import ModelLoadFailed
+from inference.errors import ModelLoadFailed, ProcessSilent
+from inference.notes import Note, Notes
 
 RELAYED: Final = "x-sidelight-relayed"
 """On what one process asks another: it asks nobody else."""
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _LOAD_S: Final = 600.0
-_PAGE_S: Final = 5.0
+_ABSENT: Final = 0
+_SLOW: Final = http.HTTPStatus.GATEWAY_TIMEOUT
 _UP: Final = (
     b"# HELP sidelight_predictor_process_up Whether a process answers.\n# TYPE sidelight_predictor_process_up gauge\n"
 )
@@ -49,21 +53,31 @@ class Siblings:
     """One process's view of all of them."""
 
     folder: Path
-    """Of the sockets; nobody else may look into it."""
+    """Of the sockets and notes; nobody else may look into it."""
     index: int
     count: int
+    page_s: float = 5.0
+    """How long a page of metrics waits for the others'. Prometheus waits 10 s, if it is not told otherwise."""
+    answer_s: float = 20.0
+    """The same for what is summed, of which nobody may be missing."""
 
     @property
     def socket(self) -> Path:
         """Where this process answers the others."""
         return self._socket(self.index)
 
+    @property
+    def notes(self) -> Notes:
+        """What all were told so far."""
+        return Notes(self.folder)
+
     def tell(self, model: str, verb: str, parameters: Mapping[str, Any] = _NOTHING) -> None:
-        """Have all others load or unload a model, with what the caller said of it. Blocks.
+        """Have all others load or unload a model, with what the caller said of it, and whoever starts again. Blocks.
 
         Raises:
             ModelLoadFailed: one of them could not, or does not answer; says which.
         """
+        self.notes.keep(Note(model=model, unloaded=verb == "unload", parameters=parameters))
         failures, told = [], orjson.dumps({"parameters": dict(parameters)}) if parameters else None
         for index in self._others():
             try:
@@ -82,9 +96,11 @@ class Siblings:
     def pages(self, own: bytes) -> bytes:
         """Give one metrics page of all processes, told apart by the label `process`. Blocks.
 
-        Not summed: when one process starts again, the sum of its counters and the others' would seem to start again.
+        Not summed: when one process starts again, the sum of its counters and the others' would seem to start again;
+        so it would when one does not answer in time. As it is, its series have a gap, and none goes down.
         """
-        pages = {self.index: own} | dict(self._looks("/metrics"))
+        looks = self._looks("/metrics", self.page_s)
+        pages = {self.index: own} | {index: answer for index, status, answer in looks if status == http.HTTPStatus.OK}
         up = b"".join(
             b'sidelight_predictor_process_up{process="%d"} %d\n' % (index, index in pages)
             for index in range(self.count)
@@ -92,17 +108,36 @@ class Siblings:
         return merged(dict(sorted(pages.items()))) + _UP + up
 
     def answers(self, path: str) -> list[bytes]:
-        """Give what the others answer to a GET; whoever does not, or not with 200, is left out. Blocks."""
-        return [answer for _, answer in self._looks(path)]
+        """Give what the others answer to a GET, to be summed. Blocks.
 
-    def _looks(self, path: str) -> Iterator[tuple[int, bytes]]:
-        for index in self._others():
-            try:
-                status, answer = self._ask(index, "GET", path, _PAGE_S)
-            except (OSError, http.client.HTTPException):
-                continue
+        Left out is who is being started again, and begins anew, and who knows nothing of what is asked for.
+
+        Raises:
+            ProcessSilent: one does not answer in time, or cannot now: the sum would be less than it was.
+        """
+        answers = []
+        for index, status, answer in self._looks(path, self.answer_s):
+            if status == _SLOW:
+                raise ProcessSilent(index, f"does not answer within {self.answer_s:g} s")
+            if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+                raise ProcessSilent(index, _text(answer))
             if status == http.HTTPStatus.OK:
-                yield index, answer
+                answers.append(answer)
+        return answers
+
+    def _looks(self, path: str, within_s: float) -> Iterator[tuple[int, int, bytes]]:
+        """Ask all others at once; gives of each its index, and the status and body that it answers with."""
+        others = self._others()
+        with ThreadPoolExecutor(max(1, len(others))) as threads:
+            yield from threads.map(partial(self._look, path, within_s), others)
+
+    def _look(self, path: str, within_s: float, index: int) -> tuple[int, int, bytes]:
+        try:
+            return index, *self._ask(index, "GET", path, within_s)
+        except TimeoutError:
+            return index, _SLOW, b""
+        except (OSError, http.client.HTTPException):
+            return index, _ABSENT, b""
 
     def _ask(
         self, index: int, method: str, path: str, timeout_s: float, body: bytes | None = None

@@ -149,7 +149,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace, settings: ServerSettings, others: Siblings | None = None) -> int:
     shadows = open_shadow_log(arguments)
     link = open_link(arguments)
-    repository = open_repository(arguments, link, 0 if others is None else _gpu(others.index))
+    gpu, notes = (0, []) if others is None else (_gpu(others.index), others.notes.all())
+    repository = open_repository(arguments, link, gpu, notes)
     try:
         server = PredictorServer(repository, settings, others)
     except BadCredentials as exc:

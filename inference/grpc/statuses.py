@@ -26,6 +26,7 @@ STATUSES: Final[dict[type[Exception], Code]] = {
     errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
     errors.DeviceExhausted: Code.UNAVAILABLE,
     errors.DeviceLost: Code.UNAVAILABLE,
+    errors.ProcessSilent: Code.UNAVAILABLE,
     errors.BodyTooSlow: Code.DEADLINE_EXCEEDED,
     errors.ClientGone: Code.CANCELLED,
     errors.Unsupported: Code.UNIMPLEMENTED,
@@ -49,7 +50,8 @@ _REFUSALS: Final = {
 }
 """What a refusal by the predictor behind a transformer means here; the others are INVALID_ARGUMENT."""
 _RETRY_LATER: Final = (
-    errors.ModelNotReady, errors.Overloaded, errors.PredictorUnavailable, errors.DeviceExhausted, errors.DeviceLost
+    errors.ModelNotReady, errors.Overloaded, errors.PredictorUnavailable, errors.DeviceExhausted, errors.DeviceLost,
+    errors.ProcessSilent,
 )  # fmt: skip
 _LONGEST: Final = 2_000
 """Characters of a text: by default a client takes 8 KiB of trailers, and one character may become nine bytes."""

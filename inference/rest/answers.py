@@ -36,10 +36,11 @@ STATUSES: Final[dict[type[Exception], int]] = {
     errors.DeadlineExceeded: 503,
     errors.DeviceExhausted: 503,
     errors.DeviceLost: 503,
+    errors.ProcessSilent: 503,
 }
 _RETRY_LATER: Final = (
     errors.ModelNotReady, errors.Overloaded, errors.DeadlineExceeded, errors.PredictorUnavailable,
-    errors.DeviceExhausted, errors.DeviceLost,
+    errors.DeviceExhausted, errors.DeviceLost, errors.ProcessSilent,
 )  # fmt: skip
 _CLOSE: Final = (errors.BodyTooLarge, errors.BodyTooSlow)
 JSON: Final = "application/json"

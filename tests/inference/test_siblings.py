@@ -5,22 +5,28 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from inference.errors import ProcessSilent
+from inference.notes import Note, Notes
 from inference.runtime import RUNTIMES
-from inference.siblings import merged
+from inference.siblings import Siblings, merged
 from tests.inference.serving import GATED, Server, eventually, predictor
 
 PREDICT = "/v1/models/m:predict"
 ONE = {"instances": [[1.0, 2.0]]}
 PROCESSES = 3
+PAGE = b"# HELP a_total Text.\n# TYPE a_total counter\na_total 3.0\n"
 
 
 @pytest.fixture(name="server", scope="module")
@@ -130,7 +136,7 @@ def test_models_are_loaded_and_unloaded_everywhere(server: Server) -> None:
 
 
 def test_settings_of_a_load_reach_every_process(tmp_path: Path) -> None:
-    """Whoever is asked says the same of the model afterwards."""
+    """Whoever is asked says the same of the model afterwards; so does one that is started again later."""
     model = tmp_path / "model"
     model.mkdir()
     RUNTIMES.find("lightgbm").example(model)
@@ -139,8 +145,31 @@ def test_settings_of_a_load_reach_every_process(tmp_path: Path) -> None:
         body = {"parameters": {"config": '{"max_batch_size": 16}'}}
         _post(server, "/v2/repository/models/m/load", body).raise_for_status()
         configs = [_get(server, "/v2/models/m/config").raise_for_status().json() for _ in range(40)]
+        _killed_and_started_again(server)
+        later = [_get(server, "/v2/models/m/config").raise_for_status().json() for _ in range(40)]
 
     assert {config["max_batch_size"] for config in configs} == {16}
+    assert {config["max_batch_size"] for config in later} == {16}
+
+
+def test_a_process_that_is_started_again_loads_nothing_that_was_unloaded(server: Server) -> None:
+    """It would answer what all others refuse; the next load call reaches it as any other."""
+    _post(server, "/v2/repository/models/m/unload", {}).raise_for_status()
+    _killed_and_started_again(server)
+    refused = {_post(server).status_code for _ in range(20)}
+    _post(server, "/v2/repository/models/m/load", {}).raise_for_status()
+    _killed_and_started_again(server)
+    answered = {_post(server).status_code for _ in range(20)}
+
+    assert refused == {503}
+    assert answered == {200}
+
+
+def _killed_and_started_again(server: Server) -> None:
+    killed = _children(server)[0]
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: killed not in _children(server), "the killed one is gone")
+    eventually(lambda: _up(server) == PROCESSES, "all processes answer again")
 
 
 def test_killed_processes_are_started_again(server: Server) -> None:
@@ -192,6 +221,90 @@ def test_a_port_is_not_shared_with_strangers(server: Server, tmp_path: Path) -> 
         predictor(tmp_path, tmp_path, *words),
     ):
         raise NotImplementedError("it must not start")
+
+
+class _OverSocket(ThreadingHTTPServer):
+    """Answers as another process does."""
+
+    address_family = socket.AF_UNIX
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        self.socket.bind(self.server_address)
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        return self.socket.accept()[0], ("other", 0)
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Counts three of something; cannot say what it did when it is busy."""
+
+    def do_GET(self) -> None:
+        self.send_response(503 if self.path == "/busy" else 200)
+        self.end_headers()
+        self.wfile.write(b'{"error": "no answer within 30 s"}' if self.path == "/busy" else PAGE)
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+@pytest.fixture(name="others")
+def _others(tmp_path: Path) -> Iterator[Siblings]:
+    """Stand beside one process that answers, and one that is there and says nothing; a fourth is not there."""
+    silent = socket.socket(socket.AF_UNIX)
+    silent.bind(str(tmp_path / "2.sock"))
+    silent.listen()
+    with _OverSocket(str(tmp_path / "1.sock"), _Answers) as other, silent:  # type: ignore[arg-type] # a path, for its family
+        thread = threading.Thread(target=other.serve_forever, args=(0.01,))
+        thread.start()
+        yield Siblings(folder=tmp_path, index=0, count=4, page_s=0.5, answer_s=0.5)
+        other.shutdown()
+        thread.join()
+
+
+def test_counters_on_the_page_never_go_down(others: Siblings) -> None:
+    """Whoever does not answer has no series until it does again, and is said not to: none starts again at less."""
+    page = others.pages(PAGE).decode()
+
+    assert _samples(page, "a_total") == {"0": 3.0, "1": 3.0}
+    assert _samples(page, "sidelight_predictor_process_up") == {"0": 1.0, "1": 1.0, "2": 0.0, "3": 0.0}
+
+
+def test_sums_are_of_all_or_not_told(others: Siblings, tmp_path: Path) -> None:
+    """What is summed would be less without one that is merely slow or busy; one that is not there begins anew."""
+    with pytest.raises(ProcessSilent, match=r"process 2 of this predictor: does not answer within 0.5 s; retry later"):
+        others.answers("/stats")
+    (tmp_path / "2.sock").unlink()
+
+    assert others.answers("/stats") == [PAGE]
+    with pytest.raises(ProcessSilent, match="process 1 of this predictor: no answer within 30 s"):
+        others.answers("/busy")
+
+
+def test_notes_are_of_the_last_call(tmp_path: Path) -> None:
+    """Of each model, whatever its name; none where the folder says the same, and none half-written."""
+    notes = Notes(tmp_path)
+    odd = "ä/" * 200
+    config = {"config": "{}"}
+    for name, unloaded, parameters in (
+        ("m", False, config), ("m", True, {}), (odd, False, config), ("n", True, {}), ("n", False, {}),
+    ):  # fmt: skip
+        notes.keep(Note(model=name, unloaded=unloaded, parameters=parameters))
+
+    assert {note.model: (note.unloaded, note.parameters) for note in notes.all()} == {
+        "m": (True, {}),
+        odd: (False, config),
+    }
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_cannot_be_noted_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The call itself goes on."""
+    notes = Notes(tmp_path / "gone")
+    notes.keep(Note(model="m", unloaded=True, parameters={}))
+
+    assert "model m: a process that is started again will not know what was said" in caplog.text
+    assert notes.all() == []
 
 
 def test_pages_are_put_together_by_family() -> None:
