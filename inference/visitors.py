@@ -52,7 +52,7 @@ class Visitor(HttpToolsProtocol):
         """Bytes that came since a head began that is not whole, or since a part of a body that is not whole."""
         self._gained = False
         """A part of a body was in what came last."""
-        self._read: object = None
+        self._read: Any = None
         """Whose head was whole when something came last."""
         self.unread = Unread()
 
