@@ -6,6 +6,7 @@ They go with the predictor. Written and read by way of `inference/siblings.py`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -55,4 +56,9 @@ class Notes:
 
     def all(self) -> list[Note]:
         """Give them."""
-        return [Note(**orjson.loads(path.read_bytes())) for path in sorted(self._folder.glob(f"*{_ENDING}"))]
+        found = []
+        for path in self._folder.glob(f"*{_ENDING}"):
+            # It may go at this moment.
+            with contextlib.suppress(FileNotFoundError):
+                found.append(Note(**orjson.loads(path.read_bytes())))
+        return found

@@ -171,7 +171,7 @@ class Repository(Holdings):
             lease.release()
 
     def recall(self, name: str, adjustments: Adjustments, *, unloaded: bool) -> None:
-        """Take over what another process was told of a model; loads nothing, and forgets one that is gone."""
+        """Take over what another process was told of a model, unless it is gone; loads nothing."""
         model = self._models.get(name)
         if model is not None:
             model.adjustments = adjustments

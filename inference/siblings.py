@@ -134,7 +134,8 @@ class Siblings:
     def _look(self, path: str, within_s: float, index: int) -> tuple[int, int, bytes]:
         try:
             return index, *self._ask(index, "GET", path, within_s)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
+            # The latter: as many as may wait for it already do.
             return index, _SLOW, b""
         except (OSError, http.client.HTTPException):
             return index, _ABSENT, b""

@@ -250,16 +250,27 @@ class _Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture(name="others")
 def _others(tmp_path: Path) -> Iterator[Siblings]:
-    """Stand beside one process that answers, and one that is there and says nothing; a fourth is not there."""
-    silent = socket.socket(socket.AF_UNIX)
-    silent.bind(str(tmp_path / "2.sock"))
-    silent.listen()
-    with _OverSocket(str(tmp_path / "1.sock"), _Answers) as other, silent:  # type: ignore[arg-type] # a path, for its family
+    """Stand beside one process that answers, and one for which others wait already; a fourth is not there."""
+    with (
+        _OverSocket(str(tmp_path / "1.sock"), _Answers) as other,  # type: ignore[arg-type] # a path, for its family
+        _silent(tmp_path / "2.sock"),
+        socket.socket(socket.AF_UNIX) as waiting,
+    ):
+        waiting.connect(str(tmp_path / "2.sock"))
         thread = threading.Thread(target=other.serve_forever, args=(0.01,))
         thread.start()
-        yield Siblings(folder=tmp_path, index=0, count=4, page_s=0.5, answer_s=0.5)
+        yield Siblings(folder=tmp_path, index=0, count=4, page_s=60.0, answer_s=60.0)
         other.shutdown()
         thread.join()
+
+
+@contextmanager
+def _silent(path: Path) -> Iterator[None]:
+    """Be there, for one to wait for."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen(0)
+        yield
 
 
 def test_counters_on_the_page_never_go_down(others: Siblings) -> None:
@@ -272,13 +283,25 @@ def test_counters_on_the_page_never_go_down(others: Siblings) -> None:
 
 def test_sums_are_of_all_or_not_told(others: Siblings, tmp_path: Path) -> None:
     """What is summed would be less without one that is merely slow or busy; one that is not there begins anew."""
-    with pytest.raises(ProcessSilent, match=r"process 2 of this predictor: does not answer within 0.5 s; retry later"):
+    with pytest.raises(ProcessSilent, match=r"process 2 of this predictor: does not answer within 60 s; retry later"):
         others.answers("/stats")
     (tmp_path / "2.sock").unlink()
 
     assert others.answers("/stats") == [PAGE]
     with pytest.raises(ProcessSilent, match="process 1 of this predictor: no answer within 30 s"):
         others.answers("/busy")
+
+
+def test_who_says_nothing_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    """Neither for a page, which is whole without it, nor for a sum, which is not told."""
+    others = Siblings(folder=tmp_path, index=0, count=2, page_s=0.05, answer_s=0.05)
+    with _silent(tmp_path / "1.sock"):
+        page = others.pages(PAGE).decode()
+    (tmp_path / "1.sock").unlink()
+
+    with _silent(tmp_path / "1.sock"), pytest.raises(ProcessSilent, match=r"does not answer within 0\.05 s"):
+        others.answers("/stats")
+    assert _samples(page, "a_total") == {"0": 3.0}
 
 
 def test_notes_are_of_the_last_call(tmp_path: Path) -> None:
