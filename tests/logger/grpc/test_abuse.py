@@ -44,8 +44,13 @@ def ends(peer: Peer) -> list[ErrorCodes | int]:
 
 def send(peer: Peer, *frames: Frame) -> None:
     """Send frames as they are; who is disconnected meanwhile notices when it reads."""
+    write(peer, b"".join(frame.serialize() for frame in frames))
+
+
+def write(peer: Peer, content: bytes) -> None:
+    """Send bytes as they are."""
     try:
-        peer.sock.sendall(b"".join(frame.serialize() for frame in frames))
+        peer.sock.sendall(content)
     except OSError:
         peer.closed = True
 
@@ -130,10 +135,12 @@ def stragglers(peer: Peer) -> None:
 
 def forced_resets(peer: Peer) -> None:
     """Open calls and do to each what has it reset by the proxy: a window without bounds."""
+    # In one breath: so many a second are allowed.
+    content = b""
     for _ in range(50):
         stream = peer.call(None)
-        peer.flush()
-        send(peer, WindowUpdateFrame(stream, (1 << 31) - 1))
+        content += peer.h2.data_to_send() + WindowUpdateFrame(stream, (1 << 31) - 1).serialize()
+    write(peer, content)
 
 
 def too_many(peer: Peer) -> None:
