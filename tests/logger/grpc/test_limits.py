@@ -446,7 +446,7 @@ def test_a_reader_of_single_bytes_is_served() -> None:
     """A client may give room byte by byte: it gets its answer whole, and other calls do not wait for it."""
     with (
         raw.scripted(obliging) as port,
-        proxy(port, send_s=1.5) as bench,
+        proxy(port, send_s=3.0) as bench,
         raw.client(bench.port, {raw.WINDOW: 0}) as peer,
     ):
         stream = peer.call(b"q")
@@ -458,7 +458,7 @@ def test_a_reader_of_single_bytes_is_served() -> None:
             peer.flush()
             got += peer.until(DataReceived, stream).data
             # Each byte comes later than the last sweep saw it: what counts is that it moves.
-            eventually(lambda begun=begun, got=got: time.monotonic() - begun > len(got) * 0.3, "the next byte's time")  # type: ignore[misc] # a lambda's defaults
+            eventually(lambda begun=begun, got=got: time.monotonic() - begun > len(got) * 0.6, "the next byte's time")  # type: ignore[misc] # a lambda's defaults
         found: dict[Any, Any] = dict(peer.until(TrailersReceived, stream).headers)
 
     assert got == b"\x00\x00\x00\x00\x02hi"
