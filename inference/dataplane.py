@@ -113,12 +113,8 @@ class DataPlane(Catalogue):
         answer: T = await self._awaited(call, wanted, gone)
         return answer
 
-    def predict_v1(self, model: str, request: V1Request, terms: Terms = USUAL) -> list[Any]:
-        """Answer a V1 request with one prediction per instance. Raises what `infer` raises."""
-        return self.predict_v1_later(model, request, terms)()
-
     def predict_v1_later(self, model: str, request: V1Request, terms: Terms = USUAL) -> Callable[[], list[Any]]:
-        """Begin to answer a V1 request; see `infer_later`."""
+        """Begin to answer a V1 request, with one prediction per instance; see `infer_later`."""
         return self._begun(*self._v1(model, lambda: request, lambda predictions, _version: predictions, terms))
 
     async def answer_v1_async(

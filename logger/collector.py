@@ -54,7 +54,6 @@ class Collector:
     def __init__(self, settings: CollectorSettings, publisher: Publisher) -> None:
         self._settings, self._publisher = settings, publisher
         self._running = 0
-        self._letters = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="collector-poll", daemon=True)
         self.registry = CollectorRegistry()
@@ -120,7 +119,6 @@ class Collector:
         """Keep what is no event, and say why it is none."""
         if problem.reason == _UNSUPPORTED:
             return self._no(415, problem.reason, problem.detail)
-        self._letters += 1
         kept = tuple(
             (name.decode("latin-1"), value)
             for name, value in request.headers.raw

@@ -255,11 +255,6 @@ def response_bytes(
     return b"".join(lines)
 
 
-def end_to_end(fields: Fields) -> Fields:
-    """Give the fields that travel on: neither hop-by-hop, nor named in Connection, nor those that are written anew."""
-    return [item for item in _without_named(fields) if item[0] not in _DROPPED]
-
-
 def without_named(fields: Fields, first: dict[bytes, bytes]) -> Fields:
     """Give the fields without those that Connection names."""
     return _without_named(fields) if b"connection" in first else fields

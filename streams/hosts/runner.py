@@ -53,8 +53,6 @@ class RunnerCounters:
     outputs: int = 0
     poisoned: int = 0
     """Records that the stage raised on; they are on the dead-letter topic."""
-    failed_idle: int = 0
-    """Times that the stage raised when it was told that its partition is silent."""
     refused: int = 0
     """Outputs that the broker will never take; they are on the dead-letter topic."""
     retries: int = 0
@@ -218,7 +216,6 @@ class Runner:
             self._stage = self._restored()
             if batch.records:
                 return self._isolated(batch.records)
-            self.counters.failed_idle += 1
             log.exception("stage %s, partition %d: failed when told of silence", self._settings.stage, self._partition)
             return []
 

@@ -50,7 +50,7 @@ def _load(directory: Path) -> Loaded:
 
 def _by_v1(served: Served, rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> object:
     body = json.dumps({"instances": rows.tolist()}).encode()
-    answer = v1.encode_response(served.plane.predict_v1(served.name, v1.decode_request(body)))
+    answer = v1.encode_response(served.plane.predict_v1_later(served.name, v1.decode_request(body))())
     return v1.decode_response(answer)
 
 

@@ -79,7 +79,7 @@ def test_tensors_are_told_as_they_were(plane: DataPlane) -> None:
 def test_rows_are_told_as_they_were(plane: DataPlane) -> None:
     """A V1 call's copy keeps the key of its rows, by which their columns are named, and what else the body says."""
     told = _told(plane)
-    plane.predict_v1("m", v1.decode_request(b'{"inputs":[[1.5,2]],"more":"x"}'))
+    plane.predict_v1_later("m", v1.decode_request(b'{"inputs":[[1.5,2]],"more":"x"}'))()
     eventually(lambda: len(told) == 1, "the shadow's answer")
     (found,) = told
 
@@ -93,7 +93,7 @@ def test_failures_are_told_with_what_was_asked(plane: DataPlane) -> None:
     failed: list[Unanswered] = []
     _told(plane, failed)
     terms = Terms(key=b"c1", headers={"x-sidelight-synthetic": "true"}, size=20)
-    plane.predict_v1("m", v1.decode_request(b'{"instances":[[1.5,2]]}'), terms)
+    plane.predict_v1_later("m", v1.decode_request(b'{"instances":[[1.5,2]]}'), terms)()
     # The next is refused at once, and may be told of before the load that failed is.
     eventually(lambda: len(failed) == 1, "the first failure")
     request = v2.InferRequest(inputs=(Tensor.of("x", ROWS),), parameters={"synthetic": True})
@@ -111,6 +111,6 @@ def test_failures_are_told_with_what_was_asked(plane: DataPlane) -> None:
 
 def test_without_a_witness_copies_are_answered(plane: DataPlane) -> None:
     """Copies count as rows of the protocol `shadow` whether or not anybody keeps the answers."""
-    plane.predict_v1("m", v1.decode_request(b'{"instances":[[1.5,2]]}'))
+    plane.predict_v1_later("m", v1.decode_request(b'{"instances":[[1.5,2]]}'))()
 
     eventually(lambda: b'{model_name="m",protocol="shadow"} 1.0' in plane.metrics.page(), "the shadow's row")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from logger.heads import Fields, RequestHead, end_to_end, forwarded_line, judge, origin, request_bytes
+from logger.heads import Fields, RequestHead, forwarded_line, judge, origin, request_bytes
 
 HOST = (b"host", b"h")
 
@@ -75,8 +75,12 @@ def test_hop_by_hop_fields_stay_behind() -> None:
         (b"connection", b"close, X-Secret, content-type"), (b"x-secret", b"1"), (b"keep-alive", b"5"), (b"te", b"gzip"),
         (b"upgrade", b"h2c"), (b"http2-settings", b"x"), (b"content-type", b"a/b"), (b"x-kept", b"2"),
     ]  # fmt: skip
+    text = request_bytes(head(*fields), b"new", None, chunked=False)
 
-    assert end_to_end(fields) == [(b"content-type", b"a/b"), (b"x-kept", b"2")]
+    assert text == (
+        b"POST /p HTTP/1.1\r\nx-request-id: new\r\nhost: h\r\ncontent-type: a/b\r\nx-kept: 2\r\n"
+        b"via: 1.1 sidelight\r\n\r\n"
+    )
 
 
 def test_a_request_has_one_framing_and_one_correlation() -> None:
