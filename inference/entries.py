@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from inference.adjustments import NONE
 from inference.folders import Fingerprint, Loaded
@@ -53,11 +53,14 @@ class Single:
         return ()
 
 
+_MADE_ONCE: Final = threading.Lock()
+
+
 class Model:
     """One model. What lies in its folder is looked up on its first use: thousands are known by name only."""
 
     __slots__ = (
-        "adjustments", "awaited", "changing", "copies", "failures", "name", "reason", "retry_at", "routes", "seen",
+        "_changing", "adjustments", "awaited", "copies", "failures", "name", "reason", "retry_at", "routes", "seen",
         "source", "stopped", "unsettled",
     )  # fmt: skip
 
@@ -65,8 +68,7 @@ class Model:
         self.name, self.source = name, source
         self.routes: Routes | None = None
         self.copies: dict[str, Copy] = {}
-        self.changing = threading.Lock()
-        """Held by who loads what its folder holds now: of two calls, the later one's settings are to hold."""
+        self._changing: threading.Lock | None = None
         self.awaited = False
         """A request waits for its folder to be looked into."""
         self.stopped = stopped
@@ -79,6 +81,15 @@ class Model:
         """What the last call that had it loaded said of its settings."""
         self.failures, self.retry_at, self.reason = 0, 0.0, ""
         """Of reading the rollout, or of changing to what the folder holds now."""
+
+    @property
+    def changing(self) -> threading.Lock:
+        """Held by who loads what its folder holds now: of two calls, the later one's settings are to hold."""
+        with _MADE_ONCE:
+            if self._changing is None:
+                # Only now: thousands of models are known that no call ever has loaded.
+                self._changing = threading.Lock()
+            return self._changing
 
 
 class Copy:
