@@ -45,11 +45,17 @@ class Short(Sums):
 
 
 async def _proven(plane: DataPlane, model: Short, name: str = "m") -> None:
-    for _ in range(_PROOF):
+    until_s = time.monotonic() + PATIENCE_S
+    while (begun := time.monotonic()) < until_s:
         await plane.infer_async(name, rows(1.0))
-        if model.threads[-1] == threading.get_ident():
+        if model.threads[-1] == threading.get_ident() and _undisturbed(begun):
             return
     raise AssertionError("nothing ran on the loop")
+
+
+def _undisturbed(begun: float) -> bool:
+    """Say whether the machine let us run since then: what holds the loop up for longer is not run there for a while."""
+    return time.monotonic() - begun < 0.1
 
 
 def test_short_predictions_move_to_the_loop() -> None:
@@ -87,16 +93,20 @@ def test_what_runs_on_the_loop_is_not_shared() -> None:
     """Threads that sleep take no part in it, however long the rows take by the clock: in parts it would take longer."""
 
     async def main() -> None:
-        model = Short()
-        async with serving(model) as plane:
-            await _proven(plane, model)
-            model.takes_s = 0.005
-            await plane.infer_async("m", rows(1.0))
-            model.batches.clear()
-            await asyncio.gather(*(plane.infer_async("m", rows(float(value))) for value in range(8)))
+        model, held_up = Short(), True
+        while held_up:
+            model = Short()
+            async with serving(model) as plane:
+                await _proven(plane, model)
+                model.takes_s = 0.005
+                begun = time.monotonic()
+                await plane.infer_async("m", rows(1.0))
+                model.batches.clear()
+                await asyncio.gather(*(plane.infer_async("m", rows(float(value))) for value in range(8)))
+                held_up = not _undisturbed(begun)
 
-            assert model.batches == [8]
-            assert model.threads[-1] == threading.get_ident()
+        assert model.batches == [8]
+        assert model.threads[-1] == threading.get_ident()
 
     asyncio.run(main())
 
