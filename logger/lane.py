@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from typing import Final
 
+from logger.counts import Counts
 from logger.ring import PAGE, Ring
 
 CAPTURED, STRIPPED, QUEUE_FULL, CONNECTIONS, HELD, LATE, RETRIED = range(7)
@@ -13,23 +14,8 @@ _STATUSES: Final = 600
 _TALLY_BYTES: Final = 4 * PAGE
 
 
-class Tally:
-    """Counts in shared memory. One process writes, anybody reads; a restart goes on counting."""
-
-    def __init__(self, memory: memoryview) -> None:
-        self._words = memory.cast("Q")
-
-    def add(self, what: int, amount: int = 1) -> None:
-        """Count."""
-        self._words[what] += amount
-
-    def set(self, what: int, value: int) -> None:
-        """Note a level."""
-        self._words[what] = value
-
-    def get(self, what: int) -> int:
-        """Give a count."""
-        return self._words[what]
+class Tally(Counts):
+    """What a proxy counts."""
 
     def answered(self, status: int) -> None:
         """Count an inference call by the status of its answer; 0 is none."""
@@ -41,15 +27,11 @@ class Tally:
 
     def answers(self) -> dict[int, int]:
         """Give inference calls by status."""
-        return self._by_status(_ANSWERS)
+        return self._by_status(_ANSWERS, _STATUSES)
 
     def refusals(self) -> dict[int, int]:
         """Give refused requests by status."""
-        return self._by_status(_ANSWERS + _STATUSES)
-
-    def _by_status(self, at: int) -> dict[int, int]:
-        words = self._words[at : at + _STATUSES]
-        return {status: count for status, count in enumerate(words) if count}
+        return self._by_status(_ANSWERS + _STATUSES, _STATUSES)
 
 
 class Lane:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
+from inference.protocol import objects
 from inference.protocol.errors import MalformedBody
 
 PROMPT: Final = "text_input"
@@ -37,12 +38,7 @@ def decode_request(body: bytes) -> GenerateRequest:
     Raises:
         MalformedBody: no JSON object, no `text_input`, or parameters that are no object.
     """
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise MalformedBody("body", f"no JSON: {exc}") from exc
-    if not isinstance(fields, dict):
-        raise MalformedBody("body", f"expected a JSON object, got {type(fields).__name__}")
+    fields = objects.read(body)
     prompt, identity = fields.get("text_input"), fields.get("id")
     if not isinstance(prompt, str):
         raise MalformedBody("text_input", f"expected text, got {type(prompt).__name__}")

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from inference.protocol import objects
 from inference.protocol.errors import MalformedBody
 
 KEYS: Final = ("instances", "inputs")
@@ -30,7 +31,7 @@ def decode_request(body: bytes) -> V1Request:
     Raises:
         MalformedBody: no JSON object, or none of 'instances' and 'inputs', or no list under it.
     """
-    fields = _object(body)
+    fields = objects.read(body)
     keys = [key for key in KEYS if key in fields]
     if not keys:
         raise MalformedBody("body", f"expected 'instances' or 'inputs', got {_keys(fields)}")
@@ -47,7 +48,7 @@ def decode_response(body: bytes) -> list[Any]:
     Raises:
         MalformedBody: no JSON object, or no list under 'predictions'.
     """
-    fields = _object(body)
+    fields = objects.read(body)
     predictions = fields.get("predictions")
     if not isinstance(predictions, list):
         raise MalformedBody("predictions", f"expected a list, got {type(predictions).__name__} in {_keys(fields)}")
@@ -89,16 +90,6 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - whatever JSON can say
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} is not JSON serializable")
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise MalformedBody("body", f"no JSON: {exc}") from exc
-    if not isinstance(fields, dict):
-        raise MalformedBody("body", f"expected a JSON object, got {type(fields).__name__}")
-    return fields
 
 
 def _keys(fields: Mapping[str, Any]) -> str:

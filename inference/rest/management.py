@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import orjson
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
 from inference.dataplane import DataPlane
+from inference.protocol import objects
 from inference.protocol.errors import MalformedBody
 from inference.repository import State
 from inference.rest import answers
@@ -58,14 +56,14 @@ class Management:
         return await self._calls.gather(request, written)
 
     def _listed(self, _request: Request, body: bytes) -> Response:
-        only_ready = _fields(body).get("ready", False)
+        only_ready = objects.read(body or b"{}").get("ready", False)
         if not isinstance(only_ready, bool):
             raise MalformedBody("ready", f"expected true or false, got {only_ready!r}")
         entries = [entry for entry in self._plane.index() if entry.state is State.READY or not only_ready]
         return answers.json(entries)
 
     def _loaded(self, request: Request, body: bytes) -> Response:
-        parameters = _fields(body).get("parameters") or {}
+        parameters = objects.read(body or b"{}").get("parameters") or {}
         if not isinstance(parameters, dict):
             raise MalformedBody("parameters", f"expected an object, got {type(parameters).__name__}")
         model = request.path_params["model"]
@@ -80,13 +78,3 @@ class Management:
 
 def _page(page: bytes) -> Response:
     return Response(page, media_type=CONTENT_TYPE_LATEST)
-
-
-def _fields(body: bytes) -> dict[str, Any]:
-    try:
-        fields = orjson.loads(body or b"{}")
-    except orjson.JSONDecodeError as exc:
-        raise MalformedBody("body", f"no JSON: {exc}") from exc
-    if not isinstance(fields, dict):
-        raise MalformedBody("body", f"expected a JSON object, got {type(fields).__name__}")
-    return fields

@@ -14,6 +14,8 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from logger.counts import Counts
+
 CALLS, JOINED, BATCHES, FALLBACKS, WAITING, ERRORS, ROWS = range(7)
 _SIZES: Final = 16
 _LIMITS: Final = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -22,23 +24,11 @@ _MOST: Final = 600
 _BYTES: Final = 2 * mmap.PAGESIZE
 
 
-class BatchTally:
-    """Counts. Made before the fork; one process writes, anybody reads."""
+class BatchTally(Counts):
+    """Counts. Made before the fork."""
 
     def __init__(self) -> None:
-        self._words = memoryview(mmap.mmap(-1, _BYTES)).cast("Q")
-
-    def add(self, what: int, amount: int = 1) -> None:
-        """Count."""
-        self._words[what] += amount
-
-    def set(self, what: int, value: int) -> None:
-        """Note a level."""
-        self._words[what] = value
-
-    def get(self, what: int) -> int:
-        """Give a count."""
-        return self._words[what]
+        super().__init__(memoryview(mmap.mmap(-1, _BYTES)))
 
     def sent(self, calls: int, rows: int) -> None:
         """Count a batch of so many calls and rows."""
@@ -53,8 +43,7 @@ class BatchTally:
 
     def refusals(self) -> dict[int, int]:
         """Give the calls that were answered in the model's place, by status."""
-        words = self._words[_STATUSES : _STATUSES + _MOST]
-        return {status: count for status, count in enumerate(words) if count}
+        return self._by_status(_STATUSES, _MOST)
 
     def sizes(self) -> list[tuple[str, float]]:
         """Give how many batches had at most so many rows."""
