@@ -16,7 +16,7 @@ import orjson
 
 from inference.errors import InvalidInput, ModelLoadFailed, Unsupported
 from inference.folders import Loaded
-from inference.settings import milliseconds
+from inference.modelsettings import milliseconds
 
 Adjustments: TypeAlias = Mapping[str, Any]
 """Fields of `ModelSettings` and their values."""

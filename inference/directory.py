@@ -14,8 +14,9 @@ from typing import Final
 
 from inference import options
 from inference.errors import ModelLoadFailed
+from inference.modelsettings import read_model_settings
 from inference.runtime import RUNTIMES, Runtime, Source
-from inference.settings import SETTINGS_FILE, ModelSettings, Trust, read_model_settings
+from inference.settings import SETTINGS_FILE, ModelSettings, Trust
 from inference.transformer import Transformer
 from inference.upstream.link import Link
 from streams.errors import UnknownPlugin

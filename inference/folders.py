@@ -16,9 +16,10 @@ from typing import Final, TypeAlias
 
 from inference.directory import open_model
 from inference.errors import ModelLoadFailed, ModelNotFound
+from inference.modelsettings import read_model_settings
 from inference.rollout import ROLLOUT_FILES, UNNUMBERED, Rollout, parse
 from inference.runtime import Runtime
-from inference.settings import SETTINGS_FILE, ModelSettings, Trust, read_model_settings
+from inference.settings import SETTINGS_FILE, ModelSettings, Trust
 from inference.storage.cache import Storage
 from inference.storage.room import Held
 from inference.upstream.link import Link

@@ -18,6 +18,7 @@ from inference.protocol.datatypes import BYTES, RAW_ONLY, numpy_dtype
 from inference.protocol.errors import BadTensor
 from inference.protocol.grpc_messages import ModelInferRequest, ModelInferResponse
 from inference.protocol.grpc_schema import parsed
+from inference.protocol.grpc_wire import LENGTH, varint, without_field
 from inference.protocol.tensors import Array, Parameters, Tensor, check_shape, from_raw, to_raw
 from inference.protocol.v2 import InferRequest, InferResponse, RequestedOutput
 
@@ -27,7 +28,6 @@ _NOTHING: Final[Parameters] = MappingProxyType({})
 _LARGE: Final = 64 * 1024
 """From here on, a copy costs more than looking for the contents in Python."""
 _RAW_INPUTS, _RAW_OUTPUTS = 7, 6
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _TYPED: Final = {
     "BOOL": "bool_contents",
     "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
@@ -35,7 +35,7 @@ _TYPED: Final = {
     "FP32": "fp32_contents", "FP64": "fp64_contents", BYTES: "bytes_contents",
 }  # fmt: skip
 # Packed numbers of a fixed width are the raw form behind a tag and a length.
-_PACKED: Final = {"FP32": (6 << 3 | _LENGTH, 4), "FP64": (7 << 3 | _LENGTH, 8)}
+_PACKED: Final = {"FP32": (6 << 3 | LENGTH, 4), "FP64": (7 << 3 | LENGTH, 8)}
 _WIDEST: Final = {"i": "i8", "u": "u8"}
 _INT64: Final = range(-(1 << 63), 1 << 63)
 _UINT64: Final = range(1 << 64)
@@ -52,7 +52,7 @@ class Received:
         Raises:
             MalformedBody: the bytes are no ModelInferRequest.
         """
-        rest, cut = _without_raws(data) if len(data) >= _LARGE else (data, [])
+        rest, cut = without_field(data, _RAW_INPUTS) if len(data) >= _LARGE else (data, [])
         self._message = parsed(ModelInferRequest, rest)
         self._raws: Sequence[Raw] = cut or self._message.raw_input_contents
         self.model: str = self._message.model_name
@@ -148,7 +148,7 @@ def _written(message: Any, items: Any, tensors: Sequence[Tensor], field: int, *,
         if raw:
             content = _raw(tensor)
             size = content.nbytes if isinstance(content, memoryview) else len(content)
-            parts += (varint(field << 3 | _LENGTH) + varint(size), content)
+            parts += (varint(field << 3 | LENGTH) + varint(size), content)
         else:
             _set_contents(item.contents, tensor)
     # Fields of a message may come in any order, so those that are not to be copied first come last.
@@ -245,61 +245,3 @@ def _set_parameters(message: Any, parameters: Parameters) -> None:  # noqa: ANN4
         else:
             # What JSON can nest, and gRPC cannot, goes as its text.
             slot.string_param = value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _without_raws(data: bytes) -> tuple[bytes, list[memoryview]]:
-    """Cut the raw contents out of a request; all of it comes back when it does not read like one."""
-    view = memoryview(data)
-    rest: list[memoryview] = []
-    raws: list[memoryview] = []
-    at = kept = 0
-    try:
-        while at < len(view):
-            tag, value_at = _read_varint(view, at)
-            end, value_at = _end(view, tag & 7, value_at)
-            if tag == _RAW_INPUTS << 3 | _LENGTH:
-                rest.append(view[kept:at])
-                raws.append(view[value_at:end])
-                kept = end
-            at = end
-    except (IndexError, ValueError):
-        # The parser has the better words for what is wrong.
-        return data, []
-    if at != len(view):
-        return data, []
-    return b"".join((*rest, view[kept:])), raws
-
-
-def _end(view: memoryview, kind: int, at: int) -> tuple[int, int]:
-    """Give where a field's value ends, and where it begins."""
-    if kind == _LENGTH:
-        length, at = _read_varint(view, at)
-        return at + length, at
-    if kind == _VARINT:
-        return _read_varint(view, at)[1], at
-    if kind in {_FIXED64, _FIXED32}:
-        return at + (8 if kind == _FIXED64 else 4), at
-    raise ValueError(kind)
-
-
-def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = view[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004 - the bit that says that more follows
-            return value, at
-        shift += 7
-        if shift > 63:  # noqa: PLR2004 - ten bytes are the longest
-            raise ValueError(shift)
-
-
-def varint(value: int) -> bytes:
-    """Write a number as protobuf has it."""
-    out = bytearray()
-    while value > 0x7F:  # noqa: PLR2004 - seven bits fit
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from inference.protocol.grpc_codec import decode_response, varint
+from inference.protocol.grpc_codec import decode_response
 from inference.protocol.grpc_messages import ModelInferResponse, ModelStreamInferResponse
 from inference.protocol.grpc_schema import parsed
+from inference.protocol.grpc_wire import varint
 from inference.protocol.v2 import InferResponse
 
 FINAL: Final = "triton_final_response"

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from inference import options
 from inference.directory import open_model
 from inference.modelcode import ModelCode
+from inference.modelsettings import read_model_settings
 from inference.runtime import RUNTIMES, Source
-from inference.settings import SETTINGS_FILE, Trust, read_model_settings
+from inference.settings import SETTINGS_FILE, Trust
 from tests.documented import ROOT
 from tests.inference.serving import predictor
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from inference.settings import SETTINGS_FILE, read_model_settings
+from inference.modelsettings import read_model_settings
+from inference.settings import SETTINGS_FILE
 from tests.documented import ROOT
 from tests.inference.batching.models import Sums, rows, serving
 

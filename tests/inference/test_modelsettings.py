@@ -9,8 +9,9 @@ import pytest
 
 from inference.directory import holds_model, open_model
 from inference.errors import ModelLoadFailed
+from inference.modelsettings import read_model_settings
 from inference.runtime import RUNTIMES, Runtime
-from inference.settings import SETTINGS_FILE, ModelSettings, QueueLimit, Trust, read_model_settings
+from inference.settings import SETTINGS_FILE, ModelSettings, QueueLimit, Trust
 
 
 def _with(directory: Path, text: str, runtime: str = "sklearn") -> Runtime:
