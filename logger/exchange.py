@@ -11,12 +11,12 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from email.utils import formatdate
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import orjson
 
+from logger.answers import date, refusal
 from logger.heads import CONTINUE, LAST_CHUNK, Fields, RequestHead, chunk, framing, request_bytes, response_bytes
 from logger.hold import Hold
 from logger.settings import ProxySettings
@@ -187,7 +187,7 @@ class Exchange:
         if self._close_after:
             tail += b"connection: close\r\n"
         if b"date" not in first:
-            tail += _date(int(time.time()))
+            tail += date(int(time.time()))
         text = response_bytes(status, reason, fields, tail, self._correlation)
         if self._audited:
             self._pass(text)
@@ -423,16 +423,6 @@ class Exchange:
         self._client.finished(self, close=close)
 
 
-def refusal(status: int, body: bytes, correlation: bytes | None, *, content: bool = True) -> bytes:
-    """Write a whole answer of our own; `content` is false for a HEAD request."""
-    fields: Fields = [(b"content-type", b"application/json")]
-    if status in {429, 503}:
-        fields.append((b"retry-after", b"1"))
-    tail = framing(len(body), chunked=False) + b"connection: close\r\n" + _date(int(time.time()))
-    head = response_bytes(status, _REASONS.get(status, b"Error"), fields, tail, correlation)
-    return head + body if content else head
-
-
 def _look_up(method: bytes, target: bytes, others: bool) -> tuple[str, bool]:  # noqa: FBT001 - for the cache
     """Give the path of a call that is logged, "" of any other, and whether it is one for predictions."""
     path = target.partition(b"?")[0].decode("latin-1")
@@ -444,20 +434,8 @@ _looked_up = lru_cache(maxsize=1024)(_look_up)
 _HOLD_PATH: Final = 512
 
 
-@lru_cache(maxsize=4)
-def _date(second: int) -> bytes:
-    """Write when an answer came; RFC 9110 section 6.6.1 wants it of whoever passes on an answer without it."""
-    return b"date: %b\r\n" % formatdate(second, usegmt=True).encode()
-
-
 def _without_length(fields: Fields) -> Fields:
     return [item for item in fields if item[0] != b"content-length"]
 
 
 _CONTINUE: Final = 100
-_REASONS: Final = {
-    400: b"Bad Request", 408: b"Request Timeout", 413: b"Content Too Large", 414: b"URI Too Long",
-    417: b"Expectation Failed", 429: b"Too Many Requests", 431: b"Request Header Fields Too Large",
-    501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
-    505: b"HTTP Version Not Supported",
-}  # fmt: skip

@@ -14,8 +14,9 @@ from typing import cast
 import h11
 from hypothesis import strategies as st
 
+from logger.connection import Connection
 from logger.lane import Lane
-from logger.proxy import Connection, Proxy
+from logger.proxy import Proxy
 from logger.settings import ProxySettings
 from logger.tap import Seen
 from logger.upstream import Pool, Upstream
