@@ -47,8 +47,8 @@ class Call:
     """From its head to its last trailer. All on the event loop."""
 
     __slots__ = (
-        "_assembly", "_began", "_begun", "_drained", "_ended", "_flow", "_heard", "_held", "_inbox", "_link", "_more",
-        "_owed", "_task", "_unsent", "_wanted", "deadline", "head", "method", "over", "stream",
+        "_assembly", "_began", "_begun", "_drained", "_ended", "_flow", "_heard", "_held", "_inbox", "_kept", "_link",
+        "_more", "_owed", "_task", "_unsent", "_wanted", "deadline", "head", "method", "over", "stream",
     )  # fmt: skip
 
     def __init__(self, link: Connection, stream: int, wanted: Wanted, method: Method) -> None:
@@ -61,8 +61,9 @@ class Call:
         self._inbox: deque[tuple[int, bytes]] = deque()
         self._ended = False
         """The request is whole."""
-        self._held = self._owed = 0
-        """Bytes of the request that wait here, and those that its window was not given back for."""
+        self._held = self._owed = self._kept = 0
+        """Bytes of the request that wait here, and those that its window was not given back for; messages that were
+        taken and wait elsewhere."""
         self._more: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._flow: Flow | None = None
@@ -138,6 +139,20 @@ class Call:
             self.fail(DeadlineExceeded(round(self.deadline - self._began, 3)))
         elif not self._ended and (self._assembly.size or self.method.unary) and now - self._heard > most_s:
             self.fail(BodyTooSlow(most_s))
+
+    def keep(self, size: int) -> None:
+        """See `methods.Asked`."""
+        if not self.over:
+            self._kept += 1
+            self._hold(size + _EACH)
+
+    def let_go(self, size: int) -> None:
+        """See `methods.Asked`."""
+        if not self.over:
+            self._kept -= 1
+            self._hold(-size - _EACH)
+            if self._owed:
+                self._give_back()
 
     # What goes out.
 
@@ -256,7 +271,8 @@ class Call:
 
     def _give_back(self) -> None:
         """Let the client send as much again, unless more waits here than should."""
-        if not self._inbox or (len(self._inbox) <= _AHEAD and self._held <= _AHEAD_BYTES):
+        waiting = len(self._inbox) + self._kept
+        if not waiting or (waiting <= _AHEAD and self._held <= _AHEAD_BYTES):
             owed, self._owed = self._owed, 0
             self._link.taken(self.stream, owed)
 

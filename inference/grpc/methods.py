@@ -18,6 +18,12 @@ class Asked(Protocol):
     deadline: float | None
     """When its caller has no more use for an answer, by `time.monotonic()`."""
 
+    def keep(self, size: int) -> None:
+        """Go on counting a message that was taken, of so many bytes: it waits, and its client is to be slowed down."""
+
+    def let_go(self, size: int) -> None:
+        """Count it no more: something else does, or it is gone."""
+
 
 Unary = Callable[[bytes, Asked], Awaitable[bytes]]
 """One message in, one out. What it raises becomes the call's status; it is cancelled when nobody waits any more."""

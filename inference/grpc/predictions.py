@@ -59,22 +59,25 @@ class Predictions:
         A client that asked for it gets the status for it instead, which ends the stream.
         """
         head, several = asked.head, dict[tuple[str, str | None], bool]()
-        waiting: asyncio.Queue[asyncio.Task[bytes | Pieces] | None] = asyncio.Queue(_AHEAD)
+        waiting: asyncio.Queue[tuple[asyncio.Task[bytes | Pieces], _Kept] | None] = asyncio.Queue(_AHEAD)
         tasks: set[asyncio.Task[Any]] = set()
 
-        def done(task: asyncio.Task[bytes | Pieces]) -> None:
+        def done(kept: _Kept, task: asyncio.Task[bytes | Pieces]) -> None:
             tasks.discard(task)
-            if not task.cancelled():
-                # Of a stream that has ended nobody else asks; it was counted.
-                task.exception()
+            # Of a stream that has ended nobody else asks for the exception; it was counted.
+            if task.cancelled() or task.exception() or isinstance(task.result(), bytes):
+                kept.let_go()
 
         async def read() -> None:
             try:
                 async for data in messages:
-                    task = asyncio.ensure_future(self._streamed(data, head, terms_of(asked, len(data)), several))
+                    kept = _Kept(asked, len(data))
+                    task = asyncio.ensure_future(self._streamed(data, head, terms_of(asked, len(data)), several, kept))
                     tasks.add(task)
-                    task.add_done_callback(done)
-                    await waiting.put(task)
+                    task.add_done_callback(partial(done, kept))
+                    # The task has it: who waits for a place in the queue is not to hold it for longer.
+                    del data
+                    await waiting.put((task, kept))
             except Exception:
                 await waiting.put(None)
                 raise
@@ -83,8 +86,10 @@ class Predictions:
 
         reader = asyncio.ensure_future(read())
         try:
-            while (task := await waiting.get()) is not None:
+            while (found := await waiting.get()) is not None:
+                task, kept = found
                 answer = await task
+                kept.let_go()
                 if isinstance(answer, bytes):
                     yield answer
                     continue
@@ -97,8 +102,9 @@ class Predictions:
                 each.cancel()
 
     async def _streamed(
-        self, data: bytes, head: Mapping[str, str], terms: Terms, several: dict[tuple[str, str | None], bool]
-    ) -> bytes | Pieces:
+        self, data: bytes, head: Mapping[str, str], terms: Terms, several: dict[tuple[str, str | None], bool],
+        kept: _Kept,
+    ) -> bytes | Pieces:  # fmt: skip
         model = identity = ""
         strict = head.get(STRICT) == "true"
         try:
@@ -115,6 +121,8 @@ class Predictions:
                 return Several(self._plane, received, terms, partial(self._count, model, head), strict=strict)
             if received.names(PROMPT) and await self._plane.generates(model, received.version, terms):
                 return Text(self._plane, received, terms, partial(self._count, model, head), strict=strict)
+            # From here on the batcher counts it.
+            kept.let_go()
             answer = await self._predicted(received, terms)
         except asyncio.CancelledError:
             self._count(model, head, ClientGone())
@@ -142,3 +150,23 @@ class Predictions:
         # By HTTP's statuses, as the other transports count, so that one query asks for all of them.
         status = _OK if error is None else answers.status_of(error) or _BUG
         self._plane.metrics.answered(label, "grpc", status, synthetic=synthetic(head))
+
+
+class _Kept:
+    """A message that waits until its model is known, which may have to be loaded, or until its several answers' turn.
+
+    It is in no queue of the batcher's then, so it counts among what its connection holds.
+    """
+
+    __slots__ = ("_asked", "_size")
+
+    def __init__(self, asked: Asked, size: int) -> None:
+        self._asked: Asked | None = asked
+        self._size = size
+        asked.keep(size)
+
+    def let_go(self) -> None:
+        """Count it no more. Any number of times."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.let_go(self._size)

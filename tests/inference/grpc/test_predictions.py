@@ -1,18 +1,38 @@
-"""ModelStreamInfer, whose caller has gone."""
+"""ModelStreamInfer, whose caller has gone, or whose model is yet to be loaded."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Mapping
 
+from h2.events import DataReceived, PingAckReceived, StreamEnded
+
+from inference.dataplane import DataPlane
+from inference.grpc.assembly import prefixed
+from inference.grpc.methods import of_service
 from inference.grpc.predictions import Predictions
+from inference.metrics import PredictorMetrics
 from inference.protocol.grpc_codec import encode_request
+from inference.protocol.grpc_messages import SERVICE
+from inference.repository import Loaded, Repository
+from inference.settings import ModelSettings, RepositorySettings
 from tests.inference.batching.models import Sums, rows, serving, until
+from tests.inference.grpc.hosting import hosted
+from tests.inference.serving import DEADLINE_S, eventually
+from tests.logger.grpc import raw
+from tests.logger.grpc.raw import Peer
 
 
 class _Asked:
     head: Mapping[str, str] = {}
     deadline: float | None = None
+
+    def keep(self, size: int) -> None:
+        """Count nothing."""
+
+    def let_go(self, size: int) -> None:
+        """Count nothing."""
 
 
 def test_a_stream_that_ends_early_leaves_no_task() -> None:
@@ -37,3 +57,62 @@ def test_a_stream_that_ends_early_leaves_no_task() -> None:
             model.gate.set()
 
     asyncio.run(main())
+
+
+def test_messages_that_wait_for_a_load_slow_their_client_down() -> None:
+    """They count among what a stream holds, as those that nobody has taken; once it is loaded, all are answered."""
+    asked, loads = threading.Event(), threading.Event()
+
+    def load() -> Loaded:
+        asked.set()
+        assert loads.wait(DEADLINE_S)
+        return Loaded(Sums(), "1", ModelSettings())
+
+    repository = Repository({"m": load}, RepositorySettings(on_demand=True))
+    plane = DataPlane(repository, PredictorMetrics(lambda: 0.0))
+    message = encode_request("m", rows(1.0, width=24_000), raw=True)
+    content = (prefixed(message, packed=False) + message) * _MESSAGES
+    with hosted() as server, raw.client(server.port) as peer:
+        server.host.methods = of_service(SERVICE, {}, {"ModelStreamInfer": Predictions(plane).stream})
+        stream, sent, waited = peer.call(None, f"/{SERVICE}/ModelStreamInfer"), 0, []
+
+        def full() -> bool:
+            nonlocal sent
+            sent = _sent(peer, stream, content, sent)
+            return server.host.held > 512 * 1024 and not peer.h2.local_flow_control_window(stream)
+
+        eventually(full, "the client has to wait")
+        waited.append((sent, server.host.held))
+        loads.set()
+        while sent < len(content):
+            if not peer.h2.local_flow_control_window(stream):
+                assert peer.read()
+            sent = _sent(peer, stream, content, sent)
+        peer.h2.end_stream(stream)
+        peer.flush()
+        peer.until(StreamEnded, stream)
+        answers = b"".join(event.data or b"" for event in peer.events if isinstance(event, DataReceived))
+        eventually(lambda: server.host.held == 0, "nothing is held")
+    plane.close()
+    repository.close()
+
+    assert asked.is_set()
+    assert all(sent <= held for sent, held in waited)
+    assert answers.count(b"sum") == _MESSAGES
+
+
+_MESSAGES = 40
+
+
+def _sent(peer: Peer, stream: int, content: bytes, at: int) -> int:
+    """Send what the server takes now; give how far that went."""
+    begun = at
+    while at < len(content) and (room := min(peer.h2.local_flow_control_window(stream), 16_384)):
+        peer.h2.send_data(stream, content[at : at + room])
+        at += room
+    if at > begun:
+        # What the server has to say about the content, it says before this.
+        peer.h2.ping(b"12345678")
+        peer.flush()
+        peer.until(PingAckReceived)
+    return at
