@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from inference.errors import ModelLoadFailed
-from inference.rollout import Choice, Routes, parse
+from inference.rollout import UNNUMBERED, Choice, Routes, parse, routes_of
 
 VERSIONS = ("10", "9", "1")
 NOTHING: Mapping[str, str] = {}
@@ -39,6 +39,17 @@ def test_without_a_rollout_the_highest_number_answers() -> None:
         None,
         None,
     ]
+
+
+def test_models_without_versions_share_their_routes() -> None:
+    """Thousands of models that have neither numbers nor a rollout keep one way between them; any other has its own."""
+    first, second = (routes_of(name, (UNNUMBERED,), None) for name in ("a", "b"))
+    own = routes_of("a", VERSIONS, None), routes_of("a", (UNNUMBERED,), parse(b"{stable: latest}", "rollout.yaml"))
+
+    assert first is second
+    assert (first.choose(b"", NOTHING, _never), first.wanted) == (Choice(None, steady=True), (UNNUMBERED,))
+    assert own[0].wanted == ("10",)
+    assert own[1] is not first
 
 
 def test_aliases_name_versions_and_other_aliases() -> None:
