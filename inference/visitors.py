@@ -73,10 +73,12 @@ class Visitor(HttpToolsProtocol):
             return
         self._head += len(data)
         if self._head > _HEAD_BYTES and not self.transport.is_closing():
-            if latest is None or latest.response_complete:
-                self.transport.write(_LONG)
-            elif not (heading or latest.response_started or self.pipeline):
-                self.transport.write(_TRAILING)
+            if heading:
+                told = latest is None or latest.response_complete
+            else:
+                told = not (latest.response_started or self.pipeline)
+            if told:
+                self.transport.write(_LONG if heading else _TRAILING)
             self.transport.close()
 
     @property
