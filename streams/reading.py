@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaException, Message, TopicPartition
 
 from streams.errors import Unavailable
 from streams.stage import Headers, Record
@@ -86,6 +86,7 @@ class Reader:
 
 def as_record(message: Message) -> Record:
     """Translate a message that confluent-kafka read."""
+    kind, timestamp_ms = message.timestamp()
     return Record(
         message.topic() or "",
         message.partition() or 0,
@@ -93,7 +94,8 @@ def as_record(message: Message) -> Record:
         message.key(),
         message.value(),
         _headers(message),
-        message.timestamp()[1],
+        timestamp_ms,
+        kind == TIMESTAMP_LOG_APPEND_TIME,
     )
 
 

@@ -26,6 +26,8 @@ class Record:
     value: bytes | None
     headers: Headers = ()
     timestamp_ms: int = 0
+    appended: bool = False
+    """Whether that is when the broker took it, by the broker's clock (LogAppendTime); else a producer said so."""
 
 
 class Output(NamedTuple):

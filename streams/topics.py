@@ -79,8 +79,12 @@ class Topics:
 
 
 def request_topics(names: tuple[str, ...], partitions: int) -> tuple[Topic, ...]:
-    """Declare topics of requests or answers: any client reads them, so the broker leaves records as they were sent."""
-    return tuple(Topic(name, partitions, {"max.message.bytes": str(16 << 20)}) for name in names)
+    """Declare topics of requests or answers: any client reads them, so the broker leaves records as they were sent.
+
+    But for their time, which is the broker's: how long a request has waited is no matter of its client's clock.
+    """
+    config = {"max.message.bytes": str(16 << 20), "message.timestamp.type": "LogAppendTime"}
+    return tuple(Topic(name, partitions, config) for name in names)
 
 
 def state_topic(topics: Topics, group: str, partitions: int) -> Topic:

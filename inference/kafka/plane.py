@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from inference import timeouts
 from inference.batching.terms import Terms
@@ -61,6 +61,8 @@ class PlaneModels:
         self._shadowed_apart = shadowed_apart
         self._lock = threading.Lock()
         self._away_since: dict[tuple[str, str | None], float] = {}
+        self._taken_at: dict[_Place, float] = {}
+        """When calls with a time limit of their own were first begun that are yet to be answered."""
         self._under_way = 0
 
     def side(self, ask: Ask) -> Side:
@@ -118,6 +120,12 @@ class PlaneModels:
             since = self._away_since.setdefault((call.model, call.version), time.monotonic())
         return NotNow(str(error), "model") if time.monotonic() - since < self._patience_s else None
 
+    def over(self, call: Call) -> None:
+        """Note that a call will not be made again."""
+        if self._taken_at:
+            with self._lock:
+                self._taken_at.pop(_place(call.around), None)
+
     def there(self, call: Call) -> None:
         """Note that a model has answered."""
         if self._away_since:
@@ -136,7 +144,7 @@ class PlaneModels:
                 raise ModelNotFound(call.model, call.version)
             predictions = self._plane.predict_v1_later(call.model, call.request, terms)
             return lambda: Answered(predictions(), "", _now_us())
-        terms = _until(terms, around, call.request)
+        terms = self._until(terms, around, call.request)
         response = self._plane.infer_later(call.model, call.request, call.version, terms)
 
         def wait() -> Answered:
@@ -145,27 +153,50 @@ class PlaneModels:
 
         return wait
 
+    def _until(self, terms: Terms, around: Envelope, request: InferRequest) -> Terms:
+        """Heed the caller's own time limit.
+
+        Raises:
+            DeadlineExceeded: nobody waits any more.
+        """
+        seconds = timeouts.asked(request.parameters)
+        if seconds is None:
+            return terms
+        left = seconds - self._waited_s(around)
+        if left <= 0:
+            raise DeadlineExceeded(seconds)
+        return replace(terms, deadline=time.monotonic() + left)
+
+    def _waited_s(self, around: Envelope) -> float:
+        """Give how long a request has waited, by clocks of the operator's: a client's may be an hour off.
+
+        By the broker's where the topic has that. Otherwise by ours, since we first took it up.
+        """
+        if around.record.appended:
+            return max(0.0, time.time() - around.record.timestamp_ms / 1000)
+        now = time.monotonic()
+        with self._lock:
+            taken_at = self._taken_at.setdefault(_place(around), now)
+            if len(self._taken_at) > _MOST_TAKEN:
+                # Of partitions that are somebody else's by now.
+                del self._taken_at[next(iter(self._taken_at))]
+        return now - taken_at
+
+
+_Place: TypeAlias = tuple[str, int, int]
+_MOST_TAKEN: Final = 4_096
+"""More calls than all partitions of a process have under way."""
+
+
+def _place(around: Envelope) -> _Place:
+    record = around.record
+    return record.topic, record.partition, record.offset
+
 
 def _size(call: Call) -> int:
     """Give the bytes that a request holds: those of its body, or of the tensors that it has become."""
     tensors = call.request.inputs if isinstance(call.request, InferRequest) else ()
     return max(call.size, sum(tensor.data.nbytes for tensor in tensors))
-
-
-def _until(terms: Terms, around: Envelope, request: InferRequest) -> Terms:
-    """Heed the caller's own time limit, which began with the request: it may have waited in the topic since.
-
-    Raises:
-        DeadlineExceeded: nobody waits any more.
-    """
-    seconds = timeouts.asked(request.parameters)
-    if seconds is None:
-        return terms
-    # A record may have no time.
-    left = seconds if around.at_us <= 0 else around.at_us / 1e6 + seconds - time.time()
-    if left <= 0:
-        raise DeadlineExceeded(seconds)
-    return replace(terms, deadline=time.monotonic() + left)
 
 
 def _now_us() -> int:
@@ -188,6 +219,17 @@ class _Answer:
 
     def result(self) -> Answered:
         """Wait; see `inference.kafka.calls.Pending`."""
+        try:
+            answered = self._told()
+        except NotNow:
+            raise
+        except BaseException:
+            self._models.over(self._call)
+            raise
+        self._models.over(self._call)
+        return answered
+
+    def _told(self) -> Answered:
         try:
             answered = self._wait()
         except MAY_PASS as exc:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from deploy.kafka.ports import free_port
+from deploy.kafka.topics import ensure_topics
 from streams.errors import Unavailable
 from streams.reading import Reader
-from streams.topics import Topics
+from streams.topics import Topics, request_topics
 from tests.deploy.laying import NOW_MS, Laid, create, expire, lay, lay_aborted
 from tests.inference.serving import eventually
 
@@ -31,6 +32,19 @@ def test_a_stretch_is_what_was_asked_for(kafka: str, topics: Topics) -> None:
     assert reader.read(topic, 1, 1, 5, limit=2) == whole[1:3]
     assert reader.read(topic, 1, 3, 99) == whole[3:]
     assert reader.read(topic, 0, 0, 1) == []
+
+
+@pytest.mark.kafka
+def test_requests_bear_the_brokers_time(kafka: str, topics: Topics) -> None:
+    """Whatever their clients' clocks say; and of each record it is known whose time it has."""
+    ensure_topics(kafka, request_topics((topics.requests,), 1))
+    lay(kafka, topics.requests, [Laid(((), b"asked"))])
+    lay(kafka, create(kafka, topics.payloads), [Laid(((), b"seen"))])
+    reader = Reader(kafka)
+    (asked,), (seen,) = (reader.read(topic, 0, 0, 1) for topic in (topics.requests, topics.payloads))
+
+    assert (asked.appended, seen.appended) == (True, False)
+    assert asked.timestamp_ms != seen.timestamp_ms == NOW_MS
 
 
 @pytest.mark.kafka
