@@ -2,17 +2,13 @@
 
 What `commit` has returned for is read again after a crash, whatever the crash did to the rest. The order of operations
 is what makes it so: a segment's name is synced before its first record counts; content is synced before a record
-counts; the cursor goes to a new file, is synced, renamed and its folder synced before a segment below it is removed. A
-segment that an error or a crash has touched is never appended to again.
-
-A full disk must not stay full: to remove anything the cursor has to be written first, so a little room is kept for it.
+counts; the cursor is on disk (`cursor.py`) before a segment below it is removed. A segment that an error or a crash has
+touched is never appended to again.
 """
 
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,16 +16,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from logger.settings import SpoolSettings
+from logger.spool.cursor import Cursor
 from logger.spool.disk import Disk
 from logger.spool.frames import HEAD_BYTES, frame, next_mark, unframe, wanted
 
 _NAME: Final = re.compile(r"(\d{20})-(\d{6})\.log")
-_CURSOR: Final = "cursor"
-_CURSOR_NEW: Final = "cursor.new"
-_CURSOR_FORMAT: Final = struct.Struct("<QI")
-_RESERVE: Final = "reserve"
-_RESERVED: Final = bytes(8 << 10)
-"""More than one block of any common file system: what a cursor takes."""
 _CHUNK: Final = 1 << 20
 _RECORD, _VOID = b"R", b"V"
 """First byte of a frame's content. A void names the first of the ids before it that were abandoned."""
@@ -59,14 +50,14 @@ class Journal:
         self.damaged = 0
         """Records that were lost to damage on the disk."""
         names = disk.names()
-        self._reserved = _RESERVE in names
         self._segments = deque(
             _Segment(int(match[1]), int(match[2]), disk.size(match[0]))
             for match in map(_NAME.fullmatch, sorted(names))
             if match
         )
         firsts = [segment.first for segment in self._segments]
-        self.cursor = self._load_cursor(names)
+        self._place = Cursor(disk, names, sync=settings.sync)
+        self.cursor = self._place.load()
         """Every record below it is acknowledged."""
         if firsts and self.cursor < firsts[0]:
             # Only after a power cut without syncs may a segment be gone before the cursor says why.
@@ -188,14 +179,8 @@ class Journal:
     def checkpoint(self) -> None:
         """Put the cursor on disk, then remove what lies below it. A crash before that means records come again."""
         if self.cursor != self._saved:
-            try:
-                self._save_cursor()
-            except OSError:
-                if not self._reserved:
-                    raise
-                self._reserved = False
-                self._disk.remove(_RESERVE)
-                self._save_cursor()
+            self._place.save(self.cursor)
+            self._saved = self.cursor
         while (
             len(self._segments) > 1
             and self._segments[1].first <= self._saved
@@ -205,18 +190,6 @@ class Journal:
             self._segments.popleft()
         if self._writing is None and self._saved == self.committed:
             self._clear()
-
-    def _save_cursor(self) -> None:
-        if _CURSOR_NEW in self._disk.names():
-            self._disk.remove(_CURSOR_NEW)
-        summed = zlib.crc32(self.cursor.to_bytes(8, "little"))
-        self._disk.append(_CURSOR_NEW, _CURSOR_FORMAT.pack(self.cursor, summed))
-        if self._settings.sync:
-            self._disk.sync(_CURSOR_NEW)
-        self._disk.rename(_CURSOR_NEW, _CURSOR)
-        if self._settings.sync:
-            self._disk.sync_folder()
-        self._saved = self.cursor
 
     def _clear(self) -> None:
         """Remove what will not be written to again: all of it has been read and is done with."""
@@ -236,10 +209,7 @@ class Journal:
 
     def _begin(self) -> _Segment:
         """Start a segment under the first id that it says anything about."""
-        if not self._reserved:
-            self._disk.append(_RESERVE, _RESERVED)
-            self._disk.forget(_RESERVE)
-            self._reserved = True
+        self._place.reserve()
         first = self._next - len(self._pending) if self._void is None else self._void
         # An attempt that failed has left a file. It is read as far as it is sound, and not written to again.
         segment = _Segment(first, sum(one.first == first for one in self._segments))
@@ -313,11 +283,3 @@ class Journal:
             else:
                 yield record[:2]
                 at = record[2]
-
-    def _load_cursor(self, names: list[str]) -> int:
-        if _CURSOR not in names:
-            return 0
-        content = self._disk.read(_CURSOR, 0, _CURSOR_FORMAT.size)
-        if len(content) != _CURSOR_FORMAT.size or zlib.crc32(content[:8]) != _CURSOR_FORMAT.unpack(content)[1]:
-            return 0
-        return int(_CURSOR_FORMAT.unpack(content)[0])
