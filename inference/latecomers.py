@@ -27,8 +27,9 @@ _PROBE_S: Final = 10.0
 """How long a probe may take, from its asking to its end. Kubelets wait for a second, if they are not told otherwise."""
 _LINE: Final = 2_048
 """Bytes that a request's first line may have here."""
-_HEAD: Final = 32 * 1024
-"""Bytes that a probe may have. Nobody else bounds its head, which could go on for as long as it may take."""
+_WHOLE: Final = 32 * 1024
+"""Bytes that a probe's connection may bring in all, in place of the bounds that one which is served has for a head, a
+body and what comes behind them: there is one request, and a probe needs hardly any."""
 _PROBES: Final = re.compile(
     rb"(?:GET|HEAD) /(?:v2/health/(?:live|ready)|v1/models/[^/?: ]+|v2/models/[^/?: ]+(?:/versions/[^/?: ]+)?/ready)?"
     rb" HTTP/1\.[01]\r\n"
@@ -123,7 +124,7 @@ class Late(asyncio.Protocol):
 
     def _give(self, probe: Probe, data: bytes) -> None:
         self._given += len(data)
-        if self._given > _HEAD:
+        if self._given > _WHOLE:
             self._transport.abort()
         else:
             probe.data_received(data)
