@@ -11,48 +11,31 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import re
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from logger.batching.calls import Answer, Fields, Lost, Model, Unreachable
+from logger.batching.calls import Answer, Lost, Model, Unreachable
 from logger.batching.front import LENGTH, Call, Door, written
 from logger.batching.gathering import Gathering, Group
+from logger.batching.likeness import codec_of, shared
 from logger.batching.parts import Codec, Part
 from logger.batching.settings import BatchSettings
 from logger.batching.tally import BATCHES, CALLS, ERRORS, FALLBACKS, JOINED, WAITING, BatchTally
-from logger.batching.v1 import V1
-from logger.batching.v2 import V2
+from logger.heads import Fields
 from logger.settings import ProxySettings
 
 log = logging.getLogger(__name__)
 
-_V1: Final = re.compile(rb"/v1/models/[^/:]+:predict$")
-_V2: Final = re.compile(rb"/v2/models/[^/]+(?:/versions/[^/]+)?/infer$")
 _JSON: Final = frozenset({b"", b"application/json", b"application/json; charset=utf-8"})
 _BINARY: Final = b"application/octet-stream"
 _EXPECTED: Final = b"x-envoy-expected-rq-timeout-ms"
 _MOST_SUSPENDED: Final = 1_024
-# What tells who asks and over which way, and changes no answer. Everything else has to be equal for calls to be joined.
-_PERSONAL: Final = re.compile(
-    rb"x-request-id|traceparent|tracestate|baggage|b3|x-b3-.*|x-cloud-trace-context|user-agent|via|forwarded"
-    rb"|x-forwarded-.*|x-real-ip|x-envoy-.*|ce-id|ce-time|date|accept-encoding|inference-header-content-length"
-)
 # The model's word on every call alike: it does not know the caller or the path, or it is overloaded, and asking it once
 # for each member would make that worse. Any other error may be about one member's rows, or the size of the batch.
 _FOR_ALL: Final = frozenset({401, 403, 404, 405, 407, 408, 429, 501, 502, 503, 504, 505})
 _OK: Final = range(200, 300)
-
-
-def batchable(method: bytes, target: bytes, first: dict[bytes, bytes], most: int) -> bool:
-    """Tell from a request's head whether it may be joined with others; called by the proxy."""
-    length = first.get(b"content-length", b"")
-    if method != b"POST" or not length.isdigit() or int(length[:12]) > most or b"content-encoding" in first:
-        return False
-    path = target.partition(b"?")[0]
-    return _V1.search(path) is not None or _V2.search(path) is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -136,15 +119,14 @@ class Batcher:
         return door
 
     def _member(self, call: Call) -> _Member | None:
-        path = call.target.partition(b"?")[0]
-        codec: Codec = _CODEC_V1 if _V1.search(path) else _CODEC_V2
+        codec = codec_of(call.target)
         length = call.first(LENGTH)
         binary = call.first(b"content-type") == _BINARY and length.isdigit()
         if call.method != b"POST" or not (binary or (call.first(b"content-type").lower() in _JSON and not length)):
             return None
-        if not call.body or not (_V1.search(path) or _V2.search(path)):
+        if not call.body or codec is None:
             return None
-        kind = (call.target, _relevant(call.fields))
+        kind = (call.target, tuple(sorted(shared(call.fields))))
         until = self._suspended.get(kind, 0.0)
         if until and until > time.monotonic():
             return None
@@ -214,7 +196,7 @@ class Batcher:
         first = members[0]
         body, length = first.codec.join([member.part for member in members])
         fields: Fields = [(b"x-request-id", b"batch-%x-%d" % (_BOOT, next(self._ids)))]
-        fields += [item for item in first.call.fields if not _PERSONAL.fullmatch(item[0])]
+        fields += shared(first.call.fields)
         if length is not None:
             fields.append((LENGTH, b"%d" % length))
         return written(b"POST", first.call.target, fields, body)
@@ -299,10 +281,6 @@ def _answer_fields(answer: Answer, length: int | None) -> Fields:
     return fields if length is None else [*fields, (LENGTH, b"%d" % length)]
 
 
-def _relevant(fields: Fields) -> tuple[tuple[bytes, bytes], ...]:
-    return tuple(sorted(item for item in fields if not _PERSONAL.fullmatch(item[0])))
-
-
 def _patience(call: Call) -> float:
     """Give how long a client that has a deadline can wait: half of it, for the model needs time, too."""
     given = call.first(_EXPECTED)
@@ -311,5 +289,3 @@ def _patience(call: Call) -> float:
 
 _LOST: Final = 502
 _BOOT: Final = time.time_ns() & 0xFFFFFFFF
-_CODEC_V1: Final = V1()
-_CODEC_V2: Final = V2()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from inference.http2.outlet import Turn
-from logger.batcher import batchable
+from logger.batching.likeness import batchable
 from logger.heads import RequestHead
 from logger.readiness import Probe, Readiness
 from logger.settings import ProxySettings

@@ -11,9 +11,8 @@ import httptools
 
 from logger import endings
 from logger.connector import Connector
+from logger.heads import Fields
 from logger.settings import ProxySettings
-
-Fields = list[tuple[bytes, bytes]]
 
 _INTERIM: Final = range(100, 200)
 _BODILESS: Final = frozenset({204, 304})

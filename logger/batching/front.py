@@ -10,7 +10,8 @@ from typing import Any, Final, Protocol
 import httptools
 import orjson
 
-from logger.batching.calls import HOP, Fields, Line
+from logger.batching.calls import HOP, Line
+from logger.heads import Fields
 
 _REASONS: Final = {
     400: b"Bad Request", 413: b"Content Too Large", 502: b"Bad Gateway", 503: b"Service Unavailable",
