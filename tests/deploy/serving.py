@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.httpserver import httpserver
 
 
 @dataclass(slots=True)
@@ -44,13 +45,5 @@ def answering(body: bytes = b"", status: int = 200, raw: bytes = b"") -> Iterato
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    answers.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with httpserver(Handler) as answers.url:
         yield answers
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

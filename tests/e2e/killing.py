@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
+
+START_S: Final = 180.0
 
 
 class Worker:
@@ -42,3 +47,13 @@ class Worker:
         with self._log.open("ab") as output:
             self._read = output.tell()
             return subprocess.Popen([sys.executable, "-m", "deploy.cli", *self._words], stdout=output, stderr=output)
+
+
+def await_one_at_work(workers: Sequence[Worker], generator: random.Random) -> Worker:
+    """Choose one of the workers, and wait until it has its partitions."""
+    victim = generator.choice(workers)
+    deadline = time.monotonic() + START_S
+    while not victim.at_work():
+        assert time.monotonic() < deadline, "it never got its partitions"
+        time.sleep(0.05)
+    return victim

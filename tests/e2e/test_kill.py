@@ -19,7 +19,7 @@ from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
 from streams.publishing import publish_all
 from streams.topics import FAMILIES, Topics
 from tests.e2e import traffic
-from tests.e2e.killing import Worker
+from tests.e2e.killing import Worker, await_one_at_work
 
 pytestmark = [pytest.mark.kafka, pytest.mark.e2e, pytest.mark.timeout(1_200)]
 
@@ -29,7 +29,6 @@ RUNS: Final = 5
 KILLS_PER_RUN: Final = 10
 CHUNK: Final = 40
 """Records that are sent at once; small, so that a worker is in the middle of something at any moment."""
-START_S: Final = 180.0
 QUIET_S: Final = 6.0
 SETTLE_S: Final = 300.0
 WATERMARKS: Final = 4
@@ -153,13 +152,3 @@ def test_kill_changes_no_alert(kafka: str, undisturbed: dict[str, bytes], tmp_pa
 
     assert undisturbed
     assert alerts == undisturbed
-
-
-def await_one_at_work(workers: list[Worker], generator: random.Random) -> Worker:
-    """Choose one of the workers, and wait until it has its partitions."""
-    victim = generator.choice(workers)
-    deadline = time.monotonic() + START_S
-    while not victim.at_work():
-        assert time.monotonic() < deadline, "it never got its partitions"
-        time.sleep(0.05)
-    return victim

@@ -20,7 +20,7 @@ from streams.publishers.confluent import ConfluentPublisher, PublisherSettings
 from streams.publishing import publish_all
 from streams.stage import Output
 from streams.topics import Topics, request_topics
-from tests.e2e.killing import Worker
+from tests.e2e.killing import Worker, await_one_at_work
 from tests.inference.kafka import asking
 from tests.inference.kafka.asking import KINDS, Told
 from tests.inference.kafka.summing import SUMMING
@@ -155,16 +155,6 @@ def test_kill_loses_no_answer_and_no_order(
         assert sum(answer.sums) == (expected or 0.0)
     for key, numbers in in_order(client.answers, client.asked).items():
         assert numbers == sorted(numbers), f"key {key!r}"
-
-
-def await_one_at_work(running: list[Worker], generator: random.Random) -> Worker:
-    """Choose one of the workers, and wait until it has its partitions."""
-    victim = generator.choice(running)
-    deadline = time.monotonic() + WAIT_S
-    while not victim.at_work():
-        assert time.monotonic() < deadline, "it never got its partitions"
-        time.sleep(0.05)
-    return victim
 
 
 def test_faust_answers_as_well(kafka: str, topics: Topics, tmp_path: Path) -> None:

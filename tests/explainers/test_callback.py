@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from explainers.errors import PredictorMisbehaved, PredictorRefused, PredictorUn
 from inference.protocol import v2
 from inference.protocol.tensors import Tensor
 from inference.runtime import iris
+from tests.httpserver import httpserver
 from tests.inference.serving import Server, predictor
 
 ROWS = np.arange(12.0).reshape(6, 2)
@@ -87,16 +88,8 @@ def scripted() -> Iterator[Scripted]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    script.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with httpserver(Handler) as script.url:
         yield script
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 
 import httpx
@@ -23,6 +23,7 @@ from explainers.base import Background
 from explainers.callback import CallbackClient, CallbackSettings
 from explainers.server import STATUS, ExplainServer
 from explainers.settings import ServerSettings
+from tests.httpserver import httpserver
 
 WEIGHTS = np.array([1.0, -2.0, 3.0])
 
@@ -58,13 +59,8 @@ class Model(BaseHTTPRequestHandler):
 def model() -> Iterator[str]:
     """Serve the model; give its URL."""
     Model.seen, Model.status, Model.pause_s = [], 200, 0.0
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with httpserver(Model) as url:
+        yield url
 
 
 @pytest.fixture
