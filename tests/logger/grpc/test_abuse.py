@@ -136,19 +136,27 @@ def stragglers(peer: Peer) -> None:
 def forced_resets(peer: Peer) -> None:
     """Open calls and do to each what has it reset by the proxy: a window without bounds."""
     # In one breath: so many a second are allowed.
-    content = b""
-    for _ in range(50):
-        stream = peer.call(None)
-        content += peer.h2.data_to_send() + WindowUpdateFrame(stream, (1 << 31) - 1).serialize()
-    write(peer, content)
+    write(
+        peer, b"".join(head + WindowUpdateFrame(stream, (1 << 31) - 1).serialize() for stream, head in opened(peer, 50))
+    )
 
 
-def too_many(peer: Peer) -> None:
+def too_many(peer: Peer, calls: int = 100) -> None:
     """Open calls, whatever the settings say about their number."""
-    peer.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 1 << 20
-    peer.h2.remote_settings.acknowledge()
-    for _ in range(100):
-        peer.call(None)
+    write(peer, b"".join(head for _, head in opened(peer, calls)))
+
+
+def opened(peer: Peer, calls: int) -> list[tuple[int, bytes]]:
+    """Give the heads of calls that stay open, with their streams."""
+    found = []
+    peer.flush()
+    for _ in range(calls):
+        stream = peer.call(None)
+        found.append((stream, peer.h2.data_to_send()))
+        # Over for us alone: h2 looks at all open streams at each call, and would be slower and slower.
+        peer.h2.reset_stream(stream)
+        peer.h2.clear_outbound_data_buffer()
+    return found
 
 
 def pour(peer: Peer, flood: Callable[[Peer], None]) -> None:
