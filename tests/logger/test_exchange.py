@@ -12,6 +12,17 @@ from tests.logger.bench import PREDICT, Bench, answer_of, echo, head_of, length_
 EXPECTING = PREDICT + b"Content-Length: 2\r\nExpect: 100-continue\r\n"
 
 
+async def _asked_to_go_on(bench: Bench) -> bytes:
+    """Send content once it is asked for; give the answer."""
+    reader, writer = await bench.connect()
+    writer.write(EXPECTING + b"Connection: close\r\n\r\n")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"ok")
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
 def test_the_model_says_whether_content_is_wanted() -> None:
     """Its `100 Continue` is the one that the client hears, once; then the content goes to it."""
 
@@ -24,12 +35,7 @@ def test_the_model_says_whether_content_is_wanted() -> None:
         await writer.drain()
 
     async def test(bench: Bench) -> None:
-        reader, writer = await bench.connect()
-        writer.write(EXPECTING + b"Connection: close\r\n\r\n")
-        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        writer.write(b"ok")
-        answer = await reader.read()
-        writer.close()
+        answer = await _asked_to_go_on(bench)
 
         assert answer.startswith(b"HTTP/1.1 200")
         assert answer.endswith(b"\r\n\r\nok")
@@ -48,12 +54,7 @@ def test_a_model_that_knows_no_expectations_is_spoken_for() -> None:
         await writer.drain()
 
     async def test(bench: Bench) -> None:
-        reader, writer = await bench.connect()
-        writer.write(EXPECTING + b"Connection: close\r\n\r\n")
-        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        writer.write(b"ok")
-        answer = await reader.read()
-        writer.close()
+        answer = await _asked_to_go_on(bench)
 
         assert answer.startswith(b"HTTP/1.1 200")
 
