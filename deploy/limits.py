@@ -48,10 +48,11 @@ def limits(arguments: argparse.Namespace) -> dict[str, Any]:
     """Give the settings that the arguments name.
 
     Raises:
-        UserError: a limit below 0.
+        UserError: a limit below 0, or none.
     """
     found = {name: getattr(arguments, name) for name, _ in _FLAGS.values()}
     for flag, (name, _) in _FLAGS.items():
-        if found[name] < 0:
+        # NaN is not below 0, and nothing is ever above it: time-outs that never come.
+        if not found[name] >= 0:
             raise UserError(f"{flag}: expected 0 or more, got {found[name]}")
     return found | {"upstream_socket": arguments.component_socket}

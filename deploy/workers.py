@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from deploy import page
 from deploy.kafka.topics import ensure_topics
+from deploy.kinds import seconds
 from deploy.security import add_kafka_arguments, kafka_security
 from streams.addresses import bare
 from streams.credentials import KafkaSecurity
@@ -87,7 +88,7 @@ def add_worker_arguments(parser: argparse.ArgumentParser, group: str) -> None:
     )  # fmt: skip
     add_kafka_arguments(parser)
     parser.add_argument(
-        "--idle-after", type=float, default=2.0, metavar="SECONDS",
+        "--idle-after", type=seconds, default=2.0, metavar="SECONDS",
         help="silence on a partition after which rows that wait for it are released; 0 is never (default: 2)",
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ import sys
 import uvicorn
 from prometheus_client import start_http_server
 
+from deploy.kinds import seconds
 from deploy.listening import serve
 from deploy.security import add_kafka_arguments, kafka_security
 from logger.collector import Collector, CollectorSettings
@@ -33,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-body-bytes", type=int, default=defaults.max_body, help="largest request (default: 16 MiB)"
     )
-    parser.add_argument("--delivery-timeout", type=float, default=defaults.delivery_s, help="seconds to wait for Kafka")
+    parser.add_argument(
+        "--delivery-timeout", type=seconds, default=defaults.delivery_s, help="seconds to wait for Kafka"
+    )
     parser.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus page; 0 is none")
     add_kafka_arguments(parser)
 

@@ -52,10 +52,11 @@ def test_a_flag_sets_its_setting_alone(flag: str, name: str) -> None:
     assert changed == {**asdict(ProxySettings()), name: 7}
 
 
-def test_a_limit_below_nothing_is_refused() -> None:
+@pytest.mark.parametrize(("flag", "value"), [("--max-headers", "-1"), ("--head-timeout", "nan")])
+def test_what_is_no_limit_is_refused(flag: str, value: str) -> None:
     """The message names the flag."""
-    with pytest.raises(UserError, match="--max-headers: expected 0 or more, got -1"):
-        parsed("--max-headers", "-1")
+    with pytest.raises(UserError, match=f"{flag}: expected 0 or more, got {value}"):
+        parsed(flag, value)
 
 
 def test_a_socket_takes_the_ports_place() -> None:
