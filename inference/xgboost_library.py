@@ -1,6 +1,6 @@
 """XGBoost's C interface without its Python package, and a booster behind it.
 
-The package imports pandas and scikit-learn where they are, for those who train: 120 MiB and two seconds that no
+The package imports pandas and scikit-learn where they are, for those who train: 130 MiB and two seconds that no
 prediction needs. A custom class may import it all the same: both have one library then. Used by
 `inference/runtimes/xgboost.py`; how trees are asked, in place, is in `inference/xgboost_dense.py`.
 """
