@@ -170,4 +170,5 @@ def _path() -> Path | str:
         if (path := Path(folder, "lib", "libxgboost.so")).exists():
             return path
     # It knows of further places, and its absence is told here.
+    library("xgboost")
     return str(library("xgboost.libpath").find_lib_path()[0])
