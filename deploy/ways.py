@@ -130,10 +130,11 @@ def _topic(url: SplitResult) -> str:
 def _publisher(destination: Destination, settings: WaySettings) -> tuple[Publisher, str]:
     url, outbox = destination.url, settings.outbox
     if url.scheme == "kafka":
+        # Whoever reads events knows by its id one that comes twice; no core is to be the price of a slow broker.
         kafka = PublisherSettings(
-            bootstrap=url.netloc, client_id="logger", linger_ms=20, message_max_bytes=settings.capture + _MARGIN,
-            delivery_timeout_ms=int(outbox.retry_s * 1000), queue_kib=outbox.client_kib, extra=settings.kafka,
-            security=settings.security,
+            bootstrap=url.netloc, client_id="logger", idempotent=False, linger_ms=20,
+            message_max_bytes=settings.capture + _MARGIN, delivery_timeout_ms=int(outbox.retry_s * 1000),
+            queue_kib=outbox.client_kib, extra=settings.kafka, security=settings.security,
         )  # fmt: skip
         return ConfluentPublisher(kafka), _topic(url)
     try:

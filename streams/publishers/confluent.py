@@ -1,4 +1,4 @@
-"""The default way out: librdkafka through confluent-kafka, idempotent and acknowledged by all replicas in sync."""
+"""The default way out: librdkafka through confluent-kafka, acknowledged by all replicas in sync."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ _LOOK_S: Final = 1.0
 """How often the credentials' files are looked at."""
 _HANDOVER_S: Final = 5.0
 """How long a producer with old credentials may take to finish; what is left then is given back to be sent again."""
+_IN_FLIGHT: Final = 5
+"""Requests whose order an idempotent producer keeps."""
 _RECONNECT_MS: Final = 2_000
 """Longest pause between attempts to connect: a drain that begins when the broker is back must not wait for its end."""
 # What no retry can change. Anything else may pass, so it is called Unavailable.
@@ -63,6 +65,10 @@ class PublisherSettings:
     unknown_topic_ms: int = 30_000
     """How long a topic that the broker does not know may still appear, in milliseconds; then its records are refused.
     Brokers hear of a new topic one after the other."""
+    idempotent: bool = True
+    """Whether the broker drops what is sent twice because an acknowledgement was lost. Without, one request is on its
+    way at a time, which keeps the order; and librdkafka's thread sleeps while a slow broker has it wait, where with it
+    that thread takes a whole core."""
     compression: str = "lz4"
     extra: Mapping[str, str] = field(default_factory=dict)
     """Further librdkafka settings."""
@@ -233,7 +239,8 @@ class ConfluentPublisher:
         client = {
             "bootstrap.servers": settings.bootstrap,
             "client.id": settings.client_id,
-            "enable.idempotence": True,
+            "enable.idempotence": settings.idempotent,
+            "max.in.flight.requests.per.connection": _IN_FLIGHT if settings.idempotent else 1,
             "acks": "all",
             "linger.ms": settings.linger_ms,
             "compression.type": settings.compression,

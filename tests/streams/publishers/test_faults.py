@@ -40,10 +40,11 @@ def _cluster() -> Iterator[MockCluster]:
         yield cluster
 
 
-@pytest.fixture(params=CLIENTS)
+@pytest.fixture(params=[*CLIENTS, "as the logger's"])
 def publisher(request: pytest.FixtureRequest, cluster: MockCluster) -> Iterator[Client]:
     """Give each client's publisher, which has written one record."""
-    publisher = CLIENTS[request.param](replace(SETTINGS, bootstrap=cluster.bootstrap))
+    client = CLIENTS.get(request.param, ConfluentPublisher)
+    publisher = client(replace(SETTINGS, bootstrap=cluster.bootstrap, idempotent=request.param in CLIENTS))
     publish_all(publisher, [Output(TOPIC, b"k", b"first")], DEADLINE_S)
     yield publisher
     publisher.close()
