@@ -51,6 +51,13 @@ def named(people: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> tup
     return folder, model
 
 
+@pytest.fixture(autouse=True)
+def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what the command says to native libraries end with the test: others' processes would hear it, too."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+
+
 def predict(*words: str | Path, fails: bool = False) -> int:
     """Run the command in this process."""
     code = cli.main(["predict", *map(str, words)])

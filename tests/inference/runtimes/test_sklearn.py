@@ -119,7 +119,9 @@ def test_every_part_runs_on_one_thread(tmp_path: Path) -> None:
     """n_jobs is 1 in fitted parts too, so that a prediction never starts a pool of its own."""
     rows, labels = iris()
     forest = RandomForestClassifier(n_estimators=3, n_jobs=4, random_state=0)
-    model = VotingClassifier([("forest", forest)], n_jobs=4).fit(rows, labels)
+    # Threads, not joblib's processes: those outlive the test.
+    with joblib.parallel_config(backend="threading"):
+        model = VotingClassifier([("forest", forest)], n_jobs=4).fit(rows, labels)
     joblib.dump(model, tmp_path / "model.joblib")
     runtime = open_model(tmp_path, Trust(code=True))
     served = runtime._predict.__self__  # type: ignore[attr-defined]
