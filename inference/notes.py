@@ -60,5 +60,9 @@ class Notes:
         for path in self._folder.glob(f"*{_ENDING}"):
             # It may go at this moment.
             with contextlib.suppress(FileNotFoundError):
-                found.append(Note(**orjson.loads(path.read_bytes())))
+                try:
+                    found.append(Note(**orjson.loads(path.read_bytes())))
+                except (ValueError, TypeError) as exc:
+                    # Without it the process serves what the folder says; by its error, it would serve nothing.
+                    log.warning("%s: what was said of a model cannot be read: %s", path, exc)
         return found

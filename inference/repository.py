@@ -181,7 +181,8 @@ class Repository(Holdings):
         """Load a model, or load it anew: every version that its rollout sends requests to, then switch to them.
 
         When that fails, what was ready goes on serving. A name that is not known yet is looked for on the shelf.
-        The adjustments hold for each load of it until the next call; None: those that hold already.
+        The adjustments hold for each load of it until the next call, where they go with what its folder holds then.
+        None: those that hold already.
 
         Raises:
             ModelNotFound: no model of this name.

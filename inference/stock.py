@@ -99,8 +99,10 @@ class Stock:
         """Do something that reads files, on one of the threads that load. It must not raise."""
         self._loads.put(job)
 
-    def load(self, copy: Copy, adjustments: Adjustments) -> None:
+    def load(self, copy: Copy, adjustments: Adjustments | None) -> None:
         """Load a version now, or load it anew, with its settings adjusted; what was loaded serves until then.
+
+        None: adjusted as the last call said, as long as that goes with what the folder holds now.
 
         Raises:
             ModelLoadFailed, MissingExtra: see `inference/directory.py`.
@@ -142,11 +144,11 @@ class Stock:
             raise ModelNotReady(copy.model.name, copy.reason, left)
 
     def _load_for_requests(self, copy: Copy) -> None:
-        outcome = self._load(copy, copy.model.adjustments)
+        outcome = self._load(copy, None)
         if isinstance(outcome, Exception) and not isinstance(outcome, InferenceError):
             log.error("model %s version %s cannot be loaded", copy.model.name, copy.version, exc_info=outcome)
 
-    def _load(self, copy: Copy, adjustments: Adjustments) -> Lease | Exception:
+    def _load(self, copy: Copy, adjustments: Adjustments | None) -> Lease | Exception:
         """Load what is marked busy, and tell whoever waits."""
         weight, on_device = copy.measured, copy.device
         try:
@@ -210,11 +212,15 @@ class Stock:
             raise
         return loaded
 
-    def _adjusted(self, copy: Copy, seen: Fingerprint, adjustments: Adjustments) -> Loaded:
+    def _adjusted(self, copy: Copy, seen: Fingerprint, adjustments: Adjustments | None) -> Loaded:
         loaded = copy.model.source.load(copy.version, seen)
         try:
-            return adjusted(loaded, adjustments)
-        except ModelLoadFailed:
+            return adjusted(loaded, copy.model.adjustments if adjustments is None else adjustments)
+        except ModelLoadFailed as exc:
+            if adjustments is None:
+                # Whoever said them is not there to be told, and others have predictions to be made.
+                log.warning("model %s goes without the settings of its last load call: %s", copy.model.name, exc)
+                return loaded
             self.farewells.unload(copy.model.name, loaded.runtime)
             raise
 

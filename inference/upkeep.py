@@ -52,13 +52,13 @@ class Upkeep:
         Args:
             model: changed by one call at a time.
             anew: also what is loaded and has not changed.
-            adjustments: of its settings, from now on if nothing fails; None: those that hold already.
+            adjustments: of its settings, from now on if nothing fails; None: those that hold already, where they fit.
 
         Raises:
             ModelLoadFailed, MissingExtra: see `inference/directory.py`; nothing is switched then.
         """
         with model.changing:
-            self._refresh(model, model.adjustments if adjustments is None else adjustments, anew=anew)
+            self._refresh(model, adjustments, anew=anew)
 
     def look_at(self, model: Model, folder: ModelFolder) -> None:
         """Change a model when its folder looks another way than when it was read, and the same at two looks."""
@@ -76,14 +76,15 @@ class Upkeep:
             except Exception as exc:  # noqa: BLE001 - whatever is wrong with the new files, the old model serves
                 self._put_off(model, exc)
 
-    def _refresh(self, model: Model, adjustments: Adjustments, *, anew: bool) -> None:
+    def _refresh(self, model: Model, adjustments: Adjustments | None, *, anew: bool) -> None:
         seen = model.source.whole() if isinstance(model.source, ModelFolder) else ()
         routes = routes_of(model.name, model.source.versions(), model.source.rollout())
         for version in routes.wanted:
             copy = model.copies.setdefault(version, Copy(model, version))
             if anew or copy.lease is None or copy.fingerprint != model.source.fingerprint(version):
                 self._stock.load(copy, adjustments)
-        model.adjustments = adjustments
+        if adjustments is not None:
+            model.adjustments = adjustments
         model.routes, model.seen, model.unsettled, model.stopped = routes, seen, None, False
         model.failures, model.reason = 0, ""
         for version, copy in list(model.copies.items()):

@@ -14,6 +14,7 @@ import yaml
 from deploy.errors import UserError
 from deploy.models import add_model_arguments, add_repository_arguments, model_names, open_repository
 from detectors.settings import monitor_from_mapping
+from inference.notes import Note
 from inference.residency import container_limit
 from inference.rollout import Routes, parse
 from tests.inference.serving import ROOT
@@ -100,6 +101,20 @@ def test_what_the_documentation_shows_can_be_read() -> None:
 
     assert routes.wanted == ("2", "3", "4")
     assert monitor_from_mapping(yaml.safe_load(monitor), ROOT).version == "3"
+
+
+def test_what_was_said_of_a_model_does_not_keep_a_process_from_starting_again(tmp_path: Path) -> None:
+    """Its folder has changed meanwhile: it is served as it is."""
+    model = write(tmp_path / "m", 3)
+    note = Note(model="m", unloaded=False, parameters={"config": '{"max_batch_size": 8}'})
+    batches = []
+    for settings in ('{"max_batch": 4}', '{"pad_to": [4]}'):
+        (model / "sidelight.json").write_text(settings)
+        repository = open_repository(parsed("--model", f"m={model}"), notes=[note])
+        batches.append(repository.loaded("m").settings.max_batch)
+
+        assert answer(repository, "m") == (3.0, "1")
+    assert batches == [8, None]
 
 
 def test_every_model_is_told_the_processs_gpu(tmp_path: Path) -> None:

@@ -206,6 +206,22 @@ def test_settings_are_those_of_the_last_call_that_succeeded() -> None:
     assert len(attempts) == 3
 
 
+def test_settings_that_no_longer_fit_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Where requests, or a process that starts again, have the model loaded; who says them anew is refused."""
+    own = [8, 1, 1, 8]
+    repository = Repository({"m": lambda: Loaded(Counted(), "1", ModelSettings(max_batch=own.pop(0)))})
+    repository.load("m", {"max_batch": 7})
+    repository.load("m", None)
+    without = repository.loaded("m").settings.max_batch
+    with pytest.raises(ModelLoadFailed, match="are never joined"):
+        repository.load("m", {"max_batch": 7})
+    repository.load("m", None)
+
+    assert without == 1
+    assert repository.loaded("m").settings.max_batch == 7
+    assert caplog.text.count("model m goes without the settings of its last load call: max_batch_size") == 1
+
+
 def _functions(thread: threading.Thread) -> Iterator[str]:
     """Name the functions that a thread is in."""
     frame = sys._current_frames().get(thread.ident or 0)
