@@ -40,6 +40,8 @@ class Child:
     deaths: int = 0
     due: float = 0.0
     """When it is to be started again; 0 while it runs."""
+    again: bool = False
+    """It has run before."""
 
 
 def run(children: Sequence[Child]) -> int:
@@ -105,8 +107,10 @@ def _reap(children: Sequence[Child]) -> int:
             continue
         code = os.waitstatus_to_exitcode(status)
         child.pid = 0
-        if code == _USAGE:
+        if code == _USAGE and not child.again:
             return _USAGE
+        # From now on a mistake, as in a model's folder that is being changed, costs nobody the others, who serve.
+        child.again = True
         child.deaths = 0 if time.monotonic() - child.started > _LIVED_S else child.deaths + 1
         pause = _PAUSES[min(child.deaths, len(_PAUSES) - 1)]
         child.due = time.monotonic() + max(pause, 0.001)

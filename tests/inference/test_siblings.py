@@ -186,6 +186,23 @@ def test_killed_processes_are_started_again(server: Server) -> None:
     assert len(_children(server)) == PROCESSES
 
 
+def test_what_keeps_one_process_from_starting_again_ends_no_other(tmp_path: Path) -> None:
+    """A folder that is wrong for a while was right when they began: they serve, and it comes back when it can."""
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    (gate / "open").touch()
+    with _several(gate, tmp_path) as server:
+        (gate / "sidelight.json").write_text("{")
+        os.kill(_children(server)[0], signal.SIGKILL)
+        eventually(lambda: "ended (exit code 2)" in server.log.read_text(), "it has tried")
+        meanwhile = {_post(server).status_code for _ in range(20)}
+        (gate / "sidelight.json").unlink()
+        eventually(lambda: _up(server) == PROCESSES, "all processes answer again")
+
+    assert meanwhile == {200}
+    assert "no valid JSON" in server.log.read_text()
+
+
 def test_drain_answers_what_is_in_progress_everywhere(tmp_path: Path) -> None:
     """After SIGTERM every process ends its requests, then all end, with code 0."""
     gate = tmp_path / "gate"
