@@ -6,8 +6,8 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from inference.repository import Loaded, Repository
 from inference.rollout import UNNUMBERED
 from inference.runtime import Answer, Arrays, Asked
 from inference.settings import ModelSettings, RepositorySettings, ServerSettings
-from tests.inference.batching.models import PATIENCE_S, Sums, rows, sums, until
+from tests.inference.batching.models import PATIENCE_S, Sums, rows, sums, undisturbed, until
 
 
 class Warm(Sums):
@@ -144,18 +144,23 @@ def test_what_a_folder_lacks_is_told_all_the_same() -> None:
 def test_short_models_need_no_thread_from_their_first_call_on() -> None:
     """What was short when it was loaded runs on the loop that asks, also the call that it was loaded for."""
 
-    async def main() -> None:
+    @asynccontextmanager
+    async def idle() -> AsyncIterator[tuple[DataPlane, Warm]]:
         model = Warm()
         with _serving(first=Slow(Warm()), m=Slow(model)) as plane:
             await plane.infer_async("first", rows(1.0))
             # A thread that is awake would take whatever comes in.
             await until(lambda: len(plane.batcher._turns.sleepers.idle) == 1)
-            for _ in range(3):
-                await plane.infer_async("m", rows(1.0))
+            yield plane, model
 
-            assert model.threads == [threading.get_ident()] * 3
+    async def main(given: tuple[DataPlane, Warm]) -> None:
+        plane, model = given
+        for _ in range(3):
+            await plane.infer_async("m", rows(1.0))
 
-    asyncio.run(main())
+        assert model.threads == [threading.get_ident()] * 3
+
+    asyncio.run(undisturbed(idle, main))
 
 
 def test_a_short_first_row_says_little_of_long_bodies() -> None:

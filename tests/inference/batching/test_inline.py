@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -21,7 +23,7 @@ from inference.protocol.v2 import InferRequest
 from inference.repository import Loaded, Repository
 from inference.runtime import Arrays
 from inference.settings import ModelSettings, ServerSettings
-from tests.inference.batching.models import BAD, PATIENCE_S, Sums, rows, serving, sums, until
+from tests.inference.batching.models import BAD, PATIENCE_S, STALL_S, Sums, rows, serving, sums, undisturbed, until
 
 _PROOF = 1_000
 """More calls than are wanted for a proof, a few slow ones among them."""
@@ -48,14 +50,18 @@ async def _proven(plane: DataPlane, model: Short, name: str = "m") -> None:
     until_s = time.monotonic() + PATIENCE_S
     while (begun := time.monotonic()) < until_s:
         await plane.infer_async(name, rows(1.0))
-        if model.threads[-1] == threading.get_ident() and _undisturbed(begun):
+        if model.threads[-1] == threading.get_ident() and time.monotonic() - begun < STALL_S:
             return
     raise AssertionError("nothing ran on the loop")
 
 
-def _undisturbed(begun: float) -> bool:
-    """Say whether the machine let us run since then: what holds the loop up for longer is not run there for a while."""
-    return time.monotonic() - begun < 0.1
+@asynccontextmanager
+async def _proved() -> AsyncIterator[tuple[DataPlane, Short]]:
+    """Serve a model whose predictions the loop runs."""
+    model = Short()
+    async with serving(model) as plane:
+        await _proven(plane, model)
+        yield plane, model
 
 
 def test_short_predictions_move_to_the_loop() -> None:
@@ -75,40 +81,32 @@ def test_short_predictions_move_to_the_loop() -> None:
 def test_what_has_come_in_is_joined_on_the_loop() -> None:
     """All calls that are there when the loop comes round go into one batch, up to the limit."""
 
-    async def main() -> None:
-        model = Short()
-        async with serving(model) as plane:
-            await _proven(plane, model)
-            model.batches.clear()
-            answers = await asyncio.gather(*(plane.infer_async("m", rows(float(value))) for value in range(11)))
+    async def joined(given: tuple[DataPlane, Short]) -> None:
+        plane, model = given
+        model.batches.clear()
+        answers = await asyncio.gather(*(plane.infer_async("m", rows(float(value))) for value in range(11)))
 
-            assert [sums(answer) for answer in answers] == [[2.0 * value] for value in range(11)]
-            assert model.batches == [8, 3]
-            assert set(model.threads[-2:]) == {threading.get_ident()}
+        assert [sums(answer) for answer in answers] == [[2.0 * value] for value in range(11)]
+        assert model.batches == [8, 3]
+        assert set(model.threads[-2:]) == {threading.get_ident()}
 
-    asyncio.run(main())
+    asyncio.run(undisturbed(_proved, joined))
 
 
 def test_what_runs_on_the_loop_is_not_shared() -> None:
     """Threads that sleep take no part in it, however long the rows take by the clock: in parts it would take longer."""
 
-    async def main() -> None:
-        model, held_up = Short(), True
-        while held_up:
-            model = Short()
-            async with serving(model) as plane:
-                await _proven(plane, model)
-                model.takes_s = 0.005
-                begun = time.monotonic()
-                await plane.infer_async("m", rows(1.0))
-                model.batches.clear()
-                await asyncio.gather(*(plane.infer_async("m", rows(float(value))) for value in range(8)))
-                held_up = not _undisturbed(begun)
+    async def whole(given: tuple[DataPlane, Short]) -> None:
+        plane, model = given
+        model.takes_s = 0.005
+        await plane.infer_async("m", rows(1.0))
+        model.batches.clear()
+        await asyncio.gather(*(plane.infer_async("m", rows(float(value))) for value in range(8)))
 
         assert model.batches == [8]
         assert model.threads[-1] == threading.get_ident()
 
-    asyncio.run(main())
+    asyncio.run(undisturbed(_proved, whole))
 
 
 def test_models_that_may_wait_stay_on_threads() -> None:
@@ -242,7 +240,7 @@ def test_threads_and_loops_may_call_the_same_model() -> None:
                 return sums(plane.infer("m", rows(value)))
 
             values = [float(value) for value in range(200)]
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 threaded = [asyncio.to_thread(blocking, value) for value in values]
                 looped = [plane.infer_async("m", rows(value)) for value in values]
                 found = await asyncio.gather(*threaded, *looped)
