@@ -45,15 +45,24 @@ class Farewells:
         over = Future[None]()
         with self._lock:
             self._going[over] = model
-        threading.Thread(target=self._let_go, args=(model, runtime, over), name="unload model", daemon=True).start()
+        try:
+            threading.Thread(target=self._let_go, args=(model, runtime, over), name="unload model", daemon=True).start()
+        except RuntimeError:
+            # The system gives no more threads, and this one may wait.
+            self._let_go(model, runtime, over)
         if not self._hurried:
             self._wait([over])
         return None if over.done() else over
 
     def soon(self, model: str, runtime: Runtime) -> None:
         """Do the same for who has calls to answer, and must not wait. Never raises."""
-        if type(runtime).unload is not Runtime.unload:
+        if type(runtime).unload is Runtime.unload:
+            return
+        try:
             threading.Thread(target=self.unload, args=(model, runtime), name="await unload", daemon=True).start()
+        except RuntimeError as exc:
+            # Python frees what it can: the caller holds it no longer.
+            log.error("model %s is not told to let go of what it holds: %s", model, exc)  # noqa: TRY400 - not ours
 
     def hurry(self) -> None:
         """Wait for none by itself from now on: `finish` does for all together."""

@@ -29,8 +29,14 @@ class Loads:
         with self._lock:
             if self._waiting.qsize() > self._idle and len(self._threads) < self._most:
                 thread = threading.Thread(target=self._serve, name="load models", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:
+                    # The system gives no more. Others do it, or the next that is started.
+                    if not self._threads:
+                        raise
+                else:
+                    self._threads.append(thread)
 
     def close(self) -> None:
         """Let the threads end after what they load now."""

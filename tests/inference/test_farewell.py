@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from tests.inference.shelves import Open, above, answer, kept, opening, write
 
 MIB = 1024 * 1024
 SOON_S = 0.05
+TOO_MUCH = 1 << 47
+"""Bytes of a thread's stack that no system gives."""
 
 
 @pytest.fixture(name="open_shelf")
@@ -29,6 +33,15 @@ def _open_shelf(tmp_path: Path) -> Iterator[Open]:
 def _with_ballast(folder: Path, names: str) -> None:
     for number, name in enumerate(names):
         (write(folder / name, number) / "ballast").write_bytes(bytes(16 * MIB))
+
+
+@contextmanager
+def _no_more_threads() -> Iterator[None]:
+    usual = threading.stack_size(TOO_MUCH)
+    try:
+        yield
+    finally:
+        threading.stack_size(usual)
 
 
 def test_room_that_does_not_come_is_not_waited_for(
@@ -79,6 +92,26 @@ def test_who_predicts_does_not_wait(tmp_path: Path, open_shelf: Open) -> None:
 
         assert loaded.runtime.unloaded == 0  # type: ignore[attr-defined]
     eventually(lambda: repository.stuck == 1, "it is late")
+
+
+def test_no_call_fails_where_there_are_no_threads(
+    tmp_path: Path, open_shelf: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who unloads has the model let go itself; who has predicted does not wait, and goes on."""
+    for name in "ab":
+        write(tmp_path / name, 1)
+    repository = open_shelf()
+    for name in "ab":
+        answer(repository, name)
+    idle = repository.loaded("a").runtime
+    with _no_more_threads():
+        repository.unload("a")
+        with repository.using("b") as used:
+            repository.unload("b")
+
+    assert idle.unloaded == 1  # type: ignore[attr-defined]
+    assert used.runtime.unloaded == 0  # type: ignore[attr-defined]
+    assert "model b is not told to let go of what it holds: can't start new thread" in caplog.text
 
 
 def test_calls_and_the_end_wait_for_a_while(tmp_path: Path, open_shelf: Open) -> None:
