@@ -30,7 +30,7 @@ def between(least: int, most: int) -> Callable[[str], int]:
     """Read a whole number that has a bound above, too."""
 
     def parse(text: str) -> int:
-        if not (_digits(text) and least <= int(text[:_LONGEST]) <= most):
+        if not (_digits(text) and len(text) <= _LONGEST and least <= int(text) <= most):
             raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text!r}")
         return int(text)
 
