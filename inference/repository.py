@@ -200,8 +200,10 @@ class Repository(Holdings):
             ModelNotFound: no model of this name.
         """
         model = self._model(name)
-        model.stopped = True
-        self._drop(model)
+        # Not in the midst of a load call: it would end with a model that is loaded, or is by the next request.
+        with model.changing:
+            model.stopped = True
+            self._drop(model)
         log.info("model %s is unloaded", name)
 
     def close(self) -> None:
@@ -261,8 +263,8 @@ class Repository(Holdings):
         self._stock.lease_later(copy, done if number is None else checked, here=here)
 
     def _add(self, name: str, source: Source) -> Model:
-        model = self._models[name] = Model(name, source, stopped=not self._settings.on_demand)
-        return model
+        # Two may find it at once, and load it.
+        return self._models.setdefault(name, Model(name, source, stopped=not self._settings.on_demand))
 
     def _drop(self, model: Model) -> None:
         for copy in list(model.copies.values()):

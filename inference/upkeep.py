@@ -51,13 +51,15 @@ class Upkeep:
 
         Args:
             model: changed by one call at a time.
-            anew: also what is loaded and has not changed.
+            anew: also what is loaded and has not changed, or was unloaded.
             adjustments: of its settings, from now on if nothing fails; None: those that hold already, where they fit.
 
         Raises:
             ModelLoadFailed, MissingExtra: see `inference/directory.py`; nothing is switched then.
         """
         with model.changing:
+            if model.stopped and not anew:
+                return
             self._refresh(model, adjustments, anew=anew)
 
     def look_at(self, model: Model, folder: ModelFolder) -> None:
@@ -67,6 +69,9 @@ class Upkeep:
             model.unsettled = None
         elif looks != model.unsettled:
             model.unsettled, model.retry_at = looks, 0.0
+        elif any(copy.busy and copy.lease is None for copy in model.copies.values()):
+            # It is being loaded: who would forget it now would have it in memory twice. The next look finds it.
+            return
         elif not any(copy.lease for copy in model.copies.values()) and self._settings.on_demand:
             # Nothing of it serves: the next request finds what is there now.
             model.routes, model.failures, model.copies = None, 0, {}

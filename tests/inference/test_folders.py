@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from inference.errors import ModelLoadFailed, ModelNotFound, ModelNotReady
 from inference.folders import ModelFolder, Shelf
+from inference.lease import Wait
 from inference.repository import Repository, State
 from inference.rollout import Choice
 from inference.settings import RepositorySettings, Trust
 from tests.inference.serving import eventually
-from tests.inference.shelves import ANSWERING, Answering, answer, write
+from tests.inference.shelves import ANSWERING, Answering, answer, shut, write
+
+_MET = threading.Barrier(2)
 
 
 @pytest.fixture(name="repository")
@@ -210,6 +215,64 @@ def test_unchanged_versions_are_not_loaded_again(repository: Repository, tmp_pat
     }
     assert Answering.loads[str(tmp_path / "m" / "10")] == 1
     assert Answering.loads[str(tmp_path / "m" / "2")] == 1
+
+
+def test_a_look_forgets_nothing_that_is_being_loaded(repository: Repository, tmp_path: Path) -> None:
+    """Else the next request would have it loaded beside the first, which nothing would unload."""
+    folder = write(tmp_path / "n" / "1", 1)
+    _looks(repository)
+    shut(folder).touch()
+    wait = Wait()
+    repository.lease_later("n", None, wait.done)
+    eventually(lambda: Answering.loads[str(folder)] == 1, "the load runs")
+    write(tmp_path / "n" / "2", 2)
+    _looks(repository)
+    shut(folder).unlink()
+    wait.result("n", 60.0).release()
+    _looks(repository)
+
+    assert answer(repository, "n") == (2.0, "2")
+    assert answer(repository, "n", "1") == (1.0, "1")
+    assert Answering.loads[str(folder)] == 1
+
+
+def test_what_was_unloaded_stays_so_when_its_folder_changes(tmp_path: Path) -> None:
+    """Only a load call brings it back."""
+    folder = write(tmp_path / "m", 1)
+    settings = RepositorySettings(poll_s=3600)
+    repository = Repository({"m": ModelFolder(str(folder), Trust(), ANSWERING)}, settings)
+    repository.load("m")
+    repository.unload("m")
+    write(folder, 22)
+    _looks(repository, 3)
+
+    with pytest.raises(ModelNotReady):
+        answer(repository, "m")
+    repository.load("m")
+    assert answer(repository, "m") == (22.0, "1")
+    repository.close()
+
+
+class _Crossing(Shelf):
+    """Gives each folder to two at once."""
+
+    def folder(self, name: str) -> ModelFolder | None:
+        """Wait for the other."""
+        _MET.wait(60)
+        return super().folder(name)
+
+
+def test_two_load_calls_that_find_a_folder_load_one_model(tmp_path: Path) -> None:
+    """Not one each, of which the first would stay for ever."""
+    repository = Repository({}, RepositorySettings(on_demand=True), _Crossing(tmp_path, Trust(), ANSWERING))
+    write(tmp_path / "m", 1)
+    with ThreadPoolExecutor(2) as threads:
+        for call in [threads.submit(repository.load, "m") for _ in range(2)]:
+            call.result()
+
+    assert repository.resident[0] == 1
+    assert answer(repository, "m") == (1.0, "1")
+    repository.close()
 
 
 def test_looking_costs_nothing_for_models_that_were_never_asked_for(repository: Repository, tmp_path: Path) -> None:

@@ -180,6 +180,24 @@ def test_an_unloaded_model_stays_unloaded(tmp_path: Path, open_shelf: Open) -> N
     assert answer(repository, "m") == (5.0, "1")
 
 
+def test_an_unload_call_holds_though_a_load_call_runs(tmp_path: Path, open_shelf: Open) -> None:
+    """It waits for that, and what it unloads is not loaded by the next request."""
+    folder = write(tmp_path / "m", 5)
+    shut(folder).touch()
+    repository = open_shelf()
+    with ThreadPoolExecutor(2) as threads:
+        load = threads.submit(repository.load, "m")
+        eventually(lambda: Answering.loads[str(folder)] == 1, "the load runs")
+        unload = threads.submit(repository.unload, "m")
+        eventually(unload.running, "the unload call has begun")
+        shut(folder).unlink()
+        load.result()
+        unload.result()
+
+    with pytest.raises(ModelNotReady):
+        answer(repository, "m")
+
+
 def test_who_gives_up_leaks_nothing(tmp_path: Path, open_shelf: Open) -> None:
     """A caller whose patience ends before the load does leaves no lease behind."""
     folder = write(tmp_path / "m", 5)
