@@ -16,7 +16,7 @@ from tests.inference.serving import eventually
 from tests.inference.shelves import Open, above, answer, kept, opening, write
 
 MIB = 1024 * 1024
-SOON_S = 0.05
+SOON_S = 0.3
 TOO_MUCH = 1 << 47
 """Bytes of a thread's stack that no system gives."""
 
