@@ -106,7 +106,8 @@ class RepositorySettings:
     load_wait_s: float = 60.0
     """How long a load waits for memory, and a caller for a load."""
     unload_wait_s: float = 10.0
-    """How long anybody waits for a model to let go of what it holds; its own code may never end."""
+    """How long anybody waits for a model to let go of what it holds, and the process's end for those that are being
+    loaded: their own code may never end."""
     retry_s: float = 1.0
     """What failed to load is not tried again for so long; doubled with each failure, and shortened at random by up to a
     half. Until then requests are answered with the reason, for a broken model must not cost a load for each."""

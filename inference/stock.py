@@ -45,6 +45,8 @@ class Stock:
         self._slots = threading.BoundedSemaphore(settings.loads)
         self._loads = Loads(settings.loads)
         self._swept = 0
+        self._over: float | None = None
+        """When loads are waited for no longer; None: not yet."""
         self.draw = random.Random().random  # noqa: S311 - spreads retries and chooses canaries, no secret
         self.residents: Residents[Copy] = Residents(settings.max_memory, self._evict, measure=measure)
         self.devices: OnDevice[Copy] = OnDevice(
@@ -117,7 +119,10 @@ class Stock:
     def drop(self, copy: Copy) -> None:
         """Unload a version when its last prediction has ended."""
         with self._free:
-            self._free.wait_for(lambda: not copy.busy)
+            left = None if self._over is None else max(0.0, self._over - time.monotonic())
+            if not self._free.wait_for(lambda: not copy.busy, left):
+                log.warning("model %s is still being loaded, and is not waited for any longer", copy.model.name)
+                return
             old, copy.lease = copy.lease, None
             copy.failures, copy.reason = 0, "unloaded" if copy.model.stopped else ""
         self._gone(copy)
@@ -131,7 +136,11 @@ class Stock:
         return most * (0.5 + self.draw() / 2)
 
     def close(self) -> None:
-        """End the threads; what they load now is loaded yet. What is unloaded from now on, `finish` waits for."""
+        """End the threads; what they load now is loaded yet, and waited for a while: it may never be.
+
+        What is unloaded from now on, `finish` of the farewells waits for.
+        """
+        self._over = time.monotonic() + self._settings.unload_wait_s
         self._loads.close()
         self.farewells.hurry()
 

@@ -198,6 +198,29 @@ def test_an_unload_call_holds_though_a_load_call_runs(tmp_path: Path, open_shelf
         answer(repository, "m")
 
 
+def test_the_end_does_not_wait_for_ever_for_loads(
+    tmp_path: Path, open_shelf: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model's code may never end; the process does, and says which one it was."""
+    folders = [write(tmp_path / name, 5) for name in "ab"]
+    for folder in folders:
+        shut(folder).touch()
+    repository = open_shelf(unload_wait_s=0.05)
+    outcomes: list[Lease | Exception] = []
+    for folder in folders:
+        _waiting(repository, folder.name, outcomes)
+    eventually(lambda: all(Answering.loads[str(folder)] == 1 for folder in folders), "the loads run")
+    repository.close()
+    during = list(outcomes)
+    for folder in folders:
+        shut(folder).unlink()
+    eventually(lambda: len(outcomes) == 2, "all who wait are told")
+
+    assert during == []
+    for folder in folders:
+        assert f"model {folder.name} is still being loaded, and is not waited for any longer" in caplog.text
+
+
 def test_who_gives_up_leaks_nothing(tmp_path: Path, open_shelf: Open) -> None:
     """A caller whose patience ends before the load does leaves no lease behind."""
     folder = write(tmp_path / "m", 5)
