@@ -137,7 +137,7 @@ class Call:
                 self._break_off()
         elif self.deadline is not None and now > self.deadline + _GRACE_S:
             self.fail(DeadlineExceeded(round(self.deadline - self._began, 3)))
-        elif not self._ended and (self._assembly.size or self.method.unary) and now - self._heard > most_s:
+        elif not self._ended and self._late() and now - self._heard > most_s:
             self.fail(BodyTooSlow(most_s))
 
     def keep(self, size: int) -> None:
@@ -152,7 +152,7 @@ class Call:
             self._kept -= 1
             self._hold(-size - _EACH)
             if self._owed:
-                self._give_back()
+                self._go_on()
 
     # What goes out.
 
@@ -232,7 +232,7 @@ class Call:
         packed, message = self._inbox.popleft()
         self._hold(-len(message) - PREFIX_BYTES - _EACH)
         if self._owed:
-            self._give_back()
+            self._go_on()
         if not packed:
             return message
         return await packing.unpacked(message, self._wanted.coding, self._link.host.settings.grpc_max_receive)
@@ -275,6 +275,16 @@ class Call:
         if not waiting or (waiting <= _AHEAD and self._held <= _AHEAD_BYTES):
             owed, self._owed = self._owed, 0
             self._link.taken(self.stream, owed)
+
+    def _go_on(self) -> None:
+        """Let a client that was slowed down send again, if there is room: its time begins anew."""
+        self._give_back()
+        if not self._owed:
+            self._heard = time.monotonic()
+
+    def _late(self) -> bool:
+        """Tell whether the client owes a part of a message: one of a stream that may not send it does not."""
+        return self.method.unary is not None or (self._assembly.size > 0 and not self._owed)
 
     def _hold(self, size: int) -> None:
         self._held += size

@@ -11,6 +11,7 @@ from typing import Any
 
 import uvloop
 
+from inference.grpc.call import Call
 from inference.grpc.connection import Host
 from inference.grpc.listener import Listener
 from inference.grpc.methods import Asked, of_service
@@ -82,7 +83,11 @@ class Hosted:
 
     def busy(self) -> int:
         """Count the calls that run."""
-        return sum(len(connection._calls) for connection in list(self.host.connections))
+        return len(self.calls())
+
+    def calls(self) -> list[Call]:
+        """Give the calls that run."""
+        return [call for connection in list(self.host.connections) for call in list(connection._calls.values())]
 
 
 @contextmanager

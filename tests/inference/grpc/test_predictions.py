@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, Mapping
 
 from h2.events import DataReceived, PingAckReceived, StreamEnded
@@ -18,7 +19,7 @@ from inference.protocol.grpc_messages import SERVICE
 from inference.repository import Loaded, Repository
 from inference.settings import ModelSettings, RepositorySettings
 from tests.inference.batching.models import Sums, rows, serving, until
-from tests.inference.grpc.hosting import hosted
+from tests.inference.grpc.hosting import Hosted, hosted
 from tests.inference.serving import DEADLINE_S, eventually
 from tests.logger.grpc import raw
 from tests.logger.grpc.raw import Peer
@@ -84,14 +85,7 @@ def test_messages_that_wait_for_a_load_slow_their_client_down() -> None:
         eventually(full, "the client has to wait")
         waited.append((sent, server.host.held))
         loads.set()
-        while sent < len(content):
-            if not peer.h2.local_flow_control_window(stream):
-                assert peer.read()
-            sent = _sent(peer, stream, content, sent)
-        peer.h2.end_stream(stream)
-        peer.flush()
-        peer.until(StreamEnded, stream)
-        answers = b"".join(event.data or b"" for event in peer.events if isinstance(event, DataReceived))
+        answers = _answers(peer, stream, content, sent)
         eventually(lambda: server.host.held == 0, "nothing is held")
     plane.close()
     repository.close()
@@ -101,18 +95,76 @@ def test_messages_that_wait_for_a_load_slow_their_client_down() -> None:
     assert answers.count(b"sum") == _MESSAGES
 
 
+def test_a_client_that_has_to_wait_is_not_late() -> None:
+    """However long a load takes: what it may not send meanwhile is not overdue, nor as soon as it may go on."""
+    loads = threading.Event()
+
+    def load() -> Loaded:
+        assert loads.wait(DEADLINE_S)
+        return Loaded(Sums(), "1", ModelSettings())
+
+    repository = Repository({"m": load}, RepositorySettings(on_demand=True))
+    plane = DataPlane(repository, PredictorMetrics(lambda: 0.0))
+    message = encode_request("m", rows(1.0, width=24_000), raw=True)
+    content = (prefixed(message, packed=False) + message) * _MESSAGES
+    with hosted() as server, raw.client(server.port) as peer:
+        server.host.methods = of_service(SERVICE, {}, {"ModelStreamInfer": Predictions(plane).stream})
+        stream, sent = peer.call(None, f"/{SERVICE}/ModelStreamInfer"), 0
+
+        def full() -> bool:
+            nonlocal sent
+            sent = _sent(peer, stream, content, sent)
+            blocked = not peer.h2.local_flow_control_window(stream)
+            return blocked and any(call._owed and call._assembly.size and not call._inbox for call in server.calls())
+
+        eventually(full, "the client has to wait")
+        _sweep(server, time.monotonic() + 1_000)
+        waited, allowed = server.busy(), time.monotonic()
+        loads.set()
+        while not peer.h2.local_flow_control_window(stream):
+            assert peer.read()
+        _sweep(server, allowed + server.host.settings.body_timeout_s)
+        went_on = server.busy()
+        answers = _answers(peer, stream, content, sent) if went_on else b""
+    plane.close()
+    repository.close()
+
+    assert (waited, went_on) == (1, 1)
+    assert answers.count(b"sum") == _MESSAGES
+
+
 _MESSAGES = 40
+
+
+def _answers(peer: Peer, stream: int, content: bytes, at: int) -> bytes:
+    """Send the rest of a request; give what is answered."""
+    while at < len(content):
+        if not peer.h2.local_flow_control_window(stream):
+            assert peer.read()
+        at = _sent(peer, stream, content, at)
+    peer.h2.end_stream(stream)
+    peer.flush()
+    peer.until(StreamEnded, stream)
+    return b"".join(event.data or b"" for event in peer.events if isinstance(event, DataReceived))
+
+
+def _sweep(server: Hosted, now: float) -> None:
+    """Have the server look for who is late, as at another time."""
+
+    async def sweep() -> None:
+        for connection in list(server.host.connections):
+            connection.sweep(now)
+
+    asyncio.run_coroutine_threadsafe(sweep(), server.loop).result(DEADLINE_S)
 
 
 def _sent(peer: Peer, stream: int, content: bytes, at: int) -> int:
     """Send what the server takes now; give how far that went."""
-    begun = at
     while at < len(content) and (room := min(peer.h2.local_flow_control_window(stream), 16_384)):
         peer.h2.send_data(stream, content[at : at + room])
         at += room
-    if at > begun:
-        # What the server has to say about the content, it says before this.
-        peer.h2.ping(b"12345678")
-        peer.flush()
-        peer.until(PingAckReceived)
+    # What the server has to say about the content, it says before this.
+    peer.h2.ping(b"12345678")
+    peer.flush()
+    peer.until(PingAckReceived)
     return at
