@@ -27,7 +27,8 @@ def of(transport: BaseTransport | None, exc: Exception | None) -> tuple[bytes, b
         pass
     except ssl.SSLError:
         return b"".join(pieces), False
-    return b"".join(pieces), exc is None
+    # A reset behind close_notify cuts nothing off. An alert ends what is to be read as well, and is told as `exc`.
+    return b"".join(pieces), not isinstance(exc, ssl.SSLError)
 
 
 def problem(exc: Exception | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -102,6 +103,51 @@ def test_the_batcher_takes_no_part_for_the_whole(tls: Tls, runs: Run, cut: bool)
     runs(test())
 
     assert answer.body == (b"[1, 2" if cut else b"[1, 2, 3]")
+
+
+def test_an_answer_that_tls_has_ended_is_whole(tls: Tls) -> None:
+    """Though the model resets the connection then, as one does that has not read all that came."""
+    answer = Answer(most=1_000)
+
+    async def test() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            settings = ProxySettings(upstream_port=listening.getsockname()[1], upstream_tls=tls[1])
+            asking = asyncio.create_task(Model(settings).call(request(b"{}"), answer))
+            ending = await asyncio.to_thread(_answering, listening, tls[0])
+            # On this thread, so that all of it has come when the other side reads.
+            ending()
+            await asking
+
+    uvloop.run(test())
+
+    assert answer.body == b"[1, 2, 3]"
+
+
+def _answering(listening: socket.socket, context: ssl.SSLContext) -> Callable[[], None]:
+    """Take a request; give what answers it, says that this was all, and resets the connection."""
+    listening.settimeout(60)
+    connection, _ = listening.accept()
+    connection.settimeout(60)
+    came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+    veil = context.wrap_bio(came, goes, server_side=True)
+    asked = b""
+    while not asked.endswith(b"{}"):
+        try:
+            veil.do_handshake()
+            asked += veil.read()
+        except ssl.SSLWantReadError:
+            connection.sendall(goes.read())
+            came.write(connection.recv(65_536))
+
+    def end() -> None:
+        veil.write(_HEAD + b"[1, 2, 3]")
+        with pytest.raises(ssl.SSLWantReadError):
+            veil.unwrap()
+        connection.sendall(goes.read())
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    return end
 
 
 def test_why_a_model_turns_us_away_is_told(tls: Tls) -> None:
