@@ -21,7 +21,7 @@ from inference.siblings import Siblings
 from streams.addresses import bound, shown
 
 _GRACE_S: Final = 25.0
-"""For the end of a process, after its drain: `unload_wait_s` for models that are being loaded, and as long for those that
+"""For the end of a process, after its drain: `unload_wait_s` for models that are being loaded, as long for those that
 are to let go of what they hold, and then some."""
 
 
