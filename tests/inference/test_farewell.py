@@ -17,7 +17,7 @@ from tests.inference.shelves import Open, above, answer, kept, opening, write
 
 MIB = 1024 * 1024
 SOON_S = 0.3
-TOO_MUCH = 1 << 47
+TOO_MUCH = 1 << 60
 """Bytes of a thread's stack that no system gives."""
 
 
