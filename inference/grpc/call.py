@@ -127,8 +127,8 @@ class Call:
         """Tell whether a reset now would come before anything could have been done."""
         return not self._begun and now - self._began < _RAPID_S
 
-    def sweep(self, now: float) -> None:
-        """Give up on what takes too long. Asked again and again."""
+    def sweep(self, now: float, *, starved: bool) -> None:
+        """Give up on what takes too long. Asked again and again; `starved` when other calls have the whole window."""
         most_s = self._link.host.settings.body_timeout_s
         if self._flow is not None and self._flow.stuck:
             if now - self._flow.stuck > most_s:
@@ -137,7 +137,9 @@ class Call:
                 self._break_off()
         elif self.deadline is not None and now > self.deadline + _GRACE_S:
             self.fail(DeadlineExceeded(round(self.deadline - self._began, 3)))
-        elif not self._ended and self._late() and now - self._heard > most_s:
+        elif self._ended or not self._may_send(starved=starved):
+            self._heard = now
+        elif (self._assembly.size or self.method.unary) and now - self._heard > most_s:
             self.fail(BodyTooSlow(most_s))
 
     def keep(self, size: int) -> None:
@@ -152,7 +154,7 @@ class Call:
             self._kept -= 1
             self._hold(-size - _EACH)
             if self._owed:
-                self._go_on()
+                self._give_back()
 
     # What goes out.
 
@@ -232,7 +234,7 @@ class Call:
         packed, message = self._inbox.popleft()
         self._hold(-len(message) - PREFIX_BYTES - _EACH)
         if self._owed:
-            self._go_on()
+            self._give_back()
         if not packed:
             return message
         return await packing.unpacked(message, self._wanted.coding, self._link.host.settings.grpc_max_receive)
@@ -276,15 +278,9 @@ class Call:
             owed, self._owed = self._owed, 0
             self._link.taken(self.stream, owed)
 
-    def _go_on(self) -> None:
-        """Let a client that was slowed down send again, if there is room: its time begins anew."""
-        self._give_back()
-        if not self._owed:
-            self._heard = time.monotonic()
-
-    def _late(self) -> bool:
-        """Tell whether the client owes a part of a message: one of a stream that may not send it does not."""
-        return self.method.unary is not None or (self._assembly.size > 0 and not self._owed)
+    def _may_send(self, *, starved: bool) -> bool:
+        """Tell whether the client can send what is missing: of a call of one message, that may be its end alone."""
+        return self.method.unary is not None if self._owed else not starved
 
     def _hold(self, size: int) -> None:
         self._held += size

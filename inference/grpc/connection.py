@@ -20,7 +20,7 @@ from inference.grpc.call import Call
 from inference.grpc.heads import NO_GRPC, Wanted, ending
 from inference.grpc.methods import Method, Methods
 from inference.http2.fields import Head
-from inference.http2.guest import Guest
+from inference.http2.guest import STARVED, Guest
 from inference.http2.outlet import Turn
 from inference.http2.status import Code
 from inference.places import Places
@@ -135,8 +135,9 @@ class Connection(Guest[Call]):
             self.say_goodbye(ErrorCodes.ENHANCE_YOUR_CALM, b"no whole head within %g s" % _HEAD_S)
             self.close()
         elif self._calls:
+            starved = self.h2.inbound_flow_control_window < STARVED
             for call in list(self._calls.values()):
-                call.sweep(now)
+                call.sweep(now, starved=starved)
         elif now - self.idle_since > _IDLE_S:
             self.close_when_idle()
 

@@ -89,6 +89,15 @@ class Hosted:
         """Give the calls that run."""
         return [call for connection in list(self.host.connections) for call in list(connection._calls.values())]
 
+    def sweep(self, now: float) -> None:
+        """Look for who is late, as at another time."""
+
+        async def sweep() -> None:
+            for connection in list(self.host.connections):
+                connection.sweep(now)
+
+        asyncio.run_coroutine_threadsafe(sweep(), self.loop).result(DEADLINE_S)
+
 
 @contextmanager
 def hosted(**settings: Any) -> Iterator[Hosted]:  # noqa: ANN401 - settings of several types

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import time
 import zlib
 from itertools import pairwise
 from typing import Any
@@ -273,6 +274,31 @@ def test_requests_that_do_not_come() -> None:
         after = codes(peer, stream)
 
     assert (late, after) == (["DEADLINE_EXCEEDED"] * 2, ["OK"])
+
+
+def test_who_cannot_send_is_not_late() -> None:
+    """Calls whose method takes nothing may use the connection's window up: no other call's client is to blame."""
+    message = prefixed(b"x" * 600_000, packed=False) + b"x" * 600_000
+    with hosted() as server, raw.client(server.port) as peer:
+        while peer.h2.outbound_flow_control_window >= 16_384:
+            stream, content = peer.call(None, DEAF), message * 2
+            while room := min(peer.h2.local_flow_control_window(stream), 16_384):
+                peer.h2.send_data(stream, content[:room])
+                content = content[room:]
+                peer.h2.ping(b"12345678")
+                peer.flush()
+                peer.until(PingAckReceived)
+        call = peer.call(None)
+        peer.flush()
+        eventually(lambda: any(each.stream == call for each in server.calls()), "the call")
+        server.sweep(time.monotonic() + 1_000)
+        server.open()
+        while not peer.h2.local_flow_control_window(call):
+            assert peer.read()
+        peer.h2.send_data(call, prefixed(b"", packed=False), end_stream=True)
+        found = codes(peer, call)
+
+    assert found == ["OK"]
 
 
 def test_resets_cancel() -> None:

@@ -19,7 +19,7 @@ from inference.protocol.grpc_messages import SERVICE
 from inference.repository import Loaded, Repository
 from inference.settings import ModelSettings, RepositorySettings
 from tests.inference.batching.models import Sums, rows, serving, until
-from tests.inference.grpc.hosting import Hosted, hosted
+from tests.inference.grpc.hosting import hosted
 from tests.inference.serving import DEADLINE_S, eventually
 from tests.logger.grpc import raw
 from tests.logger.grpc.raw import Peer
@@ -118,12 +118,12 @@ def test_a_client_that_has_to_wait_is_not_late() -> None:
             return blocked and any(call._owed and call._assembly.size and not call._inbox for call in server.calls())
 
         eventually(full, "the client has to wait")
-        _sweep(server, time.monotonic() + 1_000)
+        server.sweep(time.monotonic() + 1_000)
         waited, allowed = server.busy(), time.monotonic()
         loads.set()
         while not peer.h2.local_flow_control_window(stream):
             assert peer.read()
-        _sweep(server, allowed + server.host.settings.body_timeout_s)
+        server.sweep(allowed + server.host.settings.body_timeout_s)
         went_on = server.busy()
         answers = _answers(peer, stream, content, sent) if went_on else b""
     plane.close()
@@ -146,16 +146,6 @@ def _answers(peer: Peer, stream: int, content: bytes, at: int) -> bytes:
     peer.flush()
     peer.until(StreamEnded, stream)
     return b"".join(event.data or b"" for event in peer.events if isinstance(event, DataReceived))
-
-
-def _sweep(server: Hosted, now: float) -> None:
-    """Have the server look for who is late, as at another time."""
-
-    async def sweep() -> None:
-        for connection in list(server.host.connections):
-            connection.sweep(now)
-
-    asyncio.run_coroutine_threadsafe(sweep(), server.loop).result(DEADLINE_S)
 
 
 def _sent(peer: Peer, stream: int, content: bytes, at: int) -> int:
