@@ -246,7 +246,7 @@ def test_large_bodies_and_sampling(kafka: str, topics: Topics, tmp_path: Path) -
         asyncio.run(logger.call(60))
         body = b'{"instances": [[' + b"1," * 1_500_000 + b"1]]}"
         headers = {"x-request-id": next(f"b{at}" for at in range(99) if sampled(b"b%d" % at, 2))}
-        answer = httpx.post(f"{logger.url}/v1/models/m:predict", content=body, headers=headers, timeout=30)
+        answer = httpx.post(f"{logger.url}/v1/models/m:predict", content=body, headers=headers, timeout=60)
         logger.process.send_signal(signal.SIGTERM)
         assert logger.process.wait(60) == 0, logger.log.read_text()
     found = Counter(content[0] for _, content in events(kafka, topics.payloads))
