@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ def _open(kind: type[Runtime], directory: Path, trust: Trust) -> Runtime:
 
 
 @pytest.fixture(name="example", params=RUNTIMES.names(), scope="module")
-def _example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Example:
+def _example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
     directory = tmp_path_factory.mktemp(request.param)
     try:
         kind = RUNTIMES.find(request.param)
@@ -45,7 +46,9 @@ def _example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         pytest.skip(str(exc))
     for array in inputs.values():
         array.flags.writeable = False  # tensors from the wire are views of the body
-    return Example(kind, directory, _open(kind, directory, Trust(code=kind.runs_code)), inputs)
+    runtime = _open(kind, directory, Trust(code=kind.runs_code))
+    yield Example(kind, directory, runtime, inputs)
+    runtime.unload()
 
 
 def _rows(inputs: dict[str, NDArray[Any]], rows: slice) -> dict[str, NDArray[Any]]:
@@ -108,7 +111,9 @@ def test_metadata_matches_predictions(example: Example) -> None:
 def test_loading_twice_gives_the_same_model(example: Example) -> None:
     """Two loads of one directory predict the same, bit by bit."""
     runtime, inputs = example.runtime, example.inputs
-    again = _open(example.kind, example.directory, Trust(code=example.kind.runs_code)).predict(inputs)
+    second = _open(example.kind, example.directory, Trust(code=example.kind.runs_code))
+    again = second.predict(inputs)
+    second.unload()
 
     for name, array in runtime.predict(inputs).items():
         np.testing.assert_array_equal(array, again[name])
@@ -135,7 +140,9 @@ def test_unloaded_models_can_be_loaded_again(example: Example) -> None:
     first = _open(example.kind, example.directory, trust)
     first.predict(example.inputs)
     first.unload()
-    again = _open(example.kind, example.directory, trust).predict(example.inputs)
+    second = _open(example.kind, example.directory, trust)
+    again = second.predict(example.inputs)
+    second.unload()
 
     for name, array in example.runtime.predict(example.inputs).items():
         np.testing.assert_array_equal(array, again[name])
