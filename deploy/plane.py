@@ -11,7 +11,8 @@ from inference.dataplane import DataPlane
 from inference.metrics import PredictorMetrics
 from inference.repository import Repository
 from inference.settings import ServerSettings
-from inference.tracing import begun
+from inference.tracing import Tracing
+from streams.traces import begun
 
 
 def open_plane(repository: Repository, threads: int, *, traces: bool = False) -> DataPlane:
@@ -20,7 +21,7 @@ def open_plane(repository: Repository, threads: int, *, traces: bool = False) ->
     settings = ServerSettings(threads=threads, timeout_s=math.inf, queue=sys.maxsize, queue_bytes=sys.maxsize)
     plane = DataPlane(repository, metrics, settings, enter=_one_native_thread)
     if traces:
-        plane.tracing = begun()
+        plane.tracing = begun(Tracing)
     return plane
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from deploy import environment
 from streams.errors import MissingExtra
 from streams.stage import Stage, StageFactory
 from streams.traced import TracedStage
-from streams.traces import Traces, available
+from streams.traces import Traces, available, begun
 
 log = logging.getLogger(__name__)
 
@@ -28,19 +29,10 @@ def wanted() -> bool:
     return True
 
 
-def begun(service: str) -> Traces | None:
-    """Begin to record; None, which the log says, where OpenTelemetry cannot work with its variables."""
-    try:
-        return Traces(service)
-    except Exception as exc:  # noqa: BLE001 - whatever the SDK makes of them: no reason to lose payloads
-        log.error("no spans are recorded: %s", exc)  # noqa: TRY400 - a mistake of the user, not ours
-        return None
-
-
 @contextmanager
 def traced(factory: StageFactory, name: str) -> Iterator[StageFactory]:
     """Have the stages of a factory record spans in the block, if that is wanted."""
-    traces = begun(f"sidelight-{name}") if wanted() else None
+    traces = begun(partial(Traces, f"sidelight-{name}")) if wanted() else None
     if traces is None:
         yield factory
         return

@@ -30,10 +30,11 @@ from inference.rest.app import application
 from inference.settings import ServerSettings
 from inference.shadows import Witness
 from inference.siblings import Siblings
-from inference.tracing import begun
+from inference.tracing import Tracing
 from inference.visitors import Door
 from streams.addresses import bound, shown
 from streams.errors import MissingExtra
+from streams.traces import begun
 
 if TYPE_CHECKING:
     from inference.grpc.server import GrpcServer
@@ -62,7 +63,7 @@ class PredictorServer(uvicorn.Server):
         metrics.registry.register(Inventory(repository))
         self._plane = DataPlane(repository, metrics, settings, _one_native_thread, siblings)
         if settings.traces:
-            self._plane.tracing = begun()
+            self._plane.tracing = begun(Tracing)
         self._settings, self._siblings = settings, siblings
         self._asked: float | None = None
         self.lost = ""

@@ -7,14 +7,11 @@ reads; `deploy/environment.py` decides by them whether there are traces. Used by
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any, Final
 
 from inference.batching.call import Call
 from streams.traces import end, library, provider
-
-log = logging.getLogger(__name__)
 
 _SERVICE: Final = "sidelight-predictor"
 _TOPIC: Final = "kafka"
@@ -84,15 +81,6 @@ class Tracing:
     def close(self) -> None:
         """Send what is left, or give it up after a while."""
         end(self._provider)
-
-
-def begun() -> Tracing | None:
-    """Begin to export; None, which the log says, where OpenTelemetry cannot work with its variables, or is missing."""
-    try:
-        return Tracing()
-    except Exception as exc:  # noqa: BLE001 - whatever the SDK makes of them: no reason to answer nobody
-        log.error("no spans are recorded: %s", exc)  # noqa: TRY400 - a mistake of the user, not ours
-        return None
 
 
 def _at(moment: float, offset: int) -> int:

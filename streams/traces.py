@@ -7,12 +7,17 @@ spans come in (`streams/tracecontext.py`). The predictor's are recorded in `infe
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from streams.errors import MissingExtra
 from streams.tracecontext import Place
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _UNNAMED: Final = "unknown_service"
 _CLOSING_S: Final = 5.0
@@ -26,6 +31,15 @@ def available() -> None:
     """
     for module in ("sdk.trace", "exporter.otlp.proto.http.trace_exporter"):
         library(module)
+
+
+def begun(make: Callable[[], T]) -> T | None:
+    """Begin to record; None, which the log says, where OpenTelemetry cannot work with its variables, or is missing."""
+    try:
+        return make()
+    except Exception as exc:  # noqa: BLE001 - whatever the SDK makes of them: nobody is to lose more by it
+        log.error("no spans are recorded: %s", exc)  # noqa: TRY400 - a mistake of the user, not ours
+        return None
 
 
 def provider(service: str, ids: Any = None) -> Any:  # noqa: ANN401 - the SDK is imported when it is wanted

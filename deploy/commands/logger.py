@@ -38,6 +38,7 @@ from logger.tap import Seen, Tap, sampled
 from logger.tracing import TracedTap
 from logger.way import Way
 from streams.addresses import bare, shown
+from streams.traces import Traces, begun
 
 log = logging.getLogger("sidelight.logger")
 
@@ -274,7 +275,7 @@ def _ship(
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     ways = [build(sink, settings) for sink in sinks]
     # Its thread has to be this process's own.
-    traces = tracing.begun("sidelight-logger") if traced else None
+    traces = begun(partial(Traces, "sidelight-logger")) if traced else None
     for path in left_behind(settings.spool_folder, sinks) if settings.spool_folder else ():
         log.warning("%s holds events of a sink that is not named any more; name it again to have them sent", path)
     if own_page is not None:

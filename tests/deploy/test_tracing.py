@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
-from deploy.tracing import begun, traced
+from deploy.tracing import traced
 from streams.stage import Batch, Record, Stage
+from streams.traces import Traces, begun
 from tests.contracts.stages import Sums
 from tests.receiver import receiving
 from tests.streams.test_tracecontext import SPAN, TRACE
@@ -35,5 +38,5 @@ def test_variables_that_cannot_be_used_cost_the_spans_alone(
     with traced(_stage, "sums") as factory:
         assert factory is _stage
 
-    assert begun("sidelight-logger") is None
+    assert begun(partial(Traces, "sidelight-logger")) is None
     assert "no spans are recorded: max_export_batch_size must be" in caplog.text
