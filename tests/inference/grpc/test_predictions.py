@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 
 from h2.events import DataReceived, PingAckReceived, StreamEnded
 
@@ -19,7 +20,7 @@ from inference.protocol.grpc_messages import SERVICE
 from inference.repository import Loaded, Repository
 from inference.settings import ModelSettings, RepositorySettings
 from tests.inference.batching.models import Sums, rows, serving, until
-from tests.inference.grpc.hosting import hosted
+from tests.inference.grpc.hosting import Hosted, hosted
 from tests.inference.serving import DEADLINE_S, eventually
 from tests.logger.grpc import raw
 from tests.logger.grpc.raw import Peer
@@ -63,18 +64,7 @@ def test_a_stream_that_ends_early_leaves_no_task() -> None:
 def test_messages_that_wait_for_a_load_slow_their_client_down() -> None:
     """They count among what a stream holds, as those that nobody has taken; once it is loaded, all are answered."""
     asked, loads = threading.Event(), threading.Event()
-
-    def load() -> Loaded:
-        asked.set()
-        assert loads.wait(DEADLINE_S)
-        return Loaded(Sums(), "1", ModelSettings())
-
-    repository = Repository({"m": load}, RepositorySettings(on_demand=True))
-    plane = DataPlane(repository, PredictorMetrics(lambda: 0.0))
-    message = encode_request("m", rows(1.0, width=24_000), raw=True)
-    content = (prefixed(message, packed=False) + message) * _MESSAGES
-    with hosted() as server, raw.client(server.port) as peer:
-        server.host.methods = of_service(SERVICE, {}, {"ModelStreamInfer": Predictions(plane).stream})
+    with _streaming(asked, loads) as (server, peer, content):
         stream, sent, waited = peer.call(None, f"/{SERVICE}/ModelStreamInfer"), 0, []
 
         def full() -> bool:
@@ -87,8 +77,6 @@ def test_messages_that_wait_for_a_load_slow_their_client_down() -> None:
         loads.set()
         answers = _answers(peer, stream, content, sent)
         eventually(lambda: server.host.held == 0, "nothing is held")
-    plane.close()
-    repository.close()
 
     assert asked.is_set()
     assert all(sent <= held for sent, held in waited)
@@ -97,18 +85,8 @@ def test_messages_that_wait_for_a_load_slow_their_client_down() -> None:
 
 def test_a_client_that_has_to_wait_is_not_late() -> None:
     """However long a load takes: what it may not send meanwhile is not overdue, nor as soon as it may go on."""
-    loads = threading.Event()
-
-    def load() -> Loaded:
-        assert loads.wait(DEADLINE_S)
-        return Loaded(Sums(), "1", ModelSettings())
-
-    repository = Repository({"m": load}, RepositorySettings(on_demand=True))
-    plane = DataPlane(repository, PredictorMetrics(lambda: 0.0))
-    message = encode_request("m", rows(1.0, width=24_000), raw=True)
-    content = (prefixed(message, packed=False) + message) * _MESSAGES
-    with hosted() as server, raw.client(server.port) as peer:
-        server.host.methods = of_service(SERVICE, {}, {"ModelStreamInfer": Predictions(plane).stream})
+    asked, loads = threading.Event(), threading.Event()
+    with _streaming(asked, loads) as (server, peer, content):
         stream, sent = peer.call(None, f"/{SERVICE}/ModelStreamInfer"), 0
 
         def full() -> bool:
@@ -126,14 +104,31 @@ def test_a_client_that_has_to_wait_is_not_late() -> None:
         server.sweep(allowed + server.host.settings.body_timeout_s)
         went_on = server.busy()
         answers = _answers(peer, stream, content, sent) if went_on else b""
-    plane.close()
-    repository.close()
 
     assert (waited, went_on) == (1, 1)
     assert answers.count(b"sum") == _MESSAGES
 
 
 _MESSAGES = 40
+
+
+@contextmanager
+def _streaming(asked: threading.Event, loads: threading.Event) -> Iterator[tuple[Hosted, Peer, bytes]]:
+    """Serve a model whose load says that it is asked for, and waits; give server, client, and a stream's content."""
+
+    def load() -> Loaded:
+        asked.set()
+        assert loads.wait(DEADLINE_S)
+        return Loaded(Sums(), "1", ModelSettings())
+
+    repository = Repository({"m": load}, RepositorySettings(on_demand=True))
+    plane = DataPlane(repository, PredictorMetrics(lambda: 0.0))
+    message = encode_request("m", rows(1.0, width=24_000), raw=True)
+    with hosted() as server, raw.client(server.port) as peer:
+        server.host.methods = of_service(SERVICE, {}, {"ModelStreamInfer": Predictions(plane).stream})
+        yield server, peer, (prefixed(message, packed=False) + message) * _MESSAGES
+    plane.close()
+    repository.close()
 
 
 def _answers(peer: Peer, stream: int, content: bytes, at: int) -> bytes:
